@@ -1,0 +1,106 @@
+"""Orders, their states and who may see them. Pure standard library, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+
+class OrderStatus(StrEnum):
+    """The states of an order; `TRANSITIONS` says which may follow which."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    SHIPPED = "shipped"
+    DELIVERED = "delivered"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
+    OrderStatus.PENDING: frozenset({OrderStatus.PROCESSING, OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
+    OrderStatus.PROCESSING: frozenset({OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
+    OrderStatus.SHIPPED: frozenset({OrderStatus.DELIVERED}),
+    OrderStatus.DELIVERED: frozenset(),
+    OrderStatus.CANCELLED: frozenset(),
+}
+
+
+def sources_of(target: OrderStatus) -> frozenset[OrderStatus]:
+    """Return the states from which `target` may be entered."""
+    return frozenset(state for state, following in TRANSITIONS.items() if target in following)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order. `version` starts at 1 and grows by 1 with every change; times are UTC."""
+
+    id: str
+    customer: str
+    product: str
+    quantity: int
+    status: OrderStatus
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    owner: str | None = None  # the caller's `sub`; None when the API runs without authentication
+
+    @property
+    def position(self) -> str:
+        """The order's place in every list: newest first is this key, descending."""
+        return f"{timestamp(self.created_at)}#{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `subject` is None when the API runs without authentication."""
+
+    subject: str | None = None
+    scopes: frozenset[str] = frozenset()
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether lists and look-ups are not limited to the caller's own orders."""
+        return self.subject is None or "orders:admin" in self.scopes
+
+    def may_see(self, order: Order) -> bool:
+        """Whether `order` exists as far as this caller is concerned."""
+        return self.sees_all or order.owner == self.subject
+
+
+ANYONE = Caller()
+
+
+def now() -> datetime:
+    """Return the present moment, UTC, cut to the microseconds that are stored."""
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    """Format a UTC moment with a fixed width, so that text order is time order."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def new_order_id() -> str:
+    """Return a fresh UUIDv7 (RFC 9562, section 5.7): its first 48 bits are Unix milliseconds."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10))
+    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62
+    return str(uuid.UUID(int=value | random & (1 << 62) - 1))
+
+
+def order_id_for(caller: Caller, idempotency_key: str) -> str:
+    """Derive the order's id from the caller and the key: a UUIDv8 (RFC 9562, section 5.8).
+
+    The same caller and key give the same id, so one conditional put finds the twin; another
+    caller's equal key gives another id.
+    """
+    subject = caller.subject or ""
+    digest = hashlib.sha256(f"{len(subject)}:{subject}:{idempotency_key}".encode()).digest()
+    value = int.from_bytes(digest[:16])
+    value = value & ~(0xF << 76) | 0x8 << 76
+    return str(uuid.UUID(int=value & ~(0b11 << 62) | 0b10 << 62))

@@ -1,0 +1,94 @@
+"""The error tree. Errors carry facts and know no HTTP; `api/errors.py` maps each to a status.
+
+OrderError
+├── OrderNotFound            the order does not exist for this caller
+├── IllegalTransition        the present status does not allow the asked one
+├── VersionConflict          the stored version is not the one the caller read
+├── IdempotencyKeyReused     the key was used before with another body
+├── InvalidCursor            the cursor was not issued for this list and caller
+├── ReceiptNotReady          the order has no receipt yet
+├── NotAuthenticated         no valid token
+├── NotPermitted             the token lacks the scope
+└── DependencyUnavailable    a service we need did not answer (the only retryable one)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orders.domain import Order, OrderStatus
+
+
+class OrderError(Exception):
+    """Base of every error that a use case raises on purpose."""
+
+
+class OrderNotFound(OrderError):
+    """The order does not exist, or not for this caller."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"There is no order {order_id}.")
+        self.order_id = order_id
+
+
+class IllegalTransition(OrderError):
+    """The present status does not allow the asked one."""
+
+    def __init__(self, current: Order, target: OrderStatus) -> None:
+        super().__init__(f"A {current.status} order cannot become {target}.")
+        self.current = current
+        self.target = target
+
+
+class VersionConflict(OrderError):
+    """The stored version is not the one the caller read."""
+
+    def __init__(self, current: Order) -> None:
+        super().__init__(f"The order has moved on to version {current.version}.")
+        self.current = current
+
+
+class IdempotencyKeyReused(OrderError):
+    """The same idempotency key came with another body."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before with another body.")
+
+
+class InvalidCursor(OrderError):
+    """The cursor was tampered with, or issued for another list or caller."""
+
+    def __init__(self) -> None:
+        super().__init__("The cursor is not valid for this list.")
+
+
+class ReceiptNotReady(OrderError):
+    """The order's receipt has not been written yet."""
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"Order {order_id} has no receipt yet.")
+        self.order_id = order_id
+
+
+class NotAuthenticated(OrderError):
+    """The request carries no valid token."""
+
+    def __init__(self, reason: str = "A bearer token is required.") -> None:
+        super().__init__(reason)
+
+
+class NotPermitted(OrderError):
+    """The caller's token lacks the scope that this operation needs."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This needs the scope {scope}.")
+        self.scope = scope
+
+
+class DependencyUnavailable(OrderError):
+    """A service that we need did not answer in time, or is overloaded. Trying again may help."""
+
+    def __init__(self, dependency: str) -> None:
+        super().__init__("A service that this needs is not available; try again shortly.")
+        self.dependency = dependency
