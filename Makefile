@@ -1,0 +1,59 @@
+# Every command of the project. CI calls only these targets. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PORT ?= 8000
+export PYTHONPATH := src
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# One environment for each requirements file; its stamp carries the file's checksum, so it is remade
+# when the file changes and only then.
+stamp = $(1)/.installed-$(2)-$(shell cksum < $(2).txt | cut -d' ' -f1)
+RUN := $(call stamp,.venv,requirements)
+DEV := $(call stamp,.venv,requirements-dev)
+LOCAL := $(call stamp,.venv-local,requirements-local)
+TOOLS := $(call stamp,.venv-tools,requirements-tools)
+
+define install # environment, requirements file without .txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@echo "Installing $(2).txt into $(1) (once; about a minute) ..."
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip install --quiet --require-hashes -r $(2).txt
+	@rm -f $(1)/.installed-$(2)-*; touch $@
+endef
+
+$(RUN): requirements.txt
+	$(call install,.venv,requirements)
+$(DEV): requirements-dev.txt
+	$(call install,.venv,requirements-dev)
+$(LOCAL): requirements-local.txt
+	$(call install,.venv-local,requirements-local)
+$(TOOLS): requirements-tools.txt
+	$(call install,.venv-tools,requirements-tools)
+
+.PHONY: help setup run test check format lock test-cloud clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
+
+test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
+	.venv/bin/python -m pytest -m "not cloud" -n 2 $(ARGS)
+
+check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflows, Dockerfile
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+format: $(DEV) ## Format the code and mend what the linter can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
+	scripts/lock
+
+clean: ## Remove the environments and caches (not the local data under .local)
+	rm -rf .venv .venv-local .venv-tools .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
