@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -91,6 +92,14 @@ def new_order_id() -> str:
     random = int.from_bytes(os.urandom(10))
     value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62
     return str(uuid.UUID(int=value | random & (1 << 62) - 1))
+
+
+_ORDER_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_order_id(text: str) -> bool:
+    """Whether `text` is spelled as every order's id is."""
+    return _ORDER_ID.fullmatch(text) is not None
 
 
 def order_id_for(caller: Caller, idempotency_key: str) -> str:

@@ -18,6 +18,7 @@ class Settings:
     cursor_key_arn: str
     stage: str = "dev"
     runtime: str = "local"  # what `GET /` says; nothing else depends on it
+    root_path: str = ""  # the path prefix that the API answers under, e.g. /api
     log_level: str = "INFO"
     list_shards: int = 4  # may grow, never shrink: reads cover this many
     cors_origins: tuple[str, ...] = ()

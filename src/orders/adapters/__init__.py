@@ -1,0 +1,1 @@
+"""The ports, implemented: in memory for tests, on AWS for the rest."""

@@ -1,0 +1,25 @@
+"""What every client of an AWS JSON service here has in common: one coroutine and one error."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class AwsCallError(Exception):
+    """The service refused the call. `item` is the stored item when a condition failed (DynamoDB)."""
+
+    def __init__(self, code: str, message: str, item: dict[str, Any] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.item = item
+
+
+class AwsClient(Protocol):
+    """A client of one service, for example DynamoDB."""
+
+    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Call `operation` with the JSON `request` of the service's API reference; return its answer.
+
+        Raises `AwsCallError` when the service refuses, `DependencyUnavailable` when it does not
+        answer, or keeps failing or throttling after the retries.
+        """

@@ -1,0 +1,71 @@
+"""An `AwsClient` over boto3 in worker threads: the reference that the lean client is compared with."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from orders.adapters.aws import AwsCallError
+from orders.errors import DependencyUnavailable
+
+# botocore retries these itself; what comes through has outlasted the retries.
+_UNAVAILABLE = frozenset(
+    {
+        "InternalFailure",
+        "InternalServerError",
+        "LimitExceededException",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "ThrottlingException",
+    }
+)
+
+
+class Boto3Client:
+    """One boto3 client; `call` runs it in the event loop's thread pool."""
+
+    def __init__(self, service: str) -> None:
+        config = Config(
+            connect_timeout=1,
+            read_timeout=3,
+            retries={"mode": "standard", "max_attempts": 3},
+            max_pool_connections=64,
+        )
+        self._service = service
+        self._client = boto3.client(service, config=config)  # type: ignore[call-overload]
+
+    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Call the operation in a thread."""
+        method = getattr(self._client, _snake(operation))
+        try:
+            answer: dict[str, Any] = await asyncio.to_thread(functools.partial(method, **_bytes_in(request)))
+        except ClientError as refused:
+            response: dict[str, Any] = dict(refused.response)
+            error = response["Error"]
+            if error["Code"] in _UNAVAILABLE:
+                raise DependencyUnavailable(self._service) from refused
+            raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
+        except BotoCoreError as broken:
+            raise DependencyUnavailable(self._service) from broken
+        return {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in answer.items()
+        }
+
+
+def _snake(operation: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in operation).lstrip("_")
+
+
+def _bytes_in(request: dict[str, Any]) -> dict[str, Any]:
+    # On the wire KMS takes its blobs as base64; boto3 wants the bytes.
+    if "Message" in request:
+        return request | {"Message": base64.b64decode(request["Message"])}
+    return request

@@ -1,0 +1,284 @@
+"""The `OrderStore` on DynamoDB: one table, one item for each order.
+
+Item (attribute names as stored; S unless noted):
+
+    pk            order#<id>                      the only table key
+    id, customer, product, status, created_at, updated_at, quantity (N), version (N)
+    owner         the caller's sub                absent when the API is open
+    position      <created_at>#<id>               sort key of every index; newest first is descending
+    shard         orders#<n>, n = hash(id) mod N  orders-by-shard
+    customer_key  customer#<customer>             orders-by-customer
+    owner_key     owner#<owner>                   orders-by-owner; absent when the API is open
+    fingerprint   SHA-256 of the placed body      tells a replay from a reused idempotency key
+    write_id      new with every write            tells our own resent write from another's
+    traceparent, correlation_id                   of the last write; the relay passes them on
+
+Access patterns, and what one costs (items up to 1 KB; the indexes project everything):
+
+    place an order          PutItem if pk is free; else the stored item comes back   3 WCU (4 with an owner)
+    get an order            GetItem, consistent                                      1 RCU
+    change the status       UpdateItem on status, owner, version                     3 WCU (4 with an owner)
+    all orders              Query on every shard, merged by position                 about 1.5 x limit items
+    an owner's orders       Query orders-by-owner                                    limit + 1 items
+    a customer's orders     Query orders-by-customer                                 limit + 1 items
+    by status, or a         a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
+    customer within owner   then a short page with a cursor
+
+One partition of an index takes 1,000 WCU a second and throttles the table's writes beyond
+(https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html), so the list
+of all orders is spread over N shards. N may grow but not shrink, for a list reads the shards 0 to N-1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+import zlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from orders import context
+from orders.adapters.aws import AwsCallError, AwsClient
+from orders.domain import Order, OrderStatus, timestamp
+from orders.ports import OrderPage, OrderQuery, Placed, StatusChange
+
+Item = dict[str, dict[str, Any]]
+
+# A page gives up after this many Queries on a partition and answers short, with a cursor.
+_MAX_ROUNDS = 4
+# With a filter, a round looks at this many items at least, to spend few round trips on few matches.
+_FILTERED_READ = 200
+
+
+class DynamoOrderStore:
+    """Orders in a DynamoDB table. `shards` may grow between deployments, never shrink."""
+
+    def __init__(self, client: AwsClient, table_name: str, shards: int) -> None:
+        self._client = client
+        self._table = table_name
+        self._shards = shards
+
+    async def place(self, order: Order, fingerprint: str) -> Placed:
+        """Put the order if its id is free; the refusal itself brings the one that is there."""
+        item = self._item(order, fingerprint)
+        try:
+            await self._client.call(
+                "PutItem",
+                {
+                    "TableName": self._table,
+                    "Item": item,
+                    "ConditionExpression": "attribute_not_exists(pk)",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
+            )
+        except AwsCallError as refused:
+            stored = _stored(refused)
+            if stored is None:
+                raise
+            # If our first try did arrive and only its answer was lost, what is there is our own.
+            created = stored["write_id"] == item["write_id"]
+            return Placed(order_of(stored), created, stored["fingerprint"]["S"])
+        return Placed(order, True, fingerprint)
+
+    async def get(self, order_id: str) -> Order | None:
+        """Read the order, consistently."""
+        answer = await self._client.call(
+            "GetItem", {"TableName": self._table, "Key": _key(order_id), "ConsistentRead": True}
+        )
+        item = answer.get("Item")
+        return order_of(item) if item else None
+
+    async def change_status(
+        self,
+        order_id: str,
+        target: OrderStatus,
+        *,
+        sources: frozenset[OrderStatus],
+        at: datetime,
+        owner: str | None = None,
+        version: int | None = None,
+    ) -> StatusChange:
+        """Update in one conditional call; the refusal itself brings the present order."""
+        write_id = {"S": uuid.uuid4().hex}
+        # IN takes one operand at least; `pending` follows nothing, and no order has the status "".
+        states: Item = {f":from_{n}": {"S": state} for n, state in enumerate(sorted(sources) or [""])}
+        condition = f"#status IN ({', '.join(states)})"
+        names = {"#status": "status", "#version": "version"}
+        values: Item = states | {
+            ":to": {"S": target},
+            ":one": {"N": "1"},
+            ":at": {"S": timestamp(at)},
+            ":write": write_id,
+            ":trace": {"S": context.traceparent.get()},
+            ":correlation": {"S": context.correlation_id.get()},
+        }
+        if owner is not None:
+            condition += " AND #owner = :owner"
+            names["#owner"] = "owner"
+            values[":owner"] = {"S": owner}
+        if version is not None:
+            condition += " AND #version = :version"
+            values[":version"] = {"N": str(version)}
+        try:
+            answer = await self._client.call(
+                "UpdateItem",
+                {
+                    "TableName": self._table,
+                    "Key": _key(order_id),
+                    "UpdateExpression": "SET #status = :to, #version = #version + :one, updated_at = :at, "
+                    "write_id = :write, traceparent = :trace, correlation_id = :correlation",
+                    "ConditionExpression": condition,
+                    "ExpressionAttributeNames": names,
+                    "ExpressionAttributeValues": values,
+                    "ReturnValues": "ALL_NEW",
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                },
+            )
+        except AwsCallError as refused:
+            if refused.code != "ConditionalCheckFailedException":
+                raise
+            stored = _stored(refused)
+            if stored is None:
+                return StatusChange(None, changed=False)
+            return StatusChange(order_of(stored), changed=stored["write_id"] == write_id)
+        return StatusChange(order_of(answer["Attributes"]), changed=True)
+
+    async def page(self, query: OrderQuery) -> OrderPage:
+        """Read the partitions that hold the list side by side, and merge them by position."""
+        names, request, values = self._list(query)
+
+        async def read(partition: Partition) -> None:
+            more = request | {"ExpressionAttributeValues": values | {":key": {"S": partition.name}}}
+            if partition.last_key:
+                more["ExclusiveStartKey"] = partition.last_key
+            answer = await self._client.call("Query", more)
+            partition.items += answer["Items"]
+            partition.last_key = answer.get("LastEvaluatedKey")
+
+        partitions = behind = [Partition(name) for name in names]
+        for _ in range(_MAX_ROUNDS):
+            await asyncio.gather(*(read(partition) for partition in behind))
+            items, behind = merge(partitions, query.limit)
+            if not behind:
+                break
+        else:
+            # What the unread rest may still hold, from this depth on, is left to the next page.
+            frontier = max(partition.depth for partition in behind)
+            items = [item for item in items if item["position"]["S"] >= frontier]
+            if len(items) <= query.limit:
+                return OrderPage([order_of(item) for item in items], frontier)
+        page = [order_of(item) for item in items[: query.limit]]
+        return OrderPage(page, page[-1].position if len(items) > query.limit else None)
+
+    async def ping(self) -> None:
+        """Read a key that no order has."""
+        await self.get("")
+
+    def _list(self, query: OrderQuery) -> tuple[list[str], dict[str, Any], Item]:
+        """Return the partitions that hold the list, the Query on each, and its values but for the key."""
+        if query.customer is not None:
+            index, key, names = "orders-by-customer", "customer_key", [f"customer#{query.customer}"]
+        elif query.owner is not None:
+            index, key, names = "orders-by-owner", "owner_key", [f"owner#{query.owner}"]
+        else:
+            index, key, names = "orders-by-shard", "shard", [f"orders#{n}" for n in range(self._shards)]
+        condition, attributes, values = "#key = :key", {"#key": key}, dict[str, dict[str, Any]]()
+        if query.before is not None:
+            condition += " AND #position < :before"
+            attributes["#position"] = "position"
+            values[":before"] = {"S": query.before}
+        filters = {"status": query.status, "owner": query.owner if query.customer is not None else None}
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        attributes |= {f"#{name}": name for name in wanted}
+        values |= {f":{name}": {"S": value} for name, value in wanted.items()}
+        # The page and one more, shared out, with room for an uneven spread when there are several.
+        share = -(-(query.limit + 1) // len(names))
+        limit = share if len(names) == 1 else share + share // 2 + 1
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "IndexName": index,
+            "ScanIndexForward": False,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeNames": attributes,
+            "Limit": max(limit, _FILTERED_READ // len(names)) if wanted else limit,
+        }
+        if wanted:
+            request["FilterExpression"] = " AND ".join(f"#{name} = :{name}" for name in wanted)
+        return names, request, values
+
+    def _item(self, order: Order, fingerprint: str) -> Item:
+        item: Item = {
+            **_key(order.id),
+            "id": {"S": order.id},
+            "customer": {"S": order.customer},
+            "product": {"S": order.product},
+            "quantity": {"N": str(order.quantity)},
+            "status": {"S": order.status},
+            "version": {"N": str(order.version)},
+            "created_at": {"S": timestamp(order.created_at)},
+            "updated_at": {"S": timestamp(order.updated_at)},
+            "position": {"S": order.position},
+            "shard": {"S": f"orders#{shard_of(order.id, self._shards)}"},
+            "customer_key": {"S": f"customer#{order.customer}"},
+            "fingerprint": {"S": fingerprint},
+            "write_id": {"S": uuid.uuid4().hex},
+            "traceparent": {"S": context.traceparent.get()},
+            "correlation_id": {"S": context.correlation_id.get()},
+        }
+        if order.owner is not None:
+            item |= {"owner": {"S": order.owner}, "owner_key": {"S": f"owner#{order.owner}"}}
+        return item
+
+
+@dataclass(slots=True)
+class Partition:
+    """How far one partition of an index has been read, newest first."""
+
+    name: str
+    items: list[Item] = field(default_factory=list)
+    last_key: Item | None = None  # None after a read: it has no more
+
+    @property
+    def depth(self) -> str:
+        """Every item of the partition above this position has been read."""
+        return str(self.last_key["position"]["S"]) if self.last_key else ""
+
+
+def merge(partitions: list[Partition], limit: int) -> tuple[list[Item], list[Partition]]:
+    """Return the newest `limit` + 1 items read, and the partitions that may hide newer ones."""
+    items = sorted(
+        (item for partition in partitions for item in partition.items),
+        key=lambda item: item["position"]["S"],
+        reverse=True,
+    )[: limit + 1]
+    edge = items[-1]["position"]["S"] if len(items) > limit else ""
+    return items, [partition for partition in partitions if partition.depth > edge]
+
+
+def shard_of(order_id: str, shards: int) -> int:
+    """Return the shard of an order: stable between processes, even over any ids."""
+    return zlib.crc32(order_id.encode()) % shards
+
+
+def order_of(item: Item) -> Order:
+    """Read an order from its stored item. Numbers are whole: they never pass through a float."""
+    return Order(
+        id=item["id"]["S"],
+        customer=item["customer"]["S"],
+        product=item["product"]["S"],
+        quantity=int(item["quantity"]["N"]),
+        status=OrderStatus(item["status"]["S"]),
+        version=int(item["version"]["N"]),
+        created_at=datetime.fromisoformat(item["created_at"]["S"]),
+        updated_at=datetime.fromisoformat(item["updated_at"]["S"]),
+        owner=item["owner"]["S"] if "owner" in item else None,
+    )
+
+
+def _key(order_id: str) -> Item:
+    return {"pk": {"S": f"order#{order_id}"}}
+
+
+def _stored(refused: AwsCallError) -> Item | None:
+    return refused.item if refused.code == "ConditionalCheckFailedException" and refused.item else None

@@ -1,0 +1,1 @@
+"""HTTP: turns requests into use cases and outcomes into responses. No rules about orders live here."""

@@ -1,0 +1,93 @@
+"""From error to problem (RFC 9457): one table, one handler for each kind of error."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from orders import errors
+from orders.api.responses import etag, problem, public
+
+STATUS: dict[type[errors.OrderError], int] = {
+    errors.OrderNotFound: 404,
+    errors.ReceiptNotReady: 404,
+    errors.IllegalTransition: 409,
+    errors.VersionConflict: 412,
+    errors.IdempotencyKeyReused: 422,
+    errors.InvalidCursor: 400,
+    errors.NotAuthenticated: 401,
+    errors.NotPermitted: 403,
+    errors.DependencyUnavailable: 503,
+}
+# Seconds until a retry makes sense: longer than a throttled partition or a failed-over node needs.
+_RETRY_AFTER = "2"
+
+
+def install(app: FastAPI) -> None:
+    """Let every error of `app` be answered as a problem."""
+    app.add_exception_handler(errors.OrderError, _order_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def _order_error(request: Request, error: Exception) -> Response:
+    kind = type(error)
+    status = STATUS[kind]  # type: ignore[index]  # Starlette calls us for OrderErrors only
+    more: dict[str, Any] = {}
+    current = getattr(error, "current", None)
+    if current is not None:
+        more["current"] = public(current)
+    response = problem(
+        status,
+        _words(kind.__name__),
+        str(error),
+        request.url.path,
+        kind="-".join(_words(kind.__name__).lower().split()),
+        **more,
+    )
+    if current is not None:
+        response.headers["etag"] = etag(current)
+    if isinstance(error, errors.DependencyUnavailable):
+        response.headers["retry-after"] = _RETRY_AFTER
+    if isinstance(error, errors.NotAuthenticated):
+        response.headers["www-authenticate"] = "Bearer"
+    if isinstance(error, errors.NotPermitted):
+        response.headers["www-authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    return response
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # Starlette calls us for these only
+    found = [
+        {"at": "/".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()
+    ]
+    if any(each["type"] == "json_invalid" for each in error.errors()):
+        return problem(
+            400, "Not JSON", "The body is not valid JSON.", request.url.path, kind="not-json", errors=found
+        )
+    return problem(
+        422,
+        "Invalid request",
+        "The request does not have the form that is asked for.",
+        request.url.path,
+        kind="invalid-request",
+        errors=found,
+    )
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls us for these only
+    title = HTTPStatus(error.status_code).phrase
+    response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.url.path)
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()

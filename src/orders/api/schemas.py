@@ -1,0 +1,98 @@
+"""The request and response bodies. Requests are checked by these; responses are documented by them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from orders.domain import OrderStatus
+
+# Short enough for a partition key: an index key holds 2,048 bytes and a character up to 4.
+# https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html#limits-partition-sort-keys
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class Body(BaseModel):
+    """A request body: fields we do not know are refused, and nothing is silently converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class PlaceOrder(Body):
+    """The order to place."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"customer": "John Doe", "product": "Widget", "quantity": 5}]}
+    )
+
+    customer: Name
+    product: Name
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class ChangeStatus(Body):
+    """The status to move the order to."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "shipped"}]})
+
+    # JSON has no enums, so strictness would refuse every string.
+    status: Annotated[OrderStatus, Field(strict=False)]
+
+
+class OrderOut(BaseModel):
+    """An order. Times are UTC."""
+
+    id: str
+    customer: str
+    product: str
+    quantity: int
+    status: OrderStatus
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class OrderList(BaseModel):
+    """One page of orders, newest first; it may be short and still have a next one."""
+
+    items: list[OrderOut]
+    next_cursor: str | None
+
+
+class Links(BaseModel):
+    """Where to go from here."""
+
+    orders: str
+    docs: str
+    openapi: str
+    health: str
+
+
+class About(BaseModel):
+    """What answers here."""
+
+    name: str
+    version: str
+    runtime: str
+    authentication: str
+    links: Links
+
+
+class Health(BaseModel):
+    """How the service is."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """A problem (RFC 9457). `current` is the order as it is, where that explains the refusal."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    current: OrderOut | None = None
+    errors: list[dict[str, Any]] | None = None

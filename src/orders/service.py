@@ -1,0 +1,162 @@
+"""The use cases. Every rule about orders is here or in `domain`; HTTP and storage know none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+from orders import cursor
+from orders.domain import Caller, Order, OrderStatus, is_order_id, new_order_id, now, order_id_for, sources_of
+from orders.errors import (
+    IdempotencyKeyReused,
+    IllegalTransition,
+    OrderNotFound,
+    ReceiptNotReady,
+    VersionConflict,
+)
+from orders.ports import Attachment, CursorKey, DocumentStore, OrderQuery, OrderStore, Upload
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOrder:
+    """What `place_order` answers. `replayed`: an earlier request with the same key placed it."""
+
+    order: Order
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedOrders:
+    """One page of orders, newest first, and the cursor of the next one."""
+
+    orders: list[Order]
+    next_cursor: str | None
+
+
+class OrderService:
+    """The use cases, over the ports they are given."""
+
+    def __init__(self, store: OrderStore, documents: DocumentStore, cursor_key: CursorKey) -> None:
+        self._store = store
+        self._documents = documents
+        self._cursor_key = cursor_key
+
+    async def place_order(
+        self, caller: Caller, customer: str, product: str, quantity: int, idempotency_key: str | None = None
+    ) -> PlacedOrder:
+        """Place an order, once for each caller and idempotency key.
+
+        Raises `IdempotencyKeyReused` when the key came with another order before.
+        """
+        moment = now()
+        order = Order(
+            id=new_order_id() if idempotency_key is None else order_id_for(caller, idempotency_key),
+            customer=customer,
+            product=product,
+            quantity=quantity,
+            status=OrderStatus.PENDING,
+            version=1,
+            created_at=moment,
+            updated_at=moment,
+            owner=caller.subject,
+        )
+        fingerprint = hashlib.sha256(json.dumps([customer, product, quantity]).encode()).hexdigest()
+        placed = await self._store.place(order, fingerprint)
+        if placed.created:
+            return PlacedOrder(placed.order, replayed=False)
+        if placed.fingerprint != fingerprint:
+            raise IdempotencyKeyReused
+        return PlacedOrder(_as_first_placed(placed.order), replayed=True)
+
+    async def get_order(self, caller: Caller, order_id: str) -> Order:
+        """Return the order. Raises `OrderNotFound`, also when it is another caller's."""
+        order = await self._store.get(order_id) if is_order_id(order_id) else None
+        if order is None or not caller.may_see(order):
+            raise OrderNotFound(order_id)
+        return order
+
+    async def change_status(
+        self, caller: Caller, order_id: str, target: OrderStatus, version: int | None = None
+    ) -> Order:
+        """Move the order to `target`; asking for the present status changes nothing.
+
+        Raises `OrderNotFound`; `VersionConflict` when `version` is given and stale;
+        `IllegalTransition` when the present status does not lead there.
+        """
+        if not is_order_id(order_id):
+            raise OrderNotFound(order_id)
+        change = await self._store.change_status(
+            order_id,
+            target,
+            sources=sources_of(target),
+            at=now(),
+            owner=None if caller.sees_all else caller.subject,
+            version=version,
+        )
+        if change.order is None or not caller.may_see(change.order):
+            raise OrderNotFound(order_id)
+        if change.changed:
+            return change.order
+        if version is not None and version != change.order.version:
+            raise VersionConflict(change.order)
+        if change.order.status != target:
+            raise IllegalTransition(change.order, target)
+        return change.order
+
+    async def list_orders(
+        self,
+        caller: Caller,
+        limit: int,
+        after: str | None = None,
+        customer: str | None = None,
+        status: OrderStatus | None = None,
+    ) -> ListedOrders:
+        """List the caller's orders (an admin: all), newest first.
+
+        A page may be short, even empty, and still have a `next_cursor`: filters are applied to a
+        bounded number of orders. Raises `InvalidCursor` when `after` is not from this very list.
+        """
+        name = cursor.list_name(caller, customer=customer, status=status)
+        before = None if after is None else cursor.unseal(after, name, await self._cursor_key.cursor_key())
+        page = await self._store.page(
+            OrderQuery(
+                limit=limit,
+                owner=None if caller.sees_all else caller.subject,
+                customer=customer,
+                status=status,
+                before=before,
+            )
+        )
+        if page.next_before is None:
+            return ListedOrders(page.orders, None)
+        return ListedOrders(
+            page.orders, cursor.seal(page.next_before, name, await self._cursor_key.cursor_key())
+        )
+
+    async def offer_upload(self, caller: Caller, order_id: str, name: str, content_type: str) -> Upload:
+        """Return a presigned upload for an attachment. Raises `OrderNotFound`."""
+        await self.get_order(caller, order_id)
+        return await self._documents.presign_upload(order_id, name, content_type)
+
+    async def list_attachments(self, caller: Caller, order_id: str) -> list[Attachment]:
+        """Return the order's attachments. Raises `OrderNotFound`."""
+        await self.get_order(caller, order_id)
+        return await self._documents.attachments(order_id)
+
+    async def receipt_url(self, caller: Caller, order_id: str) -> str:
+        """Return a link to the receipt. Raises `OrderNotFound` or `ReceiptNotReady`."""
+        await self.get_order(caller, order_id)
+        url = await self._documents.receipt_url(order_id)
+        if url is None:
+            raise ReceiptNotReady(order_id)
+        return url
+
+    async def check_dependencies(self) -> None:
+        """Return if the database answers. Raises `DependencyUnavailable`."""
+        await self._store.ping()
+
+
+def _as_first_placed(order: Order) -> Order:
+    """Return the order as its first answer showed it, whatever has happened to it since."""
+    return replace(order, status=OrderStatus.PENDING, version=1, updated_at=order.created_at)
