@@ -168,8 +168,9 @@ class DynamoOrderStore:
             items = [item for item in items if item["position"]["S"] >= frontier]
             if len(items) <= query.limit:
                 return OrderPage([order_of(item) for item in items], frontier)
-        page = [order_of(item) for item in items[: query.limit]]
-        return OrderPage(page, page[-1].position if len(items) > query.limit else None)
+        page = items[: query.limit]
+        more = len(items) > query.limit
+        return OrderPage([order_of(item) for item in page], page[-1]["position"]["S"] if more else None)
 
     async def ping(self) -> None:
         """Read a key that no order has."""

@@ -33,7 +33,6 @@ def create_app(
         description="Places orders and follows them to the customer.",
         # A redirect for a missing slash would leave by http behind a proxy that ends TLS.
         redirect_slashes=False,
-        root_path=settings.root_path,
     )
     app.state.service = service
     app.state.authenticator = authenticator or OpenToAll()
@@ -80,7 +79,7 @@ def create_app(
             raise DependencyUnavailable("database") from late
         return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
 
-    app.add_middleware(RequestBoundary)
+    app.add_middleware(RequestBoundary, root_path=settings.root_path)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

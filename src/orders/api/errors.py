@@ -10,9 +10,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from orders import errors
 from orders.api.responses import etag, problem, public
+from orders.api.routes import router
 
 STATUS: dict[type[errors.OrderError], int] = {
     errors.OrderNotFound: 404,
@@ -86,7 +88,17 @@ def _http(request: Request, error: Exception) -> Response:
     title = HTTPStatus(error.status_code).phrase
     response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.url.path)
     response.headers.update(error.headers or {})
+    if error.status_code == 405:  # the router names the methods of one route only
+        response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    found: set[str] = set()
+    for route in (*request.app.routes, *router.routes):
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found
 
 
 def _words(name: str) -> str:

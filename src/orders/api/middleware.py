@@ -27,14 +27,17 @@ _log = logging.getLogger("orders")
 class RequestBoundary:
     """Bounds the body, adds the security headers and answers what nobody expected with a bare 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._root_path:  # routes are found, and links made, under the prefix
+            scope["root_path"] = self._root_path
         started = False
         size = 0
 

@@ -1,0 +1,122 @@
+"""What is around the orders: the start page, health, documentation, headers, and the last catch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+from tests.support import LambdaTransport, ServerTransport, a_settings
+
+from orders import __version__
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.api.app import create_app
+from orders.api.errors import STATUS
+from orders.domain import Order
+from orders.errors import DependencyUnavailable, OrderError
+from orders.service import OrderService
+from orders.settings import Settings
+
+
+def test_start_page_says_what_answers_and_no_resource_names(client: httpx.Client, settings: Settings) -> None:
+    response = client.get("/")
+    about = response.json()
+    assert about["version"] == __version__
+    assert about["runtime"] == "local"
+    assert about["authentication"] == "none"
+    for link in about["links"].values():
+        assert client.get(link).status_code == 200
+    assert settings.table_name not in response.text
+    assert settings.bucket_name not in response.text
+
+
+def test_health_is_alive_and_ready(client: httpx.Client) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/orders", "/nope", "/orders/nope"])
+def test_every_answer_carries_the_security_headers(client: httpx.Client, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "max-age=" in headers["strict-transport-security"]
+    assert "default-src 'none'" in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("runtime", ["lambda", "server"])
+class TestPathPrefix:
+    def test_the_api_and_its_documents_answer_under_it(
+        self, runtime: str, service: OrderService, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        app = create_app(service, a_settings(root_path="/api"))
+        transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
+        with httpx.Client(transport=transport, base_url="http://api.test") as client:
+            placed = client.post("/api/orders", json={"customer": "a", "product": "b", "quantity": 1})
+            assert placed.headers["location"].startswith("/api/orders/")
+            assert client.get(placed.headers["location"]).status_code == 200
+            assert client.get("/api/openapi.json").json()["servers"] == [{"url": "/api"}]
+            assert "/api/openapi.json" in client.get("/api/docs").text
+            assert all(link.startswith("/api/") for link in client.get("/api/").json()["links"].values())
+
+
+class TestCors:
+    @pytest.mark.parametrize("runtime", ["lambda", "server"])
+    def test_only_the_listed_origins_are_answered(
+        self, runtime: str, service: OrderService, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        app = create_app(service, a_settings(cors_origins=("https://console.test",)))
+        transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
+        with httpx.Client(transport=transport, base_url="http://api.test") as client:
+            allowed = client.get("/health", headers={"origin": "https://console.test"})
+            other = client.get("/health", headers={"origin": "https://evil.test"})
+            assert allowed.headers["access-control-allow-origin"] == "https://console.test"
+            assert "access-control-allow-origin" not in other.headers
+            assert "access-control-allow-credentials" not in allowed.headers
+
+
+class BrokenStore(MemoryOrderStore):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    async def get(self, order_id: str) -> Order | None:
+        raise self._error
+
+    async def ping(self) -> None:
+        raise self._error
+
+
+class TestFailures:
+    @pytest.fixture(params=["lambda", "server"])
+    def broken(
+        self, request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop, error: Exception
+    ) -> httpx.Client:
+        service = OrderService(BrokenStore(error), MemoryDocumentStore(), FixedCursorKey())
+        app = create_app(service, a_settings())
+        transport = LambdaTransport(app) if request.param == "lambda" else ServerTransport(app, loop)
+        return httpx.Client(transport=transport, base_url="http://api.test")
+
+    @pytest.mark.parametrize("error", [RuntimeError("secret: arn:aws:dynamodb")])
+    def test_an_unexpected_one_tells_the_log_and_not_the_caller(
+        self, broken: httpx.Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.ERROR, "orders"):
+            response = broken.get("/orders/0199a6f5-1c00-7000-8000-000000000001")
+        assert response.status_code == 500
+        assert response.headers["content-type"] == "application/problem+json"
+        assert "secret" not in response.text
+        assert "secret" in caplog.text
+
+    @pytest.mark.parametrize("error", [DependencyUnavailable("dynamodb")])
+    def test_a_missing_dependency_asks_to_come_back(self, broken: httpx.Client) -> None:
+        for path in ("/orders/0199a6f5-1c00-7000-8000-000000000001", "/health/ready"):
+            response = broken.get(path)
+            assert response.status_code == 503
+            assert int(response.headers["retry-after"]) > 0
+            assert "dynamodb" not in response.text
+        assert broken.get("/health").status_code == 200
+
+
+def test_every_error_has_a_status() -> None:
+    assert set(STATUS) == set(OrderError.__subclasses__())

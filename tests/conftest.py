@@ -1,0 +1,51 @@
+"""Fixtures for every suite: the application over memory, called through each runtime."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.support import LambdaTransport, ServerTransport, a_settings
+
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.api.app import create_app
+from orders.service import OrderService
+from orders.settings import Settings
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return a_settings()
+
+
+@pytest.fixture
+def service(settings: Settings) -> OrderService:
+    documents = MemoryDocumentStore(settings.attachment_max_bytes)
+    return OrderService(MemoryOrderStore(), documents, FixedCursorKey())
+
+
+@pytest.fixture
+def app(service: OrderService, settings: Settings) -> FastAPI:
+    return create_app(service, settings)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # Mangum asks for the current loop
+    yield loop
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.fixture(params=["lambda", "server"])
+def client(
+    request: pytest.FixtureRequest, app: FastAPI, loop: asyncio.AbstractEventLoop
+) -> Iterator[httpx.Client]:
+    """The API as its callers see it, through one runtime and then the other."""
+    transport = LambdaTransport(app) if request.param == "lambda" else ServerTransport(app, loop)
+    with httpx.Client(transport=transport, base_url="http://api.test") as client:
+        yield client

@@ -1,0 +1,112 @@
+"""Plain builders and the two ways to call the application without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+from mangum import Mangum
+
+from orders.domain import Order, OrderStatus
+from orders.settings import Settings
+
+AN_ORDER = {"customer": "John Doe", "product": "Widget", "quantity": 5}
+
+
+def a_settings(**changes: Any) -> Settings:
+    """Settings for an application over memory."""
+    return replace(Settings("table", "bucket", "bus", "arn:key", "arn:cursor-key"), **changes)
+
+
+def an_order(**changes: Any) -> Order:
+    """An order as it is right after it was placed."""
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    order = Order(
+        id="0199a6f5-1c00-7000-8000-000000000001",
+        customer="John Doe",
+        product="Widget",
+        quantity=5,
+        status=OrderStatus.PENDING,
+        version=1,
+        created_at=moment,
+        updated_at=moment,
+    )
+    return replace(order, **changes)
+
+
+class ServerTransport(httpx.BaseTransport):
+    """Calls the application as an ASGI server does."""
+
+    def __init__(self, app: FastAPI, loop: asyncio.AbstractEventLoop) -> None:
+        self._inner = httpx.ASGITransport(app)
+        self._loop = loop
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        async def call() -> httpx.Response:
+            response = await self._inner.handle_async_request(request)
+            body = await response.aread()
+            return httpx.Response(response.status_code, headers=response.headers, content=body)
+
+        return self._loop.run_until_complete(call())
+
+
+class LambdaTransport(httpx.BaseTransport):
+    """Calls the application as Lambda does, with the HTTP API's events.
+
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._handler = Mangum(app, lifespan="off")
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._handler(http_api_event(request), _Context())
+        body = answer.get("body") or ""
+        content = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
+        headers = [*answer["headers"].items(), *(("set-cookie", each) for each in answer.get("cookies", []))]
+        return httpx.Response(answer["statusCode"], headers=headers, content=content)
+
+
+def http_api_event(request: httpx.Request) -> dict[str, Any]:
+    """Return the event (payload format 2.0) that the HTTP API makes of a request."""
+    headers: dict[str, str] = {}
+    for name, value in request.headers.multi_items():
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    body = request.read()
+    path = request.url.path
+    event: dict[str, Any] = {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": request.url.query.decode(),
+        "headers": headers,
+        "requestContext": {
+            "accountId": "123456789012",
+            "apiId": "api",
+            "domainName": request.url.host,
+            "http": {
+                "method": request.method,
+                "path": path,
+                "protocol": "HTTP/1.1",
+                "sourceIp": "203.0.113.7",
+                "userAgent": headers.get("user-agent", ""),
+            },
+            "requestId": "request",
+            "stage": "$default",
+            "timeEpoch": 1767323045678,
+        },
+        "isBase64Encoded": bool(body),
+    }
+    if body:
+        event["body"] = base64.b64encode(body).decode()
+    return event
+
+
+class _Context:
+    aws_request_id = "00000000-0000-4000-8000-000000000000"
+    function_name = "api"

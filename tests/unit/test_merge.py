@@ -1,0 +1,111 @@
+"""Pages over a sharded index are those of one sorted list, however the orders are spread."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orders.adapters.dynamodb import DynamoOrderStore
+from orders.ports import OrderQuery
+
+
+class CannedIndex:
+    """An `AwsClient` that answers Query from lists, as DynamoDB does: filter after limit, and last keys."""
+
+    def __init__(self, shards: list[list[tuple[str, str]]]) -> None:
+        self.shards = [sorted(shard, reverse=True) for shard in shards]
+        self.items_read = 0
+
+    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        assert operation == "Query"
+        values = request["ExpressionAttributeValues"]
+        shard = self.shards[int(values[":key"]["S"].removeprefix("orders#"))]
+        before = values.get(":before", {"S": "~"})["S"]
+        if "ExclusiveStartKey" in request:
+            before = min(before, request["ExclusiveStartKey"]["position"]["S"])
+        found = [entry for entry in shard if entry[0] < before]
+        page = found[: request["Limit"]]
+        self.items_read += len(page)
+        status = values.get(":status")
+        answer: dict[str, Any] = {
+            "Items": [item(*entry) for entry in page if status is None or entry[1] == status["S"]]
+        }
+        if len(page) == request["Limit"]:  # DynamoDB gives a key here even when nothing follows
+            answer["LastEvaluatedKey"] = {"position": {"S": page[-1][0]}}
+        return answer
+
+
+def item(position: str, status: str) -> dict[str, Any]:
+    moment = {"S": "2026-01-01T00:00:00.000000Z"}
+    return {
+        "id": {"S": position},
+        "position": {"S": position},
+        "customer": {"S": "c"},
+        "product": {"S": "p"},
+        "quantity": {"N": "1"},
+        "version": {"N": "1"},
+        "status": {"S": status},
+        "created_at": moment,
+        "updated_at": moment,
+    }
+
+
+def walk(index: CannedIndex, limit: int, status: str | None = None) -> list[str]:
+    store = DynamoOrderStore(index, "table", len(index.shards))
+    seen: list[str] = []
+    before = None
+    for _ in range(1000):
+        page = asyncio.run(store.page(OrderQuery(limit=limit, status=status, before=before)))  # type: ignore[arg-type]
+        assert len(page.orders) <= limit
+        seen += [order.id for order in page.orders]
+        if page.next_before is None:
+            return seen
+        assert before is None or page.next_before < before, "a cursor must move on"
+        before = page.next_before
+    raise AssertionError("the list did not end")
+
+
+SPREADS = st.integers(1, 6).flatmap(
+    lambda shards: st.lists(
+        st.tuples(st.integers(0, shards - 1), st.sampled_from(["pending", "shipped"])), max_size=120
+    ).map(
+        lambda spread: [
+            [(f"{n:05}", status) for n, (shard, status) in enumerate(spread) if shard == wanted]
+            for wanted in range(shards)
+        ]
+    )
+)
+
+
+@given(SPREADS, st.integers(1, 20))
+def test_pages_are_those_of_the_sorted_whole(shards: list[list[tuple[str, str]]], limit: int) -> None:
+    whole = sorted((position for shard in shards for position, _ in shard), reverse=True)
+    assert walk(CannedIndex(shards), limit) == whole
+
+
+@given(SPREADS, st.integers(1, 20))
+def test_filtered_pages_leave_nothing_out(shards: list[list[tuple[str, str]]], limit: int) -> None:
+    whole = sorted(
+        (position for shard in shards for position, status in shard if status == "shipped"), reverse=True
+    )
+    assert walk(CannedIndex(shards), limit, "shipped") == whole
+
+
+def test_a_rare_filter_gives_up_with_a_cursor_after_a_bounded_read() -> None:
+    index = CannedIndex([[(f"{n:05}", "pending") for n in range(shard, 5000, 4)] for shard in range(4)])
+    page = asyncio.run(DynamoOrderStore(index, "t", 4).page(OrderQuery(limit=10, status="shipped")))  # type: ignore[arg-type]
+    assert page.orders == []
+    assert page.next_before is not None
+    assert index.items_read <= 4 * 4 * 50
+
+
+def test_a_page_reads_the_same_number_of_items_however_many_there_are() -> None:
+    def items_read(orders: int) -> int:
+        index = CannedIndex([[(f"{n:07}", "pending") for n in range(shard, orders, 4)] for shard in range(4)])
+        asyncio.run(DynamoOrderStore(index, "t", 4).page(OrderQuery(limit=50)))
+        return index.items_read
+
+    assert items_read(1_000) == items_read(50_000) <= 2 * 51

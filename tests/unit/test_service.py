@@ -1,0 +1,181 @@
+"""The use cases, over memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.domain import ANYONE, TRANSITIONS, Caller, Order, OrderStatus
+from orders.errors import (
+    IdempotencyKeyReused,
+    IllegalTransition,
+    InvalidCursor,
+    OrderNotFound,
+    VersionConflict,
+)
+from orders.service import OrderService
+
+ALICE = Caller("alice", frozenset({"orders:read", "orders:write"}))
+BOB = Caller("bob", frozenset({"orders:read", "orders:write"}))
+ADMIN = Caller("root", frozenset({"orders:admin"}))
+
+
+def a_service() -> OrderService:
+    return OrderService(MemoryOrderStore(), MemoryDocumentStore(), FixedCursorKey())
+
+
+async def place(
+    service: OrderService, caller: Caller = ANYONE, key: str | None = None, quantity: int = 5
+) -> Order:
+    return (await service.place_order(caller, "John Doe", "Widget", quantity, key)).order
+
+
+class TestPlaceOrder:
+    def test_is_pending_at_version_1(self) -> None:
+        order = asyncio.run(place(a_service()))
+        assert (order.status, order.version) == (OrderStatus.PENDING, 1)
+        assert order.created_at == order.updated_at
+
+    def test_a_replay_shows_the_first_answer_whatever_happened_since(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            first = await service.place_order(ALICE, "John Doe", "Widget", 5, "key")
+            await service.change_status(ALICE, first.order.id, OrderStatus.SHIPPED)
+            again = await service.place_order(ALICE, "John Doe", "Widget", 5, "key")
+            assert again.order == first.order
+            assert (first.replayed, again.replayed) == (False, True)
+
+        asyncio.run(run())
+
+    def test_the_key_with_another_body_is_refused(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            await place(service, key="key")
+            with pytest.raises(IdempotencyKeyReused):
+                await place(service, key="key", quantity=6)
+
+        asyncio.run(run())
+
+    def test_another_callers_equal_key_is_another_order(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            assert (await place(service, ALICE, "key")).id != (await place(service, BOB, "key")).id
+
+        asyncio.run(run())
+
+
+class TestChangeStatus:
+    @pytest.mark.parametrize("source", OrderStatus)
+    @pytest.mark.parametrize("target", OrderStatus)
+    def test_follows_the_table(self, source: OrderStatus, target: OrderStatus) -> None:
+        async def run() -> None:
+            service = a_service()
+            order = await place(service)
+            for step in PATHS[source]:
+                order = await service.change_status(ANYONE, order.id, step)
+            if target == source:  # asking again changes nothing
+                assert await service.change_status(ANYONE, order.id, target) == order
+            elif target in TRANSITIONS[source]:
+                changed = await service.change_status(ANYONE, order.id, target)
+                assert (changed.status, changed.version) == (target, order.version + 1)
+            else:
+                with pytest.raises(IllegalTransition) as refused:
+                    await service.change_status(ANYONE, order.id, target)
+                assert refused.value.current == order
+
+        asyncio.run(run())
+
+    def test_a_stale_version_is_refused_with_the_current_order(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            order = await place(service)
+            current = await service.change_status(ANYONE, order.id, OrderStatus.PROCESSING, 1)
+            with pytest.raises(VersionConflict) as refused:
+                await service.change_status(ANYONE, order.id, OrderStatus.SHIPPED, 1)
+            assert refused.value.current == current
+
+        asyncio.run(run())
+
+
+class TestOwnership:
+    def test_others_find_nothing_and_change_nothing(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            order = await place(service, ALICE)
+            with pytest.raises(OrderNotFound):
+                await service.get_order(BOB, order.id)
+            with pytest.raises(OrderNotFound):
+                await service.change_status(BOB, order.id, OrderStatus.SHIPPED)
+            assert (await service.list_orders(BOB, 10)).orders == []
+            assert await service.get_order(ALICE, order.id) == order
+            assert (await service.list_orders(ADMIN, 10)).orders == [order]
+
+        asyncio.run(run())
+
+    def test_a_cursor_of_another_caller_is_refused(self) -> None:
+        async def run() -> None:
+            service = a_service()
+            for _ in range(3):
+                await place(service, ALICE)
+            token = (await service.list_orders(ALICE, 1)).next_cursor
+            assert token is not None
+            with pytest.raises(InvalidCursor):
+                await service.list_orders(BOB, 1, token)
+
+        asyncio.run(run())
+
+
+PATHS: dict[OrderStatus, list[OrderStatus]] = {
+    OrderStatus.PENDING: [],
+    OrderStatus.PROCESSING: [OrderStatus.PROCESSING],
+    OrderStatus.SHIPPED: [OrderStatus.SHIPPED],
+    OrderStatus.DELIVERED: [OrderStatus.SHIPPED, OrderStatus.DELIVERED],
+    OrderStatus.CANCELLED: [OrderStatus.CANCELLED],
+}
+
+
+class OrdersMachine(RuleBasedStateMachine):
+    """Any sequence of calls leaves the service as a plain dictionary of orders would be."""
+
+    placed = Bundle("placed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.service = a_service()
+        self.model: dict[str, Order] = {}
+
+    @rule(target=placed, key=st.none() | st.sampled_from("abc"))
+    def place(self, key: str | None) -> str:
+        order = asyncio.run(place(self.service, key=key))
+        self.model.setdefault(order.id, order)
+        return order.id
+
+    @rule(order_id=placed, status=st.sampled_from(OrderStatus), offset=st.none() | st.integers(-1, 1))
+    def change(self, order_id: str, status: OrderStatus, offset: int | None) -> None:
+        known = self.model[order_id]
+        version = None if offset is None else known.version + offset
+        try:
+            changed = asyncio.run(self.service.change_status(ANYONE, order_id, status, version))
+        except VersionConflict:
+            assert version != known.version
+        except IllegalTransition:
+            assert status not in TRANSITIONS[known.status]
+        else:
+            assert changed.status == status
+            assert changed.version == known.version + (status != known.status)
+            self.model[order_id] = changed
+
+    @invariant()
+    def everything_is_as_the_model_says(self) -> None:
+        listed = asyncio.run(self.service.list_orders(ANYONE, 100)).orders
+        expected = sorted(self.model.values(), key=lambda order: order.position, reverse=True)
+        assert listed == expected[:100]
+
+
+TestOrdersMachine = OrdersMachine.TestCase
+TestOrdersMachine.settings = hypothesis_settings(max_examples=50, stateful_step_count=20, deadline=None)

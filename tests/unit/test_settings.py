@@ -1,0 +1,35 @@
+"""The configuration is read from the environment, or refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from orders.settings import Settings
+
+COMPLETE = {
+    "ORDERS_TABLE_NAME": "table",
+    "ORDERS_BUCKET_NAME": "bucket",
+    "ORDERS_EVENT_BUS_NAME": "bus",
+    "ORDERS_KMS_KEY_ARN": "key",
+    "ORDERS_CURSOR_KEY_ARN": "cursor",
+}
+
+
+def test_reads_and_converts() -> None:
+    settings = Settings.from_env(
+        COMPLETE | {"ORDERS_LIST_SHARDS": "8", "ORDERS_CORS_ORIGINS": "https://a, https://b"}
+    )
+    assert settings.list_shards == 8
+    assert settings.cors_origins == ("https://a", "https://b")
+    assert settings.is_open
+
+
+def test_empty_is_as_good_as_absent() -> None:
+    assert Settings.from_env(COMPLETE | {"ORDERS_LIST_SHARDS": ""}).list_shards == 4
+
+
+def test_names_everything_that_is_wrong() -> None:
+    with pytest.raises(
+        ValueError, match=r"ORDERS_TABLE_NAME is not set; .*ORDERS_LIST_SHARDS is not valid: '0'"
+    ):
+        Settings.from_env({"ORDERS_LIST_SHARDS": "0"})
