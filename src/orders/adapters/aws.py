@@ -17,9 +17,10 @@ class AwsCallError(Exception):
 class AwsClient(Protocol):
     """A client of one service, for example DynamoDB."""
 
-    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Call `operation` with the JSON `request` of the service's API reference; return its answer.
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        """Call `operation` with the JSON `request` of the service's API reference.
 
+        Return its answer as a dict, or as `shape`: a type that msgspec decodes into, fast for lists.
         Raises `AwsCallError` when the service refuses, `DependencyUnavailable` when it does not
         answer, or keeps failing or throttling after the retries.
         """

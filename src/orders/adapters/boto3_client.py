@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 import boto3
+import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -41,7 +42,7 @@ class Boto3Client:
         self._service = service
         self._client = boto3.client(service, config=config)  # type: ignore[call-overload]
 
-    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
         """Call the operation in a thread."""
         method = getattr(self._client, _snake(operation))
         try:
@@ -54,10 +55,11 @@ class Boto3Client:
             raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
         except BotoCoreError as broken:
             raise DependencyUnavailable(self._service) from broken
-        return {
+        answer = {
             name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
             for name, value in answer.items()
         }
+        return answer if shape is dict else msgspec.convert(answer, shape)
 
 
 def _snake(operation: str) -> str:

@@ -1,0 +1,139 @@
+"""A lean client for AWS services that speak JSON over one POST: DynamoDB, KMS, EventBridge.
+
+`call(operation, request)` takes and gives the service's wire format. It signs, sends over pooled TLS
+connections, and tries again what may pass: lost connections, answers that are late, cut short or
+garbled, throttling and 5xx, with full jitter, inside a deadline and a budget. A repeated call may
+have been carried out before: writes carry a `write_id`, so that `DynamoOrderStore` knows its own.
+
+Why not an SDK: `docs/decisions/` has the figures. It does not read HTTPS_PROXY; `boto3_client.py`
+gives the same contract over the SDK for those who need one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from orders.adapters.aws import AwsCallError
+from orders.adapters.credentials import CredentialsChain
+from orders.adapters.http1 import Answer, Pool
+from orders.adapters.sigv4 import Signer
+from orders.errors import DependencyUnavailable
+
+ATTEMPTS = 4
+ATTEMPT_SECONDS = 2.0  # DynamoDB's 99.9th percentile is tens of milliseconds
+DEADLINE_SECONDS = 6.0  # for the whole call: far inside the 30 s of an HTTP API
+BACKOFF_SECONDS = 0.025  # doubles with every attempt; the wait is random below it
+BUDGET = 100  # what retries may spend; a first success earns 1 back
+RETRY_COST = 5
+
+THROTTLES = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+        "Throttling",
+        "TransactionInProgressException",
+        "LimitExceededException",
+        "KMSInternalException",
+        "DependencyTimeoutException",
+        "KeyUnavailableException",
+    }
+)
+EXPIRED = frozenset({"ExpiredTokenException", "UnrecognizedClientException", "ExpiredToken"})
+
+
+class LeanClient:
+    """One service in one region. Made once per process; its connections outlive a Lambda invocation."""
+
+    def __init__(
+        self,
+        service: str,
+        target_prefix: str,
+        *,
+        json_version: str = "1.0",
+        region: str = "",
+        endpoint: str = "",
+        credentials: CredentialsChain | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        region = region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        url = urlsplit(endpoint or endpoint_url(service, region, environ))
+        self.service = service
+        self._prefix = target_prefix
+        self._pool = Pool(url, environ)
+        self._signer = Signer(
+            service, region, url.netloc, url.path or "/", f"application/x-amz-json-{json_version}"
+        )
+        self._credentials = credentials or CredentialsChain(environ)
+        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+        self._encode = msgspec.json.Encoder().encode
+        self._budget = BUDGET
+
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        """Call the operation; try again what may pass."""
+        decoder = self._decoders.get(shape) or self._decoders.setdefault(shape, msgspec.json.Decoder(shape))
+        target = f"{self._prefix}.{operation}"
+        body = self._encode(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DEADLINE_SECONDS
+        problem: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                wait = random.uniform(0, BACKOFF_SECONDS * 2**attempt)  # noqa: S311 - jitter, not a secret
+                if self._budget < RETRY_COST or loop.time() + wait >= deadline:
+                    break
+                self._budget -= RETRY_COST
+                await asyncio.sleep(wait)
+            try:
+                credentials = self._credentials.current or await self._credentials.renew()
+                head = self._signer.head(target, body, credentials)
+                timeout = min(ATTEMPT_SECONDS, deadline - loop.time())
+                answer = await self._pool.exchange(head + body, timeout)
+                if answer.status == 200:
+                    result = decoder.decode(answer.body)
+                    if not attempt and self._budget < BUDGET:
+                        self._budget += 1
+                    return result
+                problem = refusal(answer)
+            except (OSError, msgspec.DecodeError) as error:
+                problem = error
+                continue
+            if problem.code in EXPIRED and not attempt:
+                self._credentials.expire()
+            elif answer.status < 500 and problem.code not in THROTTLES:
+                raise problem
+        raise DependencyUnavailable(self.service) from problem
+
+
+class Refusal(msgspec.Struct):
+    """The body of an answer that is not 200. Services spell the message either way."""
+
+    code: str = msgspec.field(default="", name="__type")
+    message: str | None = None
+    Message: str | None = None
+    item: dict[str, Any] | None = msgspec.field(default=None, name="Item")
+
+
+def refusal(answer: Answer) -> AwsCallError:
+    """Read the error out of an answer that is not 200. Raises `msgspec.DecodeError` for garbage."""
+    # Load balancers and proxies on the way answer errors of their own in HTML
+    found = msgspec.json.decode(answer.body, type=Refusal) if answer.body.startswith(b"{") else Refusal()
+    code = found.code.rpartition("#")[2] or f"Status{answer.status}"
+    return AwsCallError(code, found.message or found.Message or "", found.item)
+
+
+def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
+    """Return where the service answers, as every SDK finds it: by service, for all, or the public one."""
+    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    return (
+        environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+        or environ.get("AWS_ENDPOINT_URL")
+        or f"https://{service}.{region}.{suffix}"
+    )

@@ -1,0 +1,199 @@
+"""Where credentials come from, and that they are renewed in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orders.adapters import credentials as module
+from orders.adapters.credentials import Credentials, CredentialsChain
+from orders.adapters.http1 import Answer
+from orders.errors import DependencyUnavailable
+
+Endpoint = Callable[..., list[str]]
+
+
+def keys(number: int, lasts: timedelta | None = timedelta(hours=6)) -> Answer:
+    body = {"AccessKeyId": f"key{number}", "SecretAccessKey": "secret", "Token": "token"}
+    if lasts is not None:
+        body["Expiration"] = (datetime.now(UTC) + lasts).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Answer(200, json.dumps(body).encode())
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+    """Let the credentials endpoint give these answers, or raise them; returns the requests it gets."""
+
+    def answer_with(*script: Answer | Exception) -> list[str]:
+        answers, requests = list(script), list[str]()
+
+        class FakePool:
+            def __init__(self, url: Any, environ: Any) -> None:
+                self.url = url
+
+            async def exchange(self, request: bytes, timeout: float) -> Answer:  # noqa: ASYNC109
+                requests.append(f"{self.url.scheme}://{self.url.netloc} {request.decode()}")
+                answer = answers.pop(0)
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        monkeypatch.setattr(module, "Pool", FakePool)
+        return requests
+
+    return answer_with
+
+
+def get(chain: CredentialsChain) -> Credentials:
+    """As the client does."""
+    return chain.current or asyncio.run(chain.renew())
+
+
+class TestEnvironment:
+    def test_keys_of_the_environment_come_first_and_stay(self, endpoint: Endpoint) -> None:
+        requests = endpoint()
+        chain = CredentialsChain(
+            {
+                "AWS_ACCESS_KEY_ID": "key",
+                "AWS_SECRET_ACCESS_KEY": "secret",
+                "AWS_SESSION_TOKEN": "token",
+                "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/creds",
+            }
+        )
+        assert get(chain) == Credentials("key", "secret", "token")
+        chain.expire()
+        assert get(chain) == Credentials("key", "secret", "token")
+        assert requests == []
+
+
+class TestContainer:
+    ECS = {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/id?a=b"}
+
+    def test_ecs(self, endpoint: Endpoint) -> None:
+        requests = endpoint(keys(1))
+        chain = CredentialsChain(self.ECS)
+        assert get(chain) == get(chain) == Credentials("key1", "secret", "token")
+        (request,) = requests
+        assert request.startswith("http://169.254.170.2 GET /v2/credentials/id?a=b HTTP/1.1\r\n")
+
+    def test_full_uri_with_a_token_in_a_file(self, endpoint: Endpoint, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("Bearer x\n")
+        requests = endpoint(keys(1))
+        environ = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:9001/creds",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(tmp_path / "token"),
+        }
+        assert get(CredentialsChain(environ)).access_key == "key1"
+        assert "authorization: Bearer x\r\n" in requests[0]
+
+    @pytest.mark.parametrize(
+        ("url", "works"),
+        [
+            ("http://169.254.170.23/v1/credentials", True),
+            ("http://[fd00:ec2::23]/v1/credentials", True),
+            ("http://localhost:1/creds", True),
+            ("https://vault.example/creds", True),
+            ("http://vault.example/creds", False),
+            ("http://10.0.0.1/creds", False),
+        ],
+    )
+    def test_plain_http_is_for_the_machine_itself(self, endpoint: Endpoint, url: str, works: bool) -> None:
+        requests = endpoint(keys(1))
+        chain = CredentialsChain({"AWS_CONTAINER_CREDENTIALS_FULL_URI": url})
+        if works:
+            assert get(chain).access_key == "key1"
+        else:
+            with pytest.raises(DependencyUnavailable):
+                get(chain)
+            assert requests == []
+
+    def test_a_token_cannot_add_headers(self, endpoint: Endpoint) -> None:
+        requests = endpoint(keys(1))
+        environ = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://localhost/creds",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN": "x\r\nhost: evil",
+        }
+        with pytest.raises(DependencyUnavailable):
+            get(CredentialsChain(environ))
+        assert requests == []
+
+    @pytest.mark.parametrize(
+        "fault",
+        [TimeoutError(), ConnectionError(), Answer(500, b""), Answer(200, b"<html>"), Answer(200, b"{}")],
+    )
+    def test_an_endpoint_that_fails(self, endpoint: Endpoint, fault: Answer | Exception) -> None:
+        endpoint(fault, keys(1))
+        chain = CredentialsChain(self.ECS)
+        with pytest.raises(DependencyUnavailable) as caught:
+            get(chain)
+        assert caught.value.dependency == "credentials"
+        assert get(chain).access_key == "key1"
+
+
+class TestRenewal:
+    ECS = TestContainer.ECS
+
+    def test_before_they_expire(self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        endpoint(keys(1, timedelta(hours=1)), keys(2))
+        chain = CredentialsChain(self.ECS)
+        assert get(chain).access_key == "key1"
+        self.pass_time(monkeypatch, 3600 - module.RENEW_SECONDS_BEFORE_EXPIRY - 5)
+        assert get(chain).access_key == "key1"
+        self.pass_time(monkeypatch, 10)
+        assert get(chain).access_key == "key2"
+
+    def test_while_it_fails_the_old_ones_serve_until_they_expire(
+        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        requests = endpoint(keys(1, timedelta(hours=1)), TimeoutError(), TimeoutError(), keys(2))
+        chain = CredentialsChain(self.ECS)
+        get(chain)
+        self.pass_time(monkeypatch, 3400)
+        assert get(chain).access_key == "key1"
+        assert get(chain).access_key == "key1"
+        assert len(requests) == 2  # it is not asked with every request
+        self.pass_time(monkeypatch, 300)
+        with pytest.raises(DependencyUnavailable):
+            get(chain)
+        assert get(chain).access_key == "key2"
+
+    def test_many_requests_ask_once(self, endpoint: Endpoint) -> None:
+        requests = endpoint(keys(1))
+        chain = CredentialsChain(self.ECS)
+
+        async def test() -> None:
+            got = await asyncio.gather(*(chain.renew() for _ in range(9)))
+            assert {each.access_key for each in got} == {"key1"}
+
+        asyncio.run(test())
+        assert len(requests) == 1
+
+    def test_what_the_service_calls_expired_is_asked_for_again(self, endpoint: Endpoint) -> None:
+        endpoint(keys(1), keys(2))
+        chain = CredentialsChain(self.ECS)
+        assert get(chain).access_key == "key1"
+        chain.expire()
+        assert get(chain).access_key == "key2"
+
+    @staticmethod
+    def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+        now = module.time.time() + seconds
+        monkeypatch.setattr(module.time, "time", lambda: now)
+
+
+class TestSdk:
+    def test_a_profile_is_left_to_boto3(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "credentials").write_text(
+            "[mine]\naws_access_key_id = key\naws_secret_access_key = secret\n"
+        )
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_PROFILE", "mine")
+        assert get(CredentialsChain({})) == Credentials("key", "secret")

@@ -1,0 +1,452 @@
+"""The lean client against a server that misbehaves on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from orders.adapters import http1, lean_client
+from orders.adapters.aws import AwsCallError
+from orders.adapters.lean_client import LeanClient
+from orders.errors import DependencyUnavailable
+
+ENVIRON = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
+
+# What a server does with one request, once it has read it: returns whether to go on with the connection.
+Behaviour = Callable[[asyncio.StreamWriter], Awaitable[bool]]
+
+
+def answers(body: bytes, status: int = 200, *headers: str, keep: bool = True) -> Behaviour:
+    async def behave(writer: asyncio.StreamWriter) -> bool:
+        head = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}", *headers]
+        writer.write("\r\n".join([*head, "", ""]).encode() + body)
+        return keep
+
+    return behave
+
+
+def sends(raw: bytes, keep: bool = False) -> Behaviour:
+    async def behave(writer: asyncio.StreamWriter) -> bool:
+        writer.write(raw)
+        return keep
+
+    return behave
+
+
+def refuses(code: str, status: int = 400, **more: Any) -> Behaviour:
+    return answers(json.dumps({"__type": f"com.amazonaws.dynamodb#{code}", **more}).encode(), status)
+
+
+async def resets(writer: asyncio.StreamWriter) -> bool:
+    writer.transport.abort()
+    return False
+
+
+async def hangs(writer: asyncio.StreamWriter) -> bool:
+    await asyncio.sleep(30)
+    return False
+
+
+OK = answers(b'{"Item": {"n": {"N": "1"}}}')
+
+
+class Server:
+    """Plays its script, one behaviour for each request; then answers well. Keeps what it was sent."""
+
+    def __init__(self, *script: Behaviour) -> None:
+        self.script = list(script)
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.connections = 0
+        self.url = ""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        try:
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+                self.requests.append(
+                    (headers, await reader.readexactly(int(headers.get("content-length", 0))))
+                )
+                behave = self.script.pop(0) if self.script else OK
+                if not await behave(writer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(*script)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls, backlog=512)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    try:
+        yield server
+    finally:
+        listener.close()
+        for writer in server.writers:
+            writer.transport.abort()
+
+
+def client_of(server: Server, **environ: str) -> LeanClient:
+    return LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=ENVIRON | environ)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(lean_client, "BACKOFF_SECONDS", 0.001)
+
+
+class TestCalls:
+    def test_sends_the_wire_format_and_reuses_the_connection(self) -> None:
+        async def test() -> None:
+            async with serving() as server:
+                client = client_of(server, AWS_SESSION_TOKEN="token")
+                for _ in range(3):
+                    assert await client.call("GetItem", {"TableName": "täble"}) == {"Item": {"n": {"N": "1"}}}
+                assert server.connections == 1
+                headers, body = server.requests[0]
+                assert json.loads(body) == {"TableName": "täble"}
+                assert headers["x-amz-target"] == "DynamoDB_20120810.GetItem"
+                assert headers["content-type"] == "application/x-amz-json-1.0"
+                assert headers["x-amz-security-token"] == "token"
+                assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/")
+
+        run(test())
+
+    def test_decodes_into_the_shape_that_is_asked_for(self) -> None:
+        class Got(msgspec.Struct):
+            Item: dict[str, dict[str, str]]
+
+        async def test() -> None:
+            async with serving() as server:
+                got = await client_of(server).call("GetItem", {}, Got)
+                assert got == Got({"n": {"N": "1"}})
+
+        run(test())
+
+    def test_many_calls_at_once_stay_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 5.0)
+
+        async def test() -> None:
+            bodies = [json.dumps({"n": n}).encode() for n in range(300)]
+            async with serving(*(answers(body) for body in bodies)) as server:
+                client = client_of(server)
+                got = await asyncio.gather(*(client.call("GetItem", {}) for _ in bodies))
+                assert sorted(each["n"] for each in got) == list(range(300))
+                assert server.connections <= http1.MAX_CONNECTIONS
+
+        run(test())
+
+    def test_reads_chunked_answers_and_checksums(self) -> None:
+        body = b'{"a": 1}'
+        chunked = (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\n" + body[:4] + b"\r\n4\r\n" + body[4:]
+        )
+
+        async def test() -> None:
+            async with serving(
+                answers(body, 200, f"X-Amz-Crc32: {zlib.crc32(body)}"),
+                sends(chunked + b"\r\n0\r\n\r\n", keep=True),
+            ) as server:
+                client = client_of(server)
+                assert await client.call("GetItem", {}) == {"a": 1}
+                assert await client.call("GetItem", {}) == {"a": 1}
+                assert len(server.requests) == 2
+
+        run(test())
+
+    def test_works_on_another_event_loop(self) -> None:
+        client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint="http://unused:1", environ=ENVIRON)
+
+        async def test() -> None:
+            async with serving() as server:
+                client._pool._url = urlsplit(server.url)
+                await client.call("GetItem", {})
+                assert len(client._pool._idle) == 1
+
+        run(test())
+        run(test())
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            pytest.param(resets, id="reset"),
+            pytest.param(sends(b""), id="closed without an answer"),
+            pytest.param(sends(b'HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{"Item"'), id="truncated body"),
+            pytest.param(sends(b"HTTP/1.1 200 OK\r\ncont"), id="truncated head"),
+            pytest.param(sends(b"SSH-2.0-OpenSSH_9.9\r\n"), id="not HTTP"),
+            pytest.param(
+                sends(b"HTTP/1.1 200 OK\r\nx-amz-crc32: abc\r\ncontent-length: 2\r\n\r\n{}"),
+                id="bad checksum",
+            ),
+            pytest.param(answers(b'{"Item": {}}', 200, "x-amz-crc32: 1"), id="wrong checksum"),
+            pytest.param(answers(b"<html>"), id="200 but not JSON"),
+            pytest.param(answers(b'{"__type": 5}', 400), id="refusal that is garbage"),
+            pytest.param(hangs, id="no answer in time"),
+            pytest.param(answers(b"<html>busy</html>", 503), id="503 from a proxy"),
+            pytest.param(refuses("InternalServerError", 500), id="500"),
+            pytest.param(refuses("ProvisionedThroughputExceededException"), id="throttled"),
+            pytest.param(refuses("ThrottlingException"), id="throttled by the control plane"),
+        ],
+    )
+    def test_is_tried_again_then_reported(self, fault: Behaviour) -> None:
+        async def test() -> None:
+            async with serving(fault) as server:
+                assert await client_of(server).call("GetItem", {}) == {"Item": {"n": {"N": "1"}}}
+                assert len(server.requests) == 2
+                assert server.requests[0][1] == server.requests[1][1]  # the same write_id, above all
+            async with serving(*[fault] * 9) as server:
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await client_of(server).call("GetItem", {})
+                assert caught.value.dependency == "dynamodb"
+                assert len(server.requests) == lean_client.ATTEMPTS
+
+        run(test())
+
+    def test_nobody_listens(self) -> None:
+        async def test() -> None:
+            async with serving() as server:
+                client = client_of(server)
+            with pytest.raises(DependencyUnavailable):  # the server is gone
+                await client.call("GetItem", {})
+
+        run(test())
+
+    def test_an_answer_too_large_is_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http1, "MAX_ANSWER_BYTES", 1000)
+
+        async def test() -> None:
+            async with serving(answers(b'"' + b"x" * 2000 + b'"')) as server:
+                await client_of(server).call("GetItem", {})
+                assert len(server.requests) == 2
+
+        run(test())
+
+    def test_an_idle_connection_that_the_server_closed_is_not_used(self) -> None:
+        async def test() -> None:
+            async with serving() as server:
+                client = client_of(server)
+                await client.call("GetItem", {})
+                server.writers[0].close()
+                await server.writers[0].wait_closed()
+                # As after a thaw: our loop has not yet seen the FIN, and there is no retry to hide behind
+                client._budget = 0
+                assert await client.call("GetItem", {})
+                assert server.connections == 2
+
+        run(test())
+
+    def test_a_connection_that_the_server_will_close_is_not_kept(self) -> None:
+        async def test() -> None:
+            async with serving(answers(b"{}", 200, "connection: close"), OK) as server:
+                client = client_of(server)
+                await client.call("GetItem", {})
+                await client.call("GetItem", {})
+                assert server.connections == 2
+
+        run(test())
+
+    def test_an_answer_that_comes_after_its_caller_left_is_nobodys(self) -> None:
+        async def late(writer: asyncio.StreamWriter) -> bool:
+            await asyncio.sleep(0.05)
+            return await answers(b'{"late": true}')(writer)
+
+        async def test() -> None:
+            async with serving(late) as server:
+                client = client_of(server)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await client.call("GetItem", {})
+                await asyncio.sleep(0.06)
+                assert "Item" in await client.call("GetItem", {})
+                assert server.connections == 2
+
+        run(test())
+
+    def test_the_budget_ends_retries_when_everything_fails(self) -> None:
+        async def test() -> None:
+            async with serving(*[refuses("InternalServerError", 500)] * 1000) as server:
+                client = client_of(server)
+                for _ in range(50):
+                    with pytest.raises(DependencyUnavailable):
+                        await client.call("GetItem", {})
+                assert len(server.requests) == 50 + lean_client.BUDGET // lean_client.RETRY_COST
+                server.script.clear()
+                for _ in range(lean_client.RETRY_COST):  # successes earn retries back
+                    await client.call("GetItem", {})
+                server.script = [resets]
+                await client.call("GetItem", {})
+
+        run(test())
+
+    def test_the_deadline_bounds_the_whole_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 0.3)
+
+        async def test() -> None:
+            async with serving(hangs, hangs, hangs, hangs) as server:
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(DependencyUnavailable):
+                    await client_of(server).call("GetItem", {})
+                assert asyncio.get_running_loop().time() - began < 0.5
+                assert len(server.requests) == 2
+
+        run(test())
+
+    def test_a_slow_server_holds_no_more_than_the_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(http1, "MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(lean_client, "ATTEMPTS", 1)
+
+        async def test() -> None:
+            async with serving(*[hangs] * 9) as server:
+                client = client_of(server)
+                got = await asyncio.gather(
+                    *(client.call("GetItem", {}) for _ in range(6)), return_exceptions=True
+                )
+                assert server.connections <= 4
+                assert all(isinstance(each, DependencyUnavailable) for each in got)
+
+        run(test())
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException", "NewException"]
+    )
+    def test_is_raised_at_once(self, code: str) -> None:
+        async def test() -> None:
+            async with serving(refuses(code, message="No.")) as server:
+                with pytest.raises(AwsCallError, match=f"{code}: No.") as caught:
+                    await client_of(server).call("GetItem", {})
+                assert caught.value.code == code
+                assert len(server.requests) == 1
+
+        run(test())
+
+    def test_a_failed_condition_brings_the_item(self) -> None:
+        item = {"pk": {"S": "order#1"}}
+
+        async def test() -> None:
+            async with serving(
+                refuses("ConditionalCheckFailedException", Message="No.", Item=item)
+            ) as server:
+                with pytest.raises(AwsCallError) as caught:
+                    await client_of(server).call("PutItem", {})
+                assert (caught.value.code, caught.value.item) == ("ConditionalCheckFailedException", item)
+
+        run(test())
+
+
+class TestTls:
+    """The server's certificate is for localhost, signed by itself."""
+
+    @pytest.fixture
+    def certificate(self, tmp_path: Path) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        signed = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        file = tmp_path / "server.pem"
+        secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        file.write_bytes(signed.public_bytes(Encoding.PEM) + secret)
+        return file
+
+    @pytest.mark.parametrize(
+        ("host", "trusted", "works"),
+        [("localhost", True, True), ("localhost", False, False), ("127.0.0.1", True, False)],
+        ids=["trusted", "signed by nobody we know", "for another host"],
+    )
+    def test_the_certificate_is_verified(
+        self, certificate: Path, host: str, trusted: bool, works: bool
+    ) -> None:
+        async def test() -> None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            async with serving(tls=tls) as server:
+                server.url = server.url.replace("http://127.0.0.1", f"https://{host}")
+                client = client_of(server, **({"AWS_CA_BUNDLE": str(certificate)} if trusted else {}))
+                if works:
+                    assert await client.call("GetItem", {})
+                    assert await client.call("GetItem", {})
+                    assert server.connections == 1
+                else:
+                    with pytest.raises(DependencyUnavailable):
+                        await client.call("GetItem", {})
+                    assert not server.requests
+
+        run(test())
+
+
+class TestEndpoint:
+    @pytest.mark.parametrize(
+        ("environ", "url"),
+        [
+            ({}, "https://dynamodb.eu-west-1.amazonaws.com"),
+            ({"AWS_ENDPOINT_URL": "http://all:1"}, "http://all:1"),
+            (
+                {"AWS_ENDPOINT_URL": "http://all:1", "AWS_ENDPOINT_URL_DYNAMODB": "http://one:1"},
+                "http://one:1",
+            ),
+            ({"AWS_ENDPOINT_URL_KMS": "http://kms:1"}, "https://dynamodb.eu-west-1.amazonaws.com"),
+        ],
+    )
+    def test_follows_the_standard_variables(self, environ: dict[str, str], url: str) -> None:
+        assert lean_client.endpoint_url("dynamodb", "eu-west-1", environ) == url
+
+    def test_china_has_a_domain_of_its_own(self) -> None:
+        assert lean_client.endpoint_url("kms", "cn-north-1", {}) == "https://kms.cn-north-1.amazonaws.com.cn"
+
+
+class TestCredentials:
+    def test_expired_keys_are_renewed_and_the_call_tried_again(self) -> None:
+        expires = (datetime.now(UTC) + timedelta(hours=6)).isoformat()
+
+        def keys(name: str) -> Behaviour:
+            found = {"AccessKeyId": name, "SecretAccessKey": "s", "Token": "t", "Expiration": expires}
+            return answers(json.dumps(found).encode(), keep=False)
+
+        async def test() -> None:
+            async with (
+                serving(keys("old"), keys("new")) as source,
+                serving(refuses("ExpiredTokenException")) as server,
+            ):
+                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
+                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
+                assert await client.call("GetItem", {})
+                used = [headers["authorization"] for headers, _ in server.requests]
+                assert ["Credential=old/" in used[0], "Credential=new/" in used[1]] == [True, True]
+
+        run(test())
