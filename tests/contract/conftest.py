@@ -1,0 +1,48 @@
+"""Each port's implementations, the AWS ones on an emulator with the resources of template.yaml."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from cfnlint.decode import decode
+from moto import mock_aws
+
+from orders.adapters.boto3_client import Boto3Client
+from orders.adapters.dynamodb import DynamoOrderStore
+from orders.adapters.memory import MemoryOrderStore
+from orders.ports import OrderStore
+
+TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+
+
+@pytest.fixture
+def run() -> Callable[[Awaitable[None]], None]:
+    async def bounded(case: Awaitable[None]) -> None:
+        async with asyncio.timeout(60):
+            await case
+
+    return lambda case: asyncio.run(bounded(case))
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    template, _ = decode(str(TEMPLATE))
+    properties = template["Resources"]["OrdersTable"]["Properties"]
+    with mock_aws():
+        keys = ("AttributeDefinitions", "KeySchema", "BillingMode", "GlobalSecondaryIndexes")
+        boto3.client("dynamodb").create_table(TableName="orders", **{key: properties[key] for key in keys})
+        yield "orders"
+
+
+@pytest.fixture(params=["memory", "dynamodb"])
+def store(request: pytest.FixtureRequest) -> OrderStore:
+    if request.param == "memory":
+        return MemoryOrderStore()
+    return DynamoOrderStore(Boto3Client("dynamodb"), request.getfixturevalue("table"), shards=4)

@@ -1,0 +1,180 @@
+"""What every `OrderStore` does: one suite over memory and DynamoDB."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.support import an_order
+
+from orders.domain import Order, OrderStatus, new_order_id, now, sources_of
+from orders.ports import OrderQuery, OrderStore
+
+Run = Callable[[Awaitable[None]], None]
+
+
+def a_fresh_order(**changes: object) -> Order:
+    moment = now()
+    return an_order(**({"id": new_order_id(), "created_at": moment, "updated_at": moment} | changes))
+
+
+async def place(store: OrderStore, **changes: object) -> Order:
+    return (await store.place(a_fresh_order(**changes), "f")).order
+
+
+class TestPlace:
+    def test_stores_every_field(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order = a_fresh_order(customer="Zoë 北京 🚚", quantity=1_000_000, owner="alice")
+            placed = await store.place(order, "fingerprint")
+            assert (placed.order, placed.created, placed.fingerprint) == (order, True, "fingerprint")
+            assert await store.get(order.id) == order
+
+        run(case())
+
+    def test_the_first_one_stays(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            first = await place(store)
+            again = await store.place(replace(first, quantity=99), "other")
+            assert (again.order, again.created, again.fingerprint) == (first, False, "f")
+            assert await store.get(first.id) == first
+
+        run(case())
+
+    def test_ten_racing_twins_make_one_order(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order_id = new_order_id()
+            twins = [a_fresh_order(id=order_id, quantity=n) for n in range(1, 11)]
+            placed = await asyncio.gather(*(store.place(twin, str(twin.quantity)) for twin in twins))
+            assert sum(each.created for each in placed) == 1
+            assert len({each.order.quantity for each in placed}) == 1
+            assert len({each.fingerprint for each in placed}) == 1
+
+        run(case())
+
+
+class TestGet:
+    def test_an_unknown_order_is_none(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            assert await store.get(new_order_id()) is None
+
+        run(case())
+
+
+class TestChangeStatus:
+    def test_sets_status_version_and_time_and_nothing_else(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order = await place(store)
+            at = order.created_at + timedelta(seconds=1)
+            change = await store.change_status(
+                order.id, OrderStatus.SHIPPED, sources=sources_of(OrderStatus.SHIPPED), at=at
+            )
+            expected = replace(order, status=OrderStatus.SHIPPED, version=2, updated_at=at)
+            assert change.changed
+            assert change.order == expected
+            assert await store.get(order.id) == expected
+
+        run(case())
+
+    @pytest.mark.parametrize(
+        ("target", "owner", "version"),
+        [
+            (OrderStatus.DELIVERED, None, None),  # from pending: not a source
+            (OrderStatus.PENDING, None, None),  # has no source at all
+            (OrderStatus.SHIPPED, "bob", None),
+            (OrderStatus.SHIPPED, None, 2),
+            (OrderStatus.SHIPPED, "alice", 0),
+        ],
+    )
+    def test_refuses_and_shows_what_is_stored(
+        self, store: OrderStore, run: Run, target: OrderStatus, owner: str | None, version: int | None
+    ) -> None:
+        async def case() -> None:
+            order = await place(store, owner="alice")
+            change = await store.change_status(
+                order.id, target, sources=sources_of(target), at=now(), owner=owner, version=version
+            )
+            assert (change.changed, change.order) == (False, order)
+            assert await store.get(order.id) == order
+
+        run(case())
+
+    def test_an_unknown_order_is_not_made(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order_id = new_order_id()
+            sources = sources_of(OrderStatus.SHIPPED)
+            change = await store.change_status(order_id, OrderStatus.SHIPPED, sources=sources, at=now())
+            assert (change.changed, change.order) == (False, None)
+            assert await store.get(order_id) is None
+
+        run(case())
+
+    def test_of_ten_at_once_on_one_version_exactly_one_wins(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order = await place(store)
+            targets = [OrderStatus.SHIPPED, OrderStatus.CANCELLED] * 5
+            changes = await asyncio.gather(
+                *(
+                    store.change_status(order.id, t, sources=sources_of(t), at=now(), version=1)
+                    for t in targets
+                )
+            )
+            assert sum(change.changed for change in changes) == 1
+            stored = await store.get(order.id)
+            assert stored is not None
+            assert stored.version == 2
+            assert all(change.order == stored for change in changes)
+
+        run(case())
+
+
+class TestPage:
+    def test_pages_are_complete_and_newest_first_while_others_are_placed(
+        self, store: OrderStore, run: Run
+    ) -> None:
+        async def case() -> None:
+            placed = [(await place(store)).id for _ in range(50)]
+            seen: list[str] = []
+            before: str | None = None
+            for _ in range(100):
+                page = await store.page(OrderQuery(limit=7, before=before))
+                seen += [order.id for order in page.orders]
+                before = page.next_before
+                if before is None:
+                    break
+                await place(store)
+            assert [order_id for order_id in seen if order_id in placed] == placed[::-1]
+            assert len(seen) == len(set(seen))
+
+        run(case())
+
+    def test_narrows_to_owner_customer_and_status(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            mine = await place(store, owner="o1", customer="Page Ann")
+            await place(store, owner="o1", customer="Page Bob")
+            other = await place(store, owner="o2", customer="Page Ann")
+            sources = sources_of(OrderStatus.SHIPPED)
+            shipped = (
+                await store.change_status(other.id, OrderStatus.SHIPPED, sources=sources, at=now())
+            ).order
+
+            async def ids(query: OrderQuery) -> list[Order]:
+                return (await store.page(query)).orders
+
+            assert len(await ids(OrderQuery(limit=10, owner="o1"))) == 2
+            assert await ids(OrderQuery(limit=10, owner="o1", customer="Page Ann")) == [mine]
+            assert await ids(OrderQuery(limit=10, customer="Page Ann")) == [shipped, mine]
+            assert await ids(OrderQuery(limit=10, customer="Page Ann", status=OrderStatus.SHIPPED)) == [
+                shipped
+            ]
+            assert await ids(OrderQuery(limit=10, owner="o1", status=OrderStatus.SHIPPED)) == []
+            assert await ids(OrderQuery(limit=10, customer="nobody")) == []
+
+        run(case())
+
+
+def test_answers_a_ping(store: OrderStore, run: Run) -> None:
+    run(store.ping())
