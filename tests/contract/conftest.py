@@ -45,4 +45,5 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def store(request: pytest.FixtureRequest) -> OrderStore:
     if request.param == "memory":
         return MemoryOrderStore()
-    return DynamoOrderStore(Boto3Client("dynamodb"), request.getfixturevalue("table"), shards=4)
+    table = request.getfixturevalue("table")
+    return DynamoOrderStore(Boto3Client("dynamodb"), table, shards=4)
