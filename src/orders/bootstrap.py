@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.kms import KmsCursorKey
 from orders.adapters.lean_client import LeanClient
-from orders.adapters.memory import MemoryDocumentStore
+from orders.adapters.s3 import S3DocumentStore
 from orders.api.app import create_app
 from orders.service import OrderService
 from orders.settings import Settings
@@ -20,5 +20,6 @@ def build_app(settings: Settings | None = None) -> FastAPI:
         LeanClient("dynamodb", "DynamoDB_20120810"), settings.table_name, settings.list_shards
     )
     cursor_key = KmsCursorKey(LeanClient("kms", "TrentService", json_version="1.1"), settings.cursor_key_arn)
-    service = OrderService(store, MemoryDocumentStore(settings.attachment_max_bytes), cursor_key)
+    documents = S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
+    service = OrderService(store, documents, cursor_key)
     return create_app(service, settings)

@@ -120,6 +120,11 @@ class Event:
     detail: dict[str, Any]
     traceparent: str = ""
 
+    @property
+    def id(self) -> str:
+        """The same for every publication of the same fact."""
+        return str(self.detail["event_id"])
+
 
 class EventPublisher(Protocol):
     """The event bus."""

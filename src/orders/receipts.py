@@ -1,0 +1,108 @@
+"""The receipt of an order: read from its `OrderPlaced` event, written as a small HTML document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+from typing import Literal
+
+import msgspec
+
+from orders.domain import is_order_id
+from orders.events import ORDER_PLACED
+
+
+class MalformedEvent(ValueError):
+    """The message is not an event that we understand; no retry will change that."""
+
+
+# What a receipt needs of an event. Other fields may come and go (docs/events.md).
+class OrderFacts(msgspec.Struct, frozen=True):
+    """The order, as far as a receipt shows it."""
+
+    id: str
+    customer: str
+    product: str
+    quantity: int
+    created_at: datetime
+
+
+class PlacedDetail(msgspec.Struct, frozen=True):
+    """The detail of an `OrderPlaced` event."""
+
+    schema_version: Literal[1]
+    event_id: str
+    order: OrderFacts
+    correlation_id: str = ""
+    traceparent: str = ""
+
+
+class _Envelope(msgspec.Struct, rename="kebab"):
+    detail_type: str
+    detail: msgspec.Raw
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_placed = msgspec.json.Decoder(PlacedDetail)
+
+
+def placed_order(message: str) -> PlacedDetail | None:
+    """Read an event as EventBridge hands it over; None when it needs no receipt.
+
+    Raises `MalformedEvent`.
+    """
+    try:
+        envelope = _envelope.decode(message)
+        if envelope.detail_type != ORDER_PLACED:
+            return None
+        detail = _placed.decode(envelope.detail)
+    except msgspec.DecodeError as unreadable:
+        raise MalformedEvent(str(unreadable)) from unreadable
+    if not is_order_id(detail.order.id):
+        raise MalformedEvent("`$.order.id` is not an order's id")  # it becomes part of the document's key
+    return detail
+
+
+# It loads and runs nothing, whatever an order's fields may hold.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Receipt for order {id}</title>
+<style>
+body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 2rem auto; padding: 0 1rem; }}
+table {{ border-collapse: collapse; width: 100%; }}
+caption {{ text-align: left; }}
+th, td {{ text-align: left; padding: .5rem; border-bottom: 1px solid #767676; overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<main>
+<h1>Receipt</h1>
+<table>
+<caption>Order {id}</caption>
+<tbody>
+<tr><th scope="row">Customer</th><td>{customer}</td></tr>
+<tr><th scope="row">Product</th><td>{product}</td></tr>
+<tr><th scope="row">Quantity</th><td>{quantity}</td></tr>
+<tr><th scope="row">Placed</th><td><time datetime="{iso}">{placed}</time></td></tr>
+</tbody>
+</table>
+</main>
+</body>
+</html>
+"""
+
+
+def receipt_html(order: OrderFacts) -> bytes:
+    """Write the receipt. The same order gives the same bytes."""
+    return _PAGE.format(
+        id=escape(order.id),
+        customer=escape(order.customer),
+        product=escape(order.product),
+        quantity=order.quantity,
+        iso=order.created_at.isoformat(),
+        placed=order.created_at.strftime("%d %B %Y, %H:%M UTC"),
+    ).encode()

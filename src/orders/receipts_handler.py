@@ -1,0 +1,61 @@
+"""From the receipts queue to receipt documents. The consumer to copy for the next one.
+
+What makes it safe to copy: it reads only the fields it needs (`receipts.placed_order`); it may see
+an event twice, or again in a replay, and does its work once (the store keeps the first receipt);
+a message that fails is reported alone, comes again, and ends in the dead-letter queue.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from aws_lambda_powertools.utilities.batch import (
+    AsyncBatchProcessor,
+    EventType,
+    async_process_partial_response,
+)
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+
+from orders import context
+from orders.adapters.s3 import S3DocumentStore
+from orders.ports import DocumentStore
+from orders.receipts import MalformedEvent, placed_order, receipt_html
+from orders.settings import Settings
+
+_log = logging.getLogger("orders")
+
+
+def handler(event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
+    """Write the receipts for a batch of messages; report the messages that failed."""
+    return consume(event, _documents(), lambda_context)
+
+
+def consume(event: dict[str, Any], documents: DocumentStore, lambda_context: Any = None) -> dict[str, Any]:
+    """Handle every message by itself, side by side."""
+
+    async def write_receipt(record: SQSRecord) -> None:
+        try:
+            placed = placed_order(record.body)
+        except MalformedEvent as problem:
+            _log.error("unreadable event", extra={"problem": str(problem), "message_id": record.message_id})
+            raise
+        if placed is None:
+            return
+        context.traceparent.set(placed.traceparent)
+        context.correlation_id.set(placed.correlation_id)
+        written = await documents.put_receipt(placed.order.id, receipt_html(placed.order))
+        _log.info(
+            "receipt written" if written else "receipt was there already", extra={"event_id": placed.event_id}
+        )
+
+    # When all fail that is no other case than when some do: each comes again by itself.
+    processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
+    return dict(async_process_partial_response(event, write_receipt, processor, lambda_context))
+
+
+@functools.cache
+def _documents() -> DocumentStore:
+    settings = Settings.from_env()
+    return S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
