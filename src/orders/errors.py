@@ -72,10 +72,11 @@ class ReceiptNotReady(OrderError):
 
 
 class NotAuthenticated(OrderError):
-    """The request carries no valid token."""
+    """The request carries no valid token. `reason` is None when it carries none at all."""
 
-    def __init__(self, reason: str = "A bearer token is required.") -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or "A bearer token is required.")
+        self.reason = reason
 
 
 class NotPermitted(OrderError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import schemathesis
 from hypothesis import HealthCheck, settings
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+from tests.issuer import authenticator, bearer
 from tests.support import a_settings
 
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
@@ -13,6 +14,7 @@ from orders.service import OrderService
 
 _service = OrderService(MemoryOrderStore(), MemoryDocumentStore(), FixedCursorKey())
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(_service, a_settings()))
+guarded = schemathesis.openapi.from_asgi("/openapi.json", create_app(_service, a_settings(), authenticator()))
 
 
 @schema.parametrize()
@@ -20,3 +22,20 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(_service, a_
 def test_every_answer_is_a_documented_one(case: schemathesis.Case) -> None:
     # A cursor is well-formed or not by its seal, which no schema can say: valid data may be refused.
     case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+
+@guarded.auth()
+class Alice:
+    """Gives every call a token; the check takes it away again, and spoils it, to see it refused."""
+
+    def get(self, case: schemathesis.Case, context: schemathesis.AuthContext) -> dict[str, str]:
+        return bearer("alice")
+
+    def set(self, case: schemathesis.Case, data: dict[str, str], context: schemathesis.AuthContext) -> None:
+        case.headers.update(data)
+
+
+@guarded.parametrize()
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_every_operation_that_documents_a_token_asks_for_it(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=[ignored_auth])

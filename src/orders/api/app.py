@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from orders import __version__
 from orders.api import errors
-from orders.api.auth import Authenticator, OpenToAll
+from orders.api.auth import Authenticator, OpenToAll, Token
 from orders.api.middleware import RequestBoundary
 from orders.api.responses import json_response
 from orders.api.routes import problems, router
@@ -37,7 +37,7 @@ def create_app(
     app.state.service = service
     app.state.authenticator = authenticator or OpenToAll()
     errors.install(app)
-    app.include_router(router)
+    app.include_router(router, dependencies=[Depends(Token())] if authenticator else [])
 
     @app.get("/", response_model=About, tags=["service"], summary="What answers here")
     async def about(request: Request) -> Response:

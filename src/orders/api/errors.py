@@ -58,7 +58,8 @@ def _order_error(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.DependencyUnavailable):
         response.headers["retry-after"] = _RETRY_AFTER
     if isinstance(error, errors.NotAuthenticated):
-        response.headers["www-authenticate"] = "Bearer"
+        # RFC 6750, section 3: no error code when no token was sent
+        response.headers["www-authenticate"] = 'Bearer error="invalid_token"' if error.reason else "Bearer"
     if isinstance(error, errors.NotPermitted):
         response.headers["www-authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     return response

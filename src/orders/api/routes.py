@@ -7,14 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from orders.api.auth import READ, WRITE, caller_with
+from orders.api.auth import READ, WRITE, AuthenticatedRoute, caller_with
 from orders.api.responses import etag, json_response, order_response, public
 from orders.api.schemas import ChangeStatus, OrderList, OrderOut, PlaceOrder, Problem
 from orders.domain import Caller, OrderStatus
 from orders.errors import VersionConflict
 from orders.service import OrderService
 
-router = APIRouter(prefix="/orders", tags=["orders"])
+router = APIRouter(prefix="/orders", tags=["orders"], route_class=AuthenticatedRoute)
 
 Reader = Annotated[Caller, Depends(caller_with(READ))]
 Writer = Annotated[Caller, Depends(caller_with(WRITE))]
