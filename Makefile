@@ -32,7 +32,7 @@ $(LOCAL): requirements-local.txt
 $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
 
-.PHONY: help setup run test check format lock test-cloud clean
+.PHONY: help setup run test check cost format lock test-cloud clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+
+cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
+	@.venv/bin/python -m costs $(ARGS)
 
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .

@@ -1,0 +1,61 @@
+"""`make cost`: the monthly cost of both runtimes, and where they break even."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from costs.model import Prices, Setup, Traffic, load_measured
+from costs.report import SIZES, page, plot, table, verdict
+
+ROOT = Path(__file__).parents[1]
+_MEASURED = Path(__file__).with_name("measured.toml")
+
+
+def main(argv: list[str]) -> int:
+    """Print the tables; with no argument, write docs/costs.md and its plot too."""
+    parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
+    parser.add_argument("--requests", type=float, help="a month; default: three sizes")
+    parser.add_argument("--region", default="us-east-1", help="a table of costs/prices.toml")
+    parser.add_argument("--measured", type=Path, default=_MEASURED, help="measured figures (TOML)")
+    parser.add_argument(
+        "--peak-factor", type=float, default=Traffic.peak_factor, help="busiest rate over the mean"
+    )
+    parser.add_argument("--response-kb", type=float, default=Traffic.response_kb)
+    parser.add_argument("--memory", type=int, default=Setup.lambda_memory_mb, help="LambdaMemoryMb")
+    parser.add_argument("--cpu", type=int, default=Setup.fargate_cpu_units, help="FargateCpuUnits")
+    parser.add_argument("--min-tasks", type=int, default=Setup.fargate_min_tasks, help="FargateMinTasks")
+    parser.add_argument("--spot", type=int, default=Setup.fargate_spot_percent, help="FargateSpotPercent")
+    parser.add_argument("--egress", default=Setup.network_egress, help="NetworkEgress")
+    parser.add_argument("--arch", default=Setup.architecture, help="Architecture: x86_64 or arm64")
+    parser.add_argument("--cloudfront", action="store_true", help="with the edge stack in front")
+    asked = parser.parse_args(argv)
+    try:
+        prices, measured = Prices.load(asked.region), load_measured(asked.measured)
+        traffic = Traffic(asked.requests or 0.0, peak_factor=asked.peak_factor, response_kb=asked.response_kb)
+        setup = Setup(
+            lambda_memory_mb=asked.memory,
+            fargate_cpu_units=asked.cpu,
+            fargate_min_tasks=asked.min_tasks,
+            fargate_spot_percent=asked.spot,
+            network_egress=asked.egress,
+            architecture=asked.arch,
+            cloudfront=asked.cloudfront,
+        )
+    except (ValueError, OSError) as wrong:
+        print(f"make cost: {wrong}", file=sys.stderr)
+        return 2
+    for size in [asked.requests] if asked.requests else SIZES:
+        print(table(replace(traffic, requests=size), setup, measured, prices), end="\n\n")
+    print(verdict(traffic, setup, measured, prices))
+    if not argv:
+        (ROOT / "docs/costs.md").write_text(page(traffic, setup, measured, prices))
+        (ROOT / "docs/costs.svg").write_text(plot(traffic, setup, measured, prices))
+        print("Wrote docs/costs.md and docs/costs.svg.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
