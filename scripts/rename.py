@@ -15,7 +15,7 @@ from pathlib import Path
 
 # English that is not about the entity.
 _KEEP = re.compile(r"\b(?:in|out of|text|time|sort|reading|tab|any) order\b", re.IGNORECASE)
-# `order` as a word or a part of a name, with its article; not within border, recorder, ordering or OrderedDict.
+# `order` as a word or a part of a name, with its article; not within border, recorder or OrderedDict.
 _WORD = re.compile(
     r"(?P<article>\b[Aa]n )?"
     r"(?:(?<![a-z])(?P<lower>order)(?P<s1>s?)(?![a-z])"
