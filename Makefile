@@ -32,12 +32,15 @@ $(LOCAL): requirements-local.txt
 $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
 
-.PHONY: help setup run test check cost rename format lock test-cloud clean
+.PHONY: help setup run test check cost format lock test-cloud clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
+
+run: $(RUN) $(LOCAL) ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000)
+	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud" -n 2 $(ARGS)
@@ -50,9 +53,6 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
-
-rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invoice
-	@.venv/bin/python -m scripts.rename "$(NAME)" "$(ENTITY)"
 
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI
+from localcloud.embedded import EmbeddedAws, embedded_aws
 from tests.support import LambdaTransport, ServerTransport, a_settings
 
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
@@ -49,3 +50,10 @@ def client(
     transport = LambdaTransport(app) if request.param == "lambda" else ServerTransport(app, loop)
     with httpx.Client(transport=transport, base_url="http://api.test") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[EmbeddedAws]:
+    """The local AWS with the stack of template.yaml on it, and its functions running from `src`."""
+    with embedded_aws() as aws:
+        yield aws

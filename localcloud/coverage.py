@@ -1,0 +1,108 @@
+"""What the local AWS does with each CloudFormation type: the source of the table in docs/local-aws.md.
+
+*works*: the resource has its behaviour here, and a test or a deployment uses it.
+*partly*: it is there, but some of what AWS does with it is not; the note says what.
+*recorded*: the stack accepts and keeps it, and nothing else happens. Prove such a thing on AWS.
+"""
+
+from __future__ import annotations
+
+WORKS, PARTLY, RECORDED = "works", "partly", "recorded"
+
+COVERAGE: dict[str, tuple[str, str]] = {
+    "AWS::ApiGatewayV2::Api": (
+        PARTLY,
+        "routes, JWT authorizers and CORS work; throttling and TLS do not exist",
+    ),
+    "AWS::ApiGatewayV2::ApiMapping": (RECORDED, "no DNS, no certificate"),
+    "AWS::ApiGatewayV2::Authorizer": (WORKS, "JWT: signature, issuer, audience, expiry and scopes"),
+    "AWS::ApiGatewayV2::DomainName": (RECORDED, "no DNS, no certificate"),
+    "AWS::ApiGatewayV2::Integration": (WORKS, ""),
+    "AWS::ApiGatewayV2::Route": (WORKS, ""),
+    "AWS::ApiGatewayV2::Stage": (PARTLY, "no throttling, no access log"),
+    "AWS::ApplicationAutoScaling::ScalableTarget": (RECORDED, "tasks are not scaled"),
+    "AWS::ApplicationAutoScaling::ScalingPolicy": (RECORDED, "tasks are not scaled"),
+    "AWS::Budgets::Budget": (RECORDED, "there are no costs"),
+    "AWS::CloudFormation::CustomResource": (WORKS, ""),
+    "AWS::CloudFormation::Stack": (WORKS, ""),
+    "AWS::CloudFront::Distribution": (PARTLY, "origins, functions and headers work; no cache, no edge"),
+    "AWS::CloudWatch::Alarm": (PARTLY, "alarms on metric math or anomaly bands are recorded"),
+    "AWS::CloudWatch::AnomalyDetector": (RECORDED, ""),
+    "AWS::CloudWatch::CompositeAlarm": (WORKS, ""),
+    "AWS::CloudWatch::Dashboard": (RECORDED, "kept, drawn by nobody"),
+    "AWS::CodeDeploy::Application": (RECORDED, "aliases flip at once"),
+    "AWS::CodeDeploy::DeploymentConfig": (RECORDED, "aliases flip at once"),
+    "AWS::CodeDeploy::DeploymentGroup": (RECORDED, "aliases flip at once"),
+    "AWS::DynamoDB::Table": (
+        PARTLY,
+        "indexes, streams, conditions and PITR work; encryption is a label, no throttling",
+    ),
+    "AWS::EC2::EIP": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::FlowLog": (RECORDED, ""),
+    "AWS::EC2::InternetGateway": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::NatGateway": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::Route": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::RouteTable": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::SecurityGroup": (RECORDED, "nothing is blocked"),
+    "AWS::EC2::SecurityGroupEgress": (RECORDED, "nothing is blocked"),
+    "AWS::EC2::SecurityGroupIngress": (RECORDED, "nothing is blocked"),
+    "AWS::EC2::Subnet": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::SubnetRouteTableAssociation": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::VPC": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::VPCEndpoint": (RECORDED, "containers share the engine's network"),
+    "AWS::EC2::VPCGatewayAttachment": (RECORDED, "containers share the engine's network"),
+    "AWS::ECR::Repository": (WORKS, "docker logs in, pushes and pulls"),
+    "AWS::ECS::Cluster": (WORKS, ""),
+    "AWS::ECS::ClusterCapacityProviderAssociations": (RECORDED, "no Spot, no capacity"),
+    "AWS::ECS::Service": (
+        PARTLY,
+        "rolling deployments and the circuit breaker work; availability zones do not exist",
+    ),
+    "AWS::ECS::TaskDefinition": (
+        PARTLY,
+        "image, environment, role, memory and read-only root; no container health check",
+    ),
+    "AWS::ElasticLoadBalancingV2::Listener": (PARTLY, "no TLS"),
+    "AWS::ElasticLoadBalancingV2::ListenerRule": (WORKS, ""),
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": (
+        PARTLY,
+        "requests reach live tasks in turn; attributes are recorded",
+    ),
+    "AWS::ElasticLoadBalancingV2::TargetGroup": (PARTLY, "a target is healthy when it accepts a connection"),
+    "AWS::Events::Archive": (WORKS, "replay too"),
+    "AWS::Events::EventBus": (WORKS, ""),
+    "AWS::Events::EventBusPolicy": (RECORDED, ""),
+    "AWS::Events::Rule": (WORKS, ""),
+    "AWS::IAM::ManagedPolicy": (
+        PARTLY,
+        "enforced when asked for (AUTH=true), KMS behind encryption excepted",
+    ),
+    "AWS::IAM::Policy": (PARTLY, "enforced when asked for (AUTH=true), KMS behind encryption excepted"),
+    "AWS::IAM::Role": (PARTLY, "enforced when asked for (AUTH=true); services' own trust is not"),
+    "AWS::KMS::Alias": (WORKS, ""),
+    "AWS::KMS::Key": (PARTLY, "direct calls work; encryption by other services is a label"),
+    "AWS::Lambda::Alias": (WORKS, ""),
+    "AWS::Lambda::EventInvokeConfig": (WORKS, ""),
+    "AWS::Lambda::EventSourceMapping": (
+        WORKS,
+        "filters, partial failures, bisecting, retry limits, on-failure queue",
+    ),
+    "AWS::Lambda::Function": (PARTLY, "runs the image by its own command; no X-Ray, no memory limit"),
+    "AWS::Lambda::Permission": (RECORDED, "not checked"),
+    "AWS::Lambda::Version": (WORKS, ""),
+    "AWS::Logs::LogGroup": (WORKS, ""),
+    "AWS::Logs::MetricFilter": (WORKS, ""),
+    "AWS::Logs::QueryDefinition": (RECORDED, ""),
+    "AWS::Logs::ResourcePolicy": (RECORDED, "not checked"),
+    "AWS::S3::Bucket": (PARTLY, "presigned POST, versions and policies work; encryption is a label"),
+    "AWS::S3::BucketPolicy": (PARTLY, "enforced when asked for (AUTH=true)"),
+    "AWS::SNS::Subscription": (PARTLY, "e-mail is not sent"),
+    "AWS::SNS::Topic": (WORKS, ""),
+    "AWS::SNS::TopicPolicy": (RECORDED, "not checked"),
+    "AWS::SQS::Queue": (WORKS, "redrive to a dead-letter queue too"),
+    "AWS::SQS::QueuePolicy": (PARTLY, "enforced when asked for (AUTH=true)"),
+    "AWS::WAFv2::LoggingConfiguration": (RECORDED, ""),
+    "AWS::WAFv2::WebACL": (RECORDED, "nothing is blocked"),
+    "AWS::WAFv2::WebACLAssociation": (RECORDED, "nothing is blocked"),
+    "AWS::XRay::Group": (RECORDED, ""),
+}

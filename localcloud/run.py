@@ -1,0 +1,159 @@
+"""`make run`: the API on http://localhost:8000 with its table, bus, queues and functions.
+
+No Docker, no account: the stack is template.yaml, deployed to the emulator through CloudFormation. State is
+kept under .local/; delete that directory to begin again. Ends with 0 on Ctrl-C, and with 1 and one line when
+it cannot work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from types import FrameType
+
+from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws, stop
+
+STATE = ROOT / ".local"
+_START_SECONDS = 30
+
+
+class CannotRun(Exception):
+    """Why not, in one line."""
+
+
+def main() -> int:
+    """Run until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        port = _port(os.environ.get("PORT", "8000"))
+        with _only_one(), _aws() as aws, _application(aws, port) as application:
+            print(_panel(aws, port), flush=True)
+            _watch(aws, application)
+    except KeyboardInterrupt:
+        print("\nStopped. Your orders are kept in .local/ for the next start.")
+        return 0
+    except (CannotRun, EmbeddedAwsError) as error:
+        print(f"make run: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # nothing may cut the orderly stop short
+    raise KeyboardInterrupt
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise CannotRun(f"PORT must be a number from 1 to 65535, not {text!r}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(text)))
+        except OSError as error:
+            hint = f"choose another: make run PORT={int(text) % 65535 + 1}"
+            raise CannotRun(f"port {text} is not free ({error.strerror}); {hint}") from error
+    return int(text)
+
+
+@contextlib.contextmanager
+def _only_one() -> Iterator[None]:
+    """Hold .local/ for this process: two emulators would write over each other's state."""
+    try:
+        STATE.mkdir(exist_ok=True)
+        with (STATE / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise CannotRun("another `make run` works in this directory; stop that one first") from error
+    except PermissionError as error:
+        raise CannotRun(f"cannot write to {STATE}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _aws() -> Iterator[EmbeddedAws]:
+    started = time.monotonic()
+    deployed: list[str] = []
+
+    def progress(resource: str) -> None:
+        deployed.append(resource)
+        if sys.stdout.isatty():
+            print(f"\r\033[K  {len(deployed)} resources, {resource}", end="", flush=True)
+
+    _say("Starting the local AWS and deploying template.yaml to it ...")
+    try:
+        with embedded_aws(state=STATE / "aws", log=STATE / "aws.log", progress=progress) as aws:
+            if deployed and sys.stdout.isatty():
+                print("\r\033[K", end="")
+            what = f"{len(deployed)} resources deployed" if deployed else "nothing to deploy"
+            _say(f"Ready after {time.monotonic() - started:.1f} s ({what}). Starting the API ...")
+            yield aws
+    except EmbeddedAwsError as error:
+        raise CannotRun(f"{error} (log: {(STATE / 'aws.log').relative_to(ROOT)})") from error
+
+
+@contextlib.contextmanager
+def _application(aws: EmbeddedAws, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_"))}
+    environ |= {**aws.environ, "ORDERS_RUNTIME": "local", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    application = subprocess.Popen(
+        [sys.executable, "-m", "localcloud.web", str(port)],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(port):
+            if application.poll() is not None or time.monotonic() > deadline:
+                raise CannotRun("the API did not start; its error stands above")
+            time.sleep(0.05)
+        yield application
+    finally:
+        stop(application)
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _panel(aws: EmbeddedAws, port: int) -> str:
+    lines = [
+        ("API", f"http://localhost:{port}"),
+        ("Docs", f"http://localhost:{port}/docs"),
+        ("AWS", f"{aws.endpoint} (AWS_ENDPOINT_URL for the aws command line; any credentials)"),
+        ("Stop", "Ctrl-C; orders are kept in .local/"),
+    ]
+    return "\n".join(["", *(f"  {name:<6}{value}" for name, value in lines), ""])
+
+
+def _watch(aws: EmbeddedAws, application: subprocess.Popen[bytes]) -> None:
+    while True:
+        if aws.process.poll() is not None:
+            raise CannotRun("the local AWS ended by itself (log: .local/aws.log)")
+        if application.poll() is not None:
+            raise CannotRun("the API ended by itself; its error stands above")
+        time.sleep(0.3)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""Serve the application with reload, as a child of `localcloud.run`."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from localcloud.embedded import ROOT
+from localcloud.lifeline import end_with_parent
+
+if __name__ == "__main__":
+    end_with_parent()
+    uvicorn.run(
+        "orders.server:app",
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        reload=True,
+        reload_dirs=[str(ROOT / "src")],
+        log_level="warning",
+    )
