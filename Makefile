@@ -32,7 +32,7 @@ $(LOCAL): requirements-local.txt
 $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
 
-.PHONY: help setup run test check cost format lock test-cloud clean
+.PHONY: help setup run test check cost rename format lock test-cloud clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
+
+rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invoice
+	@.venv/bin/python -m scripts.rename "$(NAME)" "$(ENTITY)"
 
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .
