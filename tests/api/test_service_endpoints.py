@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -56,8 +58,30 @@ class TestPathPrefix:
             assert placed.headers["location"].startswith("/api/orders/")
             assert client.get(placed.headers["location"]).status_code == 200
             assert client.get("/api/openapi.json").json()["servers"] == [{"url": "/api"}]
-            assert "/api/openapi.json" in client.get("/api/docs").text
+            docs = client.get("/api/docs")
+            for link in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
+                assert client.get(urljoin("/api/docs", link)).status_code == 200
             assert all(link.startswith("/api/") for link in client.get("/api/").json()["links"].values())
+
+
+class TestDocs:
+    def test_the_page_comes_from_here_alone_under_a_policy_that_says_so(self, client: httpx.Client) -> None:
+        page = client.get("/docs")
+        links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert len(links) == 4
+        for link in links:
+            assert "//" not in link
+            answer = client.get(urljoin("/docs", link))
+            assert answer.status_code == 200
+            assert answer.content
+            assert answer.headers["cache-control"] == "public, max-age=86400"
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert "http" not in page.headers["content-security-policy"]
+        assert "style=" not in page.text
+
+    @pytest.mark.parametrize("name", ["redoc.standalone.js", "..%2Fcore.py", "nope"])
+    def test_nothing_else_of_the_package_is_served(self, client: httpx.Client, name: str) -> None:
+        assert client.get(f"/docs/{name}").status_code == 404
 
 
 class TestCors:

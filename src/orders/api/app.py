@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from orders import __version__
-from orders.api import errors
+from orders.api import docs, errors
 from orders.api.auth import Authenticator, OpenToAll, Token
 from orders.api.middleware import RequestBoundary
 from orders.api.responses import json_response
@@ -33,10 +33,14 @@ def create_app(
         description="Places orders and follows them to the customer.",
         # A redirect for a missing slash would leave by http behind a proxy that ends TLS.
         redirect_slashes=False,
+        # FastAPI's own pages load from third-party hosts; `docs` does not.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.state.authenticator = authenticator or OpenToAll()
     errors.install(app)
+    docs.install(app)
     app.include_router(router, dependencies=[Depends(Token())] if authenticator else [])
 
     @app.get("/", response_model=About, tags=["service"], summary="What answers here")
