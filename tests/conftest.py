@@ -23,8 +23,12 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def service(settings: Settings) -> OrderService:
-    documents = MemoryDocumentStore(settings.attachment_max_bytes)
+def documents(settings: Settings) -> MemoryDocumentStore:
+    return MemoryDocumentStore(settings.attachment_max_bytes)
+
+
+@pytest.fixture
+def service(documents: MemoryDocumentStore) -> OrderService:
     return OrderService(MemoryOrderStore(), documents, FixedCursorKey())
 
 

@@ -22,6 +22,16 @@ class OrderStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class AttachmentType(StrEnum):
+    """What may be attached to an order: nothing that a browser would run."""
+
+    PDF = "application/pdf"
+    PNG = "image/png"
+    JPEG = "image/jpeg"
+    TEXT = "text/plain"
+    CSV = "text/csv"
+
+
 TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.PENDING: frozenset({OrderStatus.PROCESSING, OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
     OrderStatus.PROCESSING: frozenset({OrderStatus.SHIPPED, OrderStatus.CANCELLED}),

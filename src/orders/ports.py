@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from orders.domain import Order, OrderStatus
+from orders.domain import AttachmentType, Order, OrderStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Attachment:
 class DocumentStore(Protocol):
     """Receipts and attachments. Raises `DependencyUnavailable` when the storage does not answer."""
 
-    async def presign_upload(self, order_id: str, name: str, content_type: str) -> Upload:
+    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
         """Return a presigned POST for one attachment of the order, bound to its size limit and type."""
 
     async def attachments(self, order_id: str) -> list[Attachment]:

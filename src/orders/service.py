@@ -7,7 +7,17 @@ import json
 from dataclasses import dataclass, replace
 
 from orders import cursor
-from orders.domain import Caller, Order, OrderStatus, is_order_id, new_order_id, now, order_id_for, sources_of
+from orders.domain import (
+    AttachmentType,
+    Caller,
+    Order,
+    OrderStatus,
+    is_order_id,
+    new_order_id,
+    now,
+    order_id_for,
+    sources_of,
+)
 from orders.errors import (
     IdempotencyKeyReused,
     IllegalTransition,
@@ -134,7 +144,9 @@ class OrderService:
             page.orders, cursor.seal(page.next_before, name, await self._cursor_key.cursor_key())
         )
 
-    async def offer_upload(self, caller: Caller, order_id: str, name: str, content_type: str) -> Upload:
+    async def offer_upload(
+        self, caller: Caller, order_id: str, name: str, content_type: AttachmentType
+    ) -> Upload:
         """Return a presigned upload for an attachment. Raises `OrderNotFound`."""
         await self.get_order(caller, order_id)
         return await self._documents.presign_upload(order_id, name, content_type)

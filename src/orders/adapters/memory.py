@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from orders.domain import Order, OrderStatus, now
+from orders.domain import AttachmentType, Order, OrderStatus, now
 from orders.ports import Attachment, Event, OrderPage, OrderQuery, Placed, StatusChange, Upload
 
 
@@ -79,7 +79,7 @@ class MemoryDocumentStore:
         self.receipts: dict[str, bytes] = {}
         self.uploads: dict[str, dict[str, bytes]] = {}
 
-    async def presign_upload(self, order_id: str, name: str, content_type: str) -> Upload:
+    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
         """Return an upload that nothing will accept."""
         fields = {"key": f"attachments/{order_id}/{name}", "Content-Type": content_type}
         return Upload("https://documents.invalid/", fields, self._max_bytes, 300)

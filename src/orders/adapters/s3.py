@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
+from orders.domain import AttachmentType
 from orders.errors import DependencyUnavailable
 from orders.ports import Attachment, Upload
 
@@ -39,7 +40,7 @@ class S3DocumentStore:
         self._lock = threading.Lock()
         self._made: Any = None
 
-    async def presign_upload(self, order_id: str, name: str, content_type: str) -> Upload:
+    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
         """Sign a POST that S3 holds to its key, type, size and encryption."""
         fields = {
             "Content-Type": content_type,

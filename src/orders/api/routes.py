@@ -9,7 +9,16 @@ from starlette.responses import Response
 
 from orders.api.auth import READ, WRITE, AuthenticatedRoute, caller_with
 from orders.api.responses import etag, json_response, order_response, public
-from orders.api.schemas import ChangeStatus, OrderList, OrderOut, PlaceOrder, Problem
+from orders.api.schemas import (
+    AttachmentList,
+    ChangeStatus,
+    NewAttachment,
+    OrderList,
+    OrderOut,
+    PlaceOrder,
+    Problem,
+    UploadOut,
+)
 from orders.domain import Caller, OrderStatus
 from orders.errors import VersionConflict
 from orders.service import OrderService
@@ -110,6 +119,46 @@ async def change_status(
     if version is None:  # a tag that no order can have
         raise VersionConflict(await service.get_order(caller, order_id))
     return order_response(await service.change_status(caller, order_id, body.status, version))
+
+
+@router.post(
+    "/{order_id}/attachments",
+    response_model=UploadOut,
+    responses=problems(400, 404, 413),
+    summary="Get an upload for an attachment",
+)
+async def offer_upload(request: Request, caller: Writer, order_id: str, body: NewAttachment) -> Response:
+    """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
+
+    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced.
+    """
+    upload = await service_of(request).offer_upload(caller, order_id, body.name, body.content_type)
+    return json_response(upload, headers={"cache-control": "no-store"})
+
+
+@router.get(
+    "/{order_id}/attachments",
+    response_model=AttachmentList,
+    responses=problems(404),
+    summary="List an order's attachments",
+)
+async def list_attachments(request: Request, caller: Reader, order_id: str) -> Response:
+    """List the attachments, each with a link that downloads it for a while."""
+    listed = await service_of(request).list_attachments(caller, order_id)
+    return json_response({"items": listed}, headers={"cache-control": "no-store"})
+
+
+@router.get(
+    "/{order_id}/receipt",
+    status_code=303,
+    response_class=Response,
+    responses=problems(404) | {303: {"description": "`Location` shows the receipt, for a while"}},
+    summary="Get an order's receipt",
+)
+async def get_receipt(request: Request, caller: Reader, order_id: str) -> Response:
+    """Go to the receipt. It is written moments after the order is placed; until then this is 404."""
+    url = await service_of(request).receipt_url(caller, order_id)
+    return Response(status_code=303, headers={"location": url, "cache-control": "no-store"})
 
 
 def _matches(header: str, tag: str, *, weak: bool) -> bool:

@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from orders.domain import OrderStatus
+from orders.domain import AttachmentType, OrderStatus
+
+# Becomes the end of the document's key and the name under which it is saved, so: no slash, no quote, no
+# "${filename}" (which S3 would fill in), no hidden file.
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
 
 # Short enough for a partition key: an index key holds 2,048 bytes and a character up to 4.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html#limits-partition-sort-keys
@@ -41,6 +45,17 @@ class ChangeStatus(Body):
     status: Annotated[OrderStatus, Field(strict=False)]
 
 
+class NewAttachment(Body):
+    """The attachment to upload."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "invoice.pdf", "content_type": "application/pdf"}]}
+    )
+
+    name: FileName
+    content_type: Annotated[AttachmentType, Field(strict=False)]
+
+
 class OrderOut(BaseModel):
     """An order. Times are UTC."""
 
@@ -59,6 +74,30 @@ class OrderList(BaseModel):
 
     items: list[OrderOut]
     next_cursor: str | None
+
+
+class UploadOut(BaseModel):
+    """How to upload: POST all of `fields`, and last the part `file`, to `url` as multipart/form-data."""
+
+    url: str
+    fields: dict[str, str]
+    max_bytes: int
+    expires_in_seconds: int
+
+
+class AttachmentOut(BaseModel):
+    """An attachment; `url` downloads it and is valid for some minutes."""
+
+    name: str
+    size_bytes: int
+    uploaded_at: datetime
+    url: str
+
+
+class AttachmentList(BaseModel):
+    """The order's attachments by name, a thousand at most."""
+
+    items: list[AttachmentOut]
 
 
 class Links(BaseModel):
