@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
 from mangum import Mangum
 
+from orders.adapters.dynamodb import item_of
 from orders.domain import Order, OrderStatus
+from orders.ports import Event
 from orders.settings import Settings
+
+ROOT = Path(__file__).parent.parent
 
 AN_ORDER = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
@@ -37,6 +44,52 @@ def an_order(**changes: Any) -> Order:
         updated_at=moment,
     )
     return replace(order, **changes)
+
+
+def a_record(new: Order, old: Order | None = None, *, sequence: str = "1", **written: str) -> dict[str, Any]:
+    """The stream record of a write: of `new`, or of the change from `old` to `new`."""
+    images = {"NewImage": item_of(new, "fingerprint", shards=4)}
+    images["NewImage"] |= {name: {"S": value} for name, value in written.items()}
+    if old is not None:
+        images["OldImage"] = item_of(old, "fingerprint", shards=4)
+    return {
+        "eventID": sequence,
+        "eventName": "INSERT" if old is None else "MODIFY",
+        "eventSource": "aws:dynamodb",
+        "dynamodb": {"SequenceNumber": sequence, "Keys": {"pk": images["NewImage"]["pk"]}} | images,
+    }
+
+
+def a_message(body: str, message_id: str = "1") -> dict[str, Any]:
+    """The record of one message in a batch from a queue."""
+    return {
+        "messageId": message_id,
+        "receiptHandle": "handle",
+        "body": body,
+        "attributes": {"ApproximateReceiveCount": "1"},
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+    }
+
+
+def an_envelope(event: Event) -> str:
+    """The event as EventBridge hands it to a queue."""
+    return json.dumps(
+        {
+            "version": "0",
+            "id": str(uuid.uuid4()),
+            "detail-type": event.detail_type,
+            "source": "orders",
+            "time": event.detail["occurred_at"],
+            "detail": event.detail,
+        }
+    )
+
+
+def sample(name: str) -> dict[str, Any]:
+    """A sample event of `events/`."""
+    event: dict[str, Any] = json.loads((ROOT / "events" / f"{name}.json").read_text())
+    return event
 
 
 class ServerTransport(httpx.BaseTransport):

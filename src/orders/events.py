@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orders.context import TRACEPARENT
 from orders.domain import Order, OrderStatus, timestamp
 from orders.ports import Event
 
@@ -20,7 +21,7 @@ SCHEMA_VERSION = 1
 
 def order_placed(order: Order, *, traceparent: str = "", correlation_id: str = "") -> Event:
     """Say that `order` was placed."""
-    return Event(ORDER_PLACED, _detail(order, traceparent, correlation_id), traceparent)
+    return Event(ORDER_PLACED, _detail(order, traceparent, correlation_id))
 
 
 def order_status_changed(
@@ -28,7 +29,7 @@ def order_status_changed(
 ) -> Event:
     """Say that `order` has left the status `previous` for the one it now has."""
     detail = _detail(order, traceparent, correlation_id) | {"previous_status": str(previous)}
-    return Event(ORDER_STATUS_CHANGED, detail, traceparent)
+    return Event(ORDER_STATUS_CHANGED, detail)
 
 
 def _detail(order: Order, traceparent: str, correlation_id: str) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def _detail(order: Order, traceparent: str, correlation_id: str) -> dict[str, An
         "event_id": f"{order.id}:{order.version}",
         "occurred_at": timestamp(order.updated_at),
         "correlation_id": correlation_id,
-        "traceparent": traceparent,
+        # What a caller sent may be anything; consumers get a trace or none.
+        "traceparent": traceparent if TRACEPARENT.fullmatch(traceparent) else "",
         "order": {
             "id": order.id,
             "customer": order.customer,

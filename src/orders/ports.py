@@ -118,7 +118,6 @@ class Event:
 
     detail_type: str
     detail: dict[str, Any]
-    traceparent: str = ""
 
     @property
     def id(self) -> str:

@@ -56,7 +56,7 @@ def placed_order(message: str) -> PlacedDetail | None:
         if envelope.detail_type != ORDER_PLACED:
             return None
         detail = _placed.decode(envelope.detail)
-    except msgspec.DecodeError as unreadable:
+    except (msgspec.DecodeError, UnicodeError) as unreadable:
         raise MalformedEvent(str(unreadable)) from unreadable
     if not is_order_id(detail.order.id):
         raise MalformedEvent("`$.order.id` is not an order's id")  # it becomes part of the document's key
@@ -99,10 +99,18 @@ th, td {{ text-align: left; padding: .5rem; border-bottom: 1px solid #767676; ov
 def receipt_html(order: OrderFacts) -> bytes:
     """Write the receipt. The same order gives the same bytes."""
     return _PAGE.format(
-        id=escape(order.id),
-        customer=escape(order.customer),
-        product=escape(order.product),
+        id=_shown(order.id),
+        customer=_shown(order.customer),
+        product=_shown(order.product),
         quantity=order.quantity,
         iso=order.created_at.isoformat(),
         placed=order.created_at.strftime("%d %B %Y, %H:%M UTC"),
     ).encode()
+
+
+# HTML allows no control characters, not even escaped. https://html.spec.whatwg.org/#preprocessing-the-input-stream
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�")
+
+
+def _shown(text: str) -> str:
+    return escape(text.translate(_CONTROLS))

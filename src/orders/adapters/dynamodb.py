@@ -61,7 +61,7 @@ class DynamoOrderStore:
 
     async def place(self, order: Order, fingerprint: str) -> Placed:
         """Put the order if its id is free; the refusal itself brings the one that is there."""
-        item = self._item(order, fingerprint)
+        item = item_of(order, fingerprint, self._shards)
         try:
             await self._client.call(
                 "PutItem",
@@ -208,29 +208,6 @@ class DynamoOrderStore:
             request["FilterExpression"] = " AND ".join(f"#{name} = :{name}" for name in wanted)
         return names, request, values
 
-    def _item(self, order: Order, fingerprint: str) -> Item:
-        item: Item = {
-            **_key(order.id),
-            "id": {"S": order.id},
-            "customer": {"S": order.customer},
-            "product": {"S": order.product},
-            "quantity": {"N": str(order.quantity)},
-            "status": {"S": order.status},
-            "version": {"N": str(order.version)},
-            "created_at": {"S": timestamp(order.created_at)},
-            "updated_at": {"S": timestamp(order.updated_at)},
-            "position": {"S": order.position},
-            "shard": {"S": f"orders#{shard_of(order.id, self._shards)}"},
-            "customer_key": {"S": f"customer#{order.customer}"},
-            "fingerprint": {"S": fingerprint},
-            "write_id": {"S": uuid.uuid4().hex},
-            "traceparent": {"S": context.traceparent.get()},
-            "correlation_id": {"S": context.correlation_id.get()},
-        }
-        if order.owner is not None:
-            item |= {"owner": {"S": order.owner}, "owner_key": {"S": f"owner#{order.owner}"}}
-        return item
-
 
 @dataclass(slots=True)
 class Partition:
@@ -260,6 +237,31 @@ def merge(partitions: list[Partition], limit: int) -> tuple[list[Item], list[Par
 def shard_of(order_id: str, shards: int) -> int:
     """Return the shard of an order: stable between processes, even over any ids."""
     return zlib.crc32(order_id.encode()) % shards
+
+
+def item_of(order: Order, fingerprint: str, shards: int) -> Item:
+    """Write an order as the item to store, with the trace and correlation id of the write."""
+    item: Item = {
+        **_key(order.id),
+        "id": {"S": order.id},
+        "customer": {"S": order.customer},
+        "product": {"S": order.product},
+        "quantity": {"N": str(order.quantity)},
+        "status": {"S": order.status},
+        "version": {"N": str(order.version)},
+        "created_at": {"S": timestamp(order.created_at)},
+        "updated_at": {"S": timestamp(order.updated_at)},
+        "position": {"S": order.position},
+        "shard": {"S": f"orders#{shard_of(order.id, shards)}"},
+        "customer_key": {"S": f"customer#{order.customer}"},
+        "fingerprint": {"S": fingerprint},
+        "write_id": {"S": uuid.uuid4().hex},
+        "traceparent": {"S": context.traceparent.get()},
+        "correlation_id": {"S": context.correlation_id.get()},
+    }
+    if order.owner is not None:
+        item |= {"owner": {"S": order.owner}, "owner_key": {"S": f"owner#{order.owner}"}}
+    return item
 
 
 def order_of(item: Item) -> Order:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -20,6 +19,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orders.context import TRACEPARENT
 from orders.ports import Event
 
 SOURCE = "orders"
@@ -75,13 +75,8 @@ class EventBridgePublisher:
             "Detail": msgspec.json.encode(event.detail).decode(),
             "Time": datetime.fromisoformat(event.detail["occurred_at"]),
         }
-        trace = xray_header(event.traceparent)
+        trace = xray_header(event.detail["traceparent"])
         return entry | {"TraceHeader": trace} if trace else entry
-
-
-_TRACEPARENT = re.compile(
-    "00-(?P<time>[0-9a-f]{8})(?P<rest>[0-9a-f]{24})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
-)
 
 
 def xray_header(traceparent: str) -> str:
@@ -89,7 +84,7 @@ def xray_header(traceparent: str) -> str:
 
     https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
     """
-    parts = _TRACEPARENT.fullmatch(traceparent)
+    parts = TRACEPARENT.fullmatch(traceparent)
     if parts is None:
         return ""
     sampled = int(parts["flags"], 16) & 1
