@@ -29,16 +29,21 @@ def run() -> Callable[[Awaitable[None]], None]:
 
 
 @pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with mock_aws():
+        yield
+
+
+@pytest.fixture
+def table(aws: None) -> str:
     template, _ = decode(str(TEMPLATE))
     properties = template["Resources"]["OrdersTable"]["Properties"]
-    with mock_aws():
-        keys = ("AttributeDefinitions", "KeySchema", "BillingMode", "GlobalSecondaryIndexes")
-        boto3.client("dynamodb").create_table(TableName="orders", **{key: properties[key] for key in keys})
-        yield "orders"
+    keys = ("AttributeDefinitions", "KeySchema", "BillingMode", "GlobalSecondaryIndexes")
+    boto3.client("dynamodb").create_table(TableName="orders", **{key: properties[key] for key in keys})
+    return "orders"
 
 
 @pytest.fixture(params=["memory", "dynamodb"])

@@ -1,0 +1,157 @@
+"""What every `DocumentStore` does; and of the one on S3, what the links and forms it signs say."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import pytest
+from tests.support import ROOT, a_settings
+
+from orders.adapters.memory import MemoryDocumentStore
+from orders.adapters.s3 import S3DocumentStore
+from orders.domain import AttachmentType
+from orders.errors import DependencyUnavailable
+from orders.ports import DocumentStore, Upload
+
+ID = "0199a6f5-1c00-7000-8000-000000000001"
+OTHER = "0199a6f5-1c00-7000-8000-000000000002"
+
+
+@pytest.fixture
+def key_arn(aws: None) -> str:
+    return str(boto3.client("kms").create_key()["KeyMetadata"]["Arn"])
+
+
+@pytest.fixture
+def s3_store(key_arn: str) -> S3DocumentStore:
+    boto3.client("s3").create_bucket(
+        Bucket="documents", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    boto3.client("s3").put_bucket_versioning(
+        Bucket="documents", VersioningConfiguration={"Status": "Enabled"}
+    )
+    return S3DocumentStore("documents", key_arn, max_bytes=1000)
+
+
+@pytest.fixture(params=["memory", "s3"])
+def documents(request: pytest.FixtureRequest) -> DocumentStore:
+    if request.param == "memory":
+        return MemoryDocumentStore(max_bytes=1000)
+    store: DocumentStore = request.getfixturevalue("s3_store")
+    return store
+
+
+def attach(documents: DocumentStore, order_id: str, name: str, body: bytes) -> None:
+    if isinstance(documents, MemoryDocumentStore):
+        documents.uploads.setdefault(order_id, {})[name] = body
+    else:
+        boto3.client("s3").put_object(Bucket="documents", Key=f"attachments/{order_id}/{name}", Body=body)
+
+
+class TestEveryStore:
+    def test_the_first_receipt_stays(self, documents: DocumentStore) -> None:
+        async def case() -> None:
+            assert await documents.receipt_url(ID) is None
+            assert await documents.put_receipt(ID, b"first")
+            assert not await documents.put_receipt(ID, b"second")
+            assert f"receipts/{ID}.html" in (await documents.receipt_url(ID) or "")
+            assert await documents.receipt_url(OTHER) is None
+
+        asyncio.run(case())
+
+    def test_lists_an_orders_own_attachments_by_name(self, documents: DocumentStore) -> None:
+        for order_id, name, body in [
+            (ID, "b.txt", b"two"),
+            (ID, "a.txt", b"one more"),
+            (OTHER, "c.txt", b""),
+        ]:
+            attach(documents, order_id, name, body)
+        listed = asyncio.run(documents.attachments(ID))
+        assert [(each.name, each.size_bytes) for each in listed] == [("a.txt", 8), ("b.txt", 3)]
+        assert all(each.uploaded_at.tzinfo for each in listed)
+
+    def test_an_upload_is_bound_to_its_key_and_type(self, documents: DocumentStore) -> None:
+        upload = asyncio.run(documents.presign_upload(ID, "invoice.pdf", AttachmentType.PDF))
+        assert upload.fields["key"] == f"attachments/{ID}/invoice.pdf"
+        assert upload.fields["Content-Type"] == "application/pdf"
+        assert upload.max_bytes == 1000
+
+
+class TestS3:
+    def test_a_receipt_is_encrypted_with_the_key_and_has_one_version(
+        self, s3_store: S3DocumentStore, key_arn: str
+    ) -> None:
+        async def case() -> None:
+            await asyncio.gather(*(s3_store.put_receipt(ID, b"<p>") for _ in range(4)))
+
+        asyncio.run(case())
+        stored = boto3.client("s3").get_object(Bucket="documents", Key=f"receipts/{ID}.html")
+        assert (stored["ServerSideEncryption"], stored["SSEKMSKeyId"]) == ("aws:kms", key_arn)
+        assert stored["ContentType"] == "text/html; charset=utf-8"
+        versions = boto3.client("s3").list_object_versions(Bucket="documents")["Versions"]
+        assert len(versions) == 1
+
+    def test_the_form_leaves_the_uploader_no_choice(self, s3_store: S3DocumentStore, key_arn: str) -> None:
+        upload = asyncio.run(s3_store.presign_upload(ID, "a b.txt", AttachmentType.TEXT))
+        conditions = policy(upload)["conditions"]
+        for condition in (
+            {"bucket": "documents"},
+            {"key": f"attachments/{ID}/a b.txt"},
+            {"Content-Type": "text/plain"},
+            {"x-amz-server-side-encryption": "aws:kms"},
+            {"x-amz-server-side-encryption-aws-kms-key-id": key_arn},
+            ["content-length-range", 1, 1000],
+        ):
+            assert condition in conditions
+        assert not [each for each in conditions if isinstance(each, list) and each[0] == "starts-with"]
+
+    def test_links_name_the_buckets_own_region(self, s3_store: S3DocumentStore) -> None:
+        attach(s3_store, ID, 'a "b".txt', b"x")
+        upload = asyncio.run(s3_store.presign_upload(ID, "a.txt", AttachmentType.TEXT))
+        [listed] = asyncio.run(s3_store.attachments(ID))
+        for url in (upload.url, listed.url):
+            assert urlsplit(url).hostname == "documents.s3.eu-central-1.amazonaws.com"
+        query = parse_qs(urlsplit(listed.url).query)
+        # As an attachment it is saved and never shown, so its content type cannot be guessed into a page.
+        assert query["response-content-disposition"] == ["attachment; filename*=UTF-8''a%20%22b%22.txt"]
+        assert query["X-Amz-Expires"] == ["300"]
+
+    def test_signing_needs_no_network(self, aws: None, key_arn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise AssertionError("the network was used")
+
+        monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", refuse)
+        store = S3DocumentStore("documents", key_arn, max_bytes=1000)
+        assert asyncio.run(store.presign_upload(ID, "a.txt", AttachmentType.TEXT)).url
+
+    def test_a_storage_that_does_not_answer_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        with socket.socket() as nobody_listens:
+            nobody_listens.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody_listens.getsockname()[1]}")
+            store = S3DocumentStore("documents", "arn:key", max_bytes=1000)
+            with pytest.raises(DependencyUnavailable):
+                asyncio.run(store.receipt_url(ID))
+
+    def test_the_api_starts_without_the_sdk(self) -> None:
+        names = [f"ORDERS_{name.upper()}" for name in a_settings().__slots__]
+        program = "import sys, orders.bootstrap as b; b.build_app(); sys.exit('boto3' in sys.modules)"
+        environ = dict.fromkeys(names, "1") | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+        environ |= {"ORDERS_AUTH_ISSUER": "", "ORDERS_LOG_LEVEL": "INFO"}
+        subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
+
+
+def policy(upload: Upload) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(base64.b64decode(upload.fields["policy"]))
+    return decoded

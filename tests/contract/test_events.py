@@ -1,0 +1,141 @@
+"""Both sides of the bus are held to `docs/events/*.json`: what we publish, and what consumers rely on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator, FormatChecker
+from tests.support import ROOT, a_record, an_envelope, an_order, sample
+
+from orders.adapters.stream import event_of
+from orders.domain import TRANSITIONS, Order, OrderStatus
+from orders.events import ORDER_PLACED, ORDER_STATUS_CHANGED
+from orders.ports import Event
+from orders.receipts import MalformedEvent, placed_order
+
+SCHEMAS = {
+    name: json.loads((ROOT / "docs" / "events" / f"{name}.json").read_text())
+    for name in (ORDER_PLACED, ORDER_STATUS_CHANGED)
+}
+VALIDATORS = {
+    name: Draft202012Validator(schema, format_checker=FormatChecker()) for name, schema in SCHEMAS.items()
+}
+
+names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+traces = st.one_of(
+    st.text(max_size=60), st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True)
+)
+orders = st.builds(
+    Order,
+    id=st.uuids().map(str),
+    customer=names,
+    product=names,
+    quantity=st.integers(1, 1_000_000),
+    status=st.just(OrderStatus.PENDING),
+    version=st.just(1),
+    created_at=moments,
+    updated_at=moments,
+    owner=st.none() | names,
+)
+steps = st.sampled_from([(old, new) for old, following in TRANSITIONS.items() for new in sorted(following)])
+
+
+def assert_documented(event: Event | None) -> None:
+    assert event is not None
+    VALIDATORS[event.detail_type].validate(json.loads(an_envelope(event))["detail"])
+
+
+class TestProducer:
+    @given(order=orders, trace=traces, correlation_id=st.text(max_size=128))
+    def test_every_order_placed_is_as_documented(self, order: Order, trace: str, correlation_id: str) -> None:
+        assert_documented(event_of(a_record(order, traceparent=trace, correlation_id=correlation_id)))
+
+    @given(order=orders, step=steps, version=st.integers(2, 9), trace=traces)
+    def test_every_status_change_is_as_documented(
+        self, order: Order, step: tuple[OrderStatus, OrderStatus], version: int, trace: str
+    ) -> None:
+        before = an_order(**{**fields(order), "status": step[0], "version": version - 1})
+        after = an_order(**{**fields(order), "status": step[1], "version": version})
+        assert_documented(event_of(a_record(after, before, traceparent=trace)))
+
+    @pytest.mark.parametrize("name", SCHEMAS)
+    def test_the_schemas_are_schemas_and_their_examples_follow_them(self, name: str) -> None:
+        Draft202012Validator.check_schema(SCHEMAS[name])
+        for example in SCHEMAS[name]["examples"]:
+            VALIDATORS[name].validate(example)
+
+    @pytest.mark.parametrize("name", SCHEMAS)
+    def test_the_schemas_refuse_what_lacks_a_required_field(self, name: str) -> None:
+        for path in required(SCHEMAS[name]):
+            assert not VALIDATORS[name].is_valid(without(SCHEMAS[name]["examples"][0], path)), path
+
+    def test_the_samples_in_queues_are_as_documented(self) -> None:
+        record = sample("receipts-order-placed")["Records"][0]
+        VALIDATORS[ORDER_PLACED].validate(json.loads(record["body"])["detail"])
+
+
+class TestConsumer:
+    """The receipts consumer; one of your own deserves the same four."""
+
+    @given(order=orders, trace=traces)
+    def test_understands_whatever_is_published(self, order: Order, trace: str) -> None:
+        event = event_of(a_record(order, traceparent=trace))
+        assert event is not None
+        placed = placed_order(an_envelope(event))
+        assert placed is not None
+        assert (placed.order.id, placed.order.customer) == (order.id, order.customer)
+        assert placed.order.created_at == order.created_at
+
+    def test_understands_the_documented_example(self) -> None:
+        assert placed_order(envelope(SCHEMAS[ORDER_PLACED]["examples"][0])) is not None
+
+    def test_does_not_mind_fields_that_it_does_not_know(self) -> None:
+        detail = copy.deepcopy(SCHEMAS[ORDER_PLACED]["examples"][0])
+        detail["new"] = detail["order"]["new"] = {"anything": 1}
+        assert placed_order(envelope(detail)) is not None
+
+    def test_needs_only_fields_that_the_schema_promises(self) -> None:
+        """Without a promised field it may refuse the event; without any other it must not."""
+        example = SCHEMAS[ORDER_PLACED]["examples"][0]
+        promised = required(SCHEMAS[ORDER_PLACED])
+        needed = set()
+        for path in [
+            ("schema_version",),
+            *((name,) for name in example),
+            *(("order", n) for n in example["order"]),
+        ]:
+            try:
+                placed_order(envelope(without(example, path)))
+            except MalformedEvent:
+                needed.add(path)
+        assert needed <= set(promised)
+        assert ("order", "product") in needed
+
+
+def fields(order: Order) -> dict[str, Any]:
+    return {name: getattr(order, name) for name in order.__slots__}
+
+
+def envelope(detail: dict[str, Any]) -> str:
+    return json.dumps({"detail-type": ORDER_PLACED, "source": "orders", "detail": detail})
+
+
+def required(schema: dict[str, Any]) -> list[tuple[str, ...]]:
+    order = schema["$defs"]["order"]["required"]
+    return [*((name,) for name in schema["required"]), *(("order", name) for name in order)]
+
+
+def without(detail: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    changed = copy.deepcopy(detail)
+    inner = changed
+    for name in path[:-1]:
+        inner = inner[name]
+    del inner[path[-1]]
+    return changed
