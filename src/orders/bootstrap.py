@@ -6,6 +6,7 @@ import logging
 
 from fastapi import FastAPI
 
+from orders.adapters.aws import Observed
 from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.kms import KmsCursorKey
 from orders.adapters.lean_client import LeanClient
@@ -14,17 +15,24 @@ from orders.api.app import create_app
 from orders.api.auth import Authenticator
 from orders.service import OrderService
 from orders.settings import Settings
+from orders.telemetry import Telemetry
 
 _log = logging.getLogger("orders")
 
 
 def build_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application from the environment. Raises `ValueError` when settings are missing."""
-    settings = settings or Settings.from_env()
-    store = DynamoOrderStore(
-        LeanClient("dynamodb", "DynamoDB_20120810"), settings.table_name, settings.list_shards
-    )
-    cursor_key = KmsCursorKey(LeanClient("kms", "TrentService", json_version="1.1"), settings.cursor_key_arn)
+    """Build the application, from the environment unless given settings.
+
+    From the environment it is the process's one application, and the process's logging becomes ours.
+    Raises `ValueError` when settings are missing.
+    """
+    if settings is None:
+        settings = Settings.from_env()
+        Telemetry(settings).install()
+    dynamodb = Observed(LeanClient("dynamodb", "DynamoDB_20120810"))
+    kms = Observed(LeanClient("kms", "TrentService", json_version="1.1"))
+    store = DynamoOrderStore(dynamodb, settings.table_name, settings.list_shards)
+    cursor_key = KmsCursorKey(kms, settings.cursor_key_arn)
     documents = S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
     service = OrderService(store, documents, cursor_key)
     return create_app(service, settings, _authenticator(settings))

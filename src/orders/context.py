@@ -6,13 +6,38 @@ store, which writes it beside the order so that relay and consumers continue the
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from contextvars import ContextVar
 
 # W3C Trace Context, section 3.2. The trace id is split as X-Ray splits it.
 TRACEPARENT = re.compile(
-    "00-(?P<time>[0-9a-f]{8})(?P<rest>[0-9a-f]{24})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    "00-(?!0{32})(?P<time>[0-9a-f]{8})(?P<rest>[0-9a-f]{24})"
+    "-(?!0{16})(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
 )
+# https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
+_XRAY = re.compile("(?:^|; ?)Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?=;|$)")
 
 traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 correlation_id: ContextVar[str] = ContextVar("correlation_id", default="")
+
+
+def child_span(parent: str = "", xray: str = "") -> str:
+    """Return a traceparent for work of ours: in the trace of `parent`, else of `xray`, else in a new one.
+
+    `parent` is W3C's header and `xray` is X-Ray's. A caller's own header comes before the one that a
+    load balancer or gateway adds. A new trace id begins with the time, so that X-Ray takes it too.
+    """
+    span = os.urandom(8).hex()
+    if parent and TRACEPARENT.fullmatch(parent):
+        return f"{parent[:35]}-{span}-{parent[53:]}"
+    if xray and (found := _XRAY.search(xray)):
+        return f"00-{found[1]}{found[2]}-{span}-{'00' if 'Sampled=0' in xray else '01'}"
+    return f"00-{int(time.time()):08x}{os.urandom(12).hex()}-{span}-01"
+
+
+def xray_trace_id(xray: str) -> str:
+    """Return the trace id in X-Ray's header, or nothing."""
+    found = _XRAY.search(xray)
+    return f"1-{found[1]}-{found[2]}" if found else ""

@@ -19,7 +19,8 @@ if __name__ == "__main__":
         timeout_keep_alive=75,
         # Requests in flight at SIGTERM get this long; ECS waits 30 s (the task's StopTimeout) before SIGKILL.
         timeout_graceful_shutdown=25,
-        access_log=False,
+        access_log=False,  # orders.api.request_log writes one
+        log_config=None,
         # The load balancer says who called and by which scheme.
         proxy_headers=True,
         forwarded_allow_ips="*",

@@ -19,7 +19,9 @@ class Settings:
     stage: str = "dev"
     runtime: str = "local"  # what `GET /` says; nothing else depends on it
     root_path: str = ""  # the path prefix that the API answers under, e.g. /api
+    service_name: str = "orders"  # the stack, in every log line and metric
     log_level: str = "INFO"
+    debug_sample_percent: float = 0.0  # share of traces of which every hop logs at DEBUG
     list_shards: int = 4  # may grow, never shrink: reads cover this many
     cors_origins: tuple[str, ...] = ()
     auth_issuer: str = ""  # empty: open to anyone
@@ -59,9 +61,21 @@ def _positive(text: str) -> int:
     return value
 
 
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise ValueError(text)
+    return value
+
+
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 _REQUIRED = frozenset({"table_name", "bucket_name", "event_bus_name", "kms_key_arn", "cursor_key_arn"})
-_PARSERS = {"list_shards": _positive, "attachment_max_bytes": _positive, "cors_origins": _list}
+_PARSERS = {
+    "list_shards": _positive,
+    "attachment_max_bytes": _positive,
+    "cors_origins": _list,
+    "debug_sample_percent": _percent,
+}

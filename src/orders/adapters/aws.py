@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
+
+from orders import telemetry
 
 
 class AwsCallError(Exception):
@@ -24,3 +27,18 @@ class AwsClient(Protocol):
         Raises `AwsCallError` when the service refuses, `DependencyUnavailable` when it does not
         answer, or keeps failing or throttling after the retries.
         """
+
+
+class Observed:
+    """A client whose calls are told in the log line of the request that they serve."""
+
+    def __init__(self, client: AwsClient) -> None:
+        self._client = client
+
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        """Pass the call on, and take its time."""
+        begun = time.perf_counter()
+        try:
+            return await self._client.call(operation, request, shape)
+        finally:
+            telemetry.called(operation, time.perf_counter() - begun)

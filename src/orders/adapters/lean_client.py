@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from orders import telemetry
 from orders.adapters.aws import AwsCallError
 from orders.adapters.credentials import CredentialsChain
 from orders.adapters.http1 import Answer, Pool
@@ -107,7 +108,9 @@ class LeanClient:
                 continue
             if problem.code in EXPIRED and not attempt:
                 self._credentials.expire()
-            elif answer.status < 500 and problem.code not in THROTTLES:
+            elif problem.code in THROTTLES:
+                telemetry.count("Throttles")
+            elif answer.status < 500:
                 raise problem
         raise DependencyUnavailable(self.service) from problem
 

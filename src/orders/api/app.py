@@ -18,6 +18,7 @@ from orders.api.schemas import About, Health
 from orders.errors import DependencyUnavailable
 from orders.service import OrderService
 from orders.settings import Settings
+from orders.telemetry import Telemetry
 
 # Shorter than the 5 s after which a load balancer's health check gives up.
 _READY_TIMEOUT_SECONDS = 2.0
@@ -83,14 +84,29 @@ def create_app(
             raise DependencyUnavailable("database") from late
         return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
 
-    app.add_middleware(RequestBoundary, root_path=settings.root_path)
+    app.add_middleware(RequestBoundary, root_path=settings.root_path, telemetry=Telemetry(settings))
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "PUT"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match"],
-            expose_headers=["etag", "location", "idempotent-replayed", "retry-after"],
+            allow_headers=[
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "if-match",
+                "if-none-match",
+                "traceparent",
+                "x-correlation-id",
+            ],
+            expose_headers=[
+                "etag",
+                "location",
+                "idempotent-replayed",
+                "retry-after",
+                "x-correlation-id",
+                "x-request-id",
+            ],
             max_age=600,
         )
     return app

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from orders import errors
+from orders import errors, telemetry
 from orders.api.responses import etag, problem, public
 from orders.api.routes import router
 
@@ -40,6 +40,7 @@ def install(app: FastAPI) -> None:
 
 def _order_error(request: Request, error: Exception) -> Response:
     kind = type(error)
+    telemetry.note(error=kind.__name__)
     status = STATUS[kind]  # type: ignore[index]  # Starlette calls us for OrderErrors only
     more: dict[str, Any] = {}
     current = getattr(error, "current", None)
@@ -56,6 +57,7 @@ def _order_error(request: Request, error: Exception) -> Response:
     if current is not None:
         response.headers["etag"] = etag(current)
     if isinstance(error, errors.DependencyUnavailable):
+        telemetry.note(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
         response.headers["retry-after"] = _RETRY_AFTER
     if isinstance(error, errors.NotAuthenticated):
         # RFC 6750, section 3: no error code when no token was sent
@@ -67,6 +69,7 @@ def _order_error(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # Starlette calls us for these only
+    telemetry.note(error="RequestValidationError")
     found = [
         {"at": "/".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()
     ]

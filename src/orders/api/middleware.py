@@ -1,14 +1,16 @@
-"""The outermost layer of every request, as plain ASGI: limits, safe headers, and the last catch."""
+"""The outermost layer of every request, as plain ASGI: limits, safe headers, the log, the last catch."""
 
 from __future__ import annotations
 
 import logging
+import time
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orders.api import request_log
 from orders.api.responses import problem
+from orders.telemetry import Telemetry
 
 # Far above any order, far below what would hurt.
 MAX_BODY_BYTES = 64 * 1024
@@ -20,16 +22,18 @@ SECURITY_HEADERS = {
     "strict-transport-security": "max-age=31536000; includeSubDomains",
     "referrer-policy": "no-referrer",
 }
+_SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 _log = logging.getLogger("orders")
 
 
 class RequestBoundary:
-    """Bounds the body, adds the security headers and answers what nobody expected with a bare 500."""
+    """Bounds the body, adds headers, logs the request and answers what nobody expected with a bare 500."""
 
-    def __init__(self, app: ASGIApp, root_path: str) -> None:
+    def __init__(self, app: ASGIApp, root_path: str, telemetry: Telemetry) -> None:
         self._app = app
         self._root_path = root_path
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -38,7 +42,10 @@ class RequestBoundary:
             return
         if self._root_path:  # routes are found, and links made, under the prefix
             scope["root_path"] = self._root_path
-        started = False
+        begun = time.perf_counter()
+        work = request_log.begin(self._telemetry, scope)
+        status = 0
+        answered: request_log.Headers = []
         size = 0
 
         async def bounded_receive() -> Message:
@@ -50,19 +57,24 @@ class RequestBoundary:
             return message
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                status = message["status"]
+                answered = list(message["headers"])
+                present = {name for name, _ in answered}
+                answered += [header for header in _SECURITY_HEADERS if header[0] not in present]
+                answered += request_log.ids(work)
+                message["headers"] = answered
             await send(message)
 
         try:
             await self._app(scope, bounded_receive, send_with_headers)
-        except Exception:  # the outermost handler: whatever went wrong, the caller learns nothing of it
+        except Exception as error:  # the outermost handler: the caller learns nothing of what went wrong
             _log.exception("unhandled error")
-            if started:
+            work.fields["error"] = type(error).__name__
+            if status:
                 raise
             answer = problem(500, "Internal Server Error", "Something went wrong on our side.", scope["path"])
             await answer(scope, receive, send_with_headers)
+        finally:
+            request_log.end(self._telemetry, work, scope, status or 500, answered, begun)
