@@ -1,0 +1,59 @@
+"""A CloudFormation custom resource: which image, by digest, does a published function version run?
+
+SAM builds and pushes the image for the functions; the Fargate tasks get the digest that this answers.
+Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/crpg-ref.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+import boto3
+
+_TIMEOUT_SECONDS = 10
+_ECR_HOST = re.compile(r"^(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.")
+
+
+def handler(event: Mapping[str, Any], _context: object) -> None:
+    """Answer CloudFormation, also when it fails: it would wait for the answer."""
+    answer: dict[str, object] = {
+        "StackId": event["StackId"],
+        "RequestId": event["RequestId"],
+        "LogicalResourceId": event["LogicalResourceId"],
+        "PhysicalResourceId": event["LogicalResourceId"],  # one answer, replaced in place
+        "Status": "SUCCESS",
+    }
+    try:
+        if event["RequestType"] != "Delete":
+            answer["Data"] = image_of(event["ResourceProperties"]["FunctionVersionArn"])
+    except Exception as error:
+        answer |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
+    print(json.dumps({"message": "answered", **answer}))  # noqa: T201  # the function's log
+    _put(event["ResponseURL"], json.dumps(answer).encode())
+
+
+def image_of(version_arn: str) -> dict[str, str]:
+    """Return `ImageUri` (by digest) and `RepositoryArn` of a published function version."""
+    code = boto3.client("lambda").get_function(FunctionName=version_arn)["Code"]
+    uri: str = code["ResolvedImageUri"]
+    return {"ImageUri": uri, "RepositoryArn": repository_arn(uri, version_arn)}
+
+
+def repository_arn(image_uri: str, function_arn: str) -> str:
+    """Name the repository of an image, which may lie in another account than the function."""
+    host, _, path = image_uri.partition("/")
+    _, partition, _, region, account, *_ = function_arn.split(":")
+    if found := _ECR_HOST.match(host):
+        region, account = found["region"], found["account"]
+    name = path.partition("@")[0].partition(":")[0]
+    return f"arn:{partition}:ecr:{region}:{account}:repository/{name}"
+
+
+def _put(url: str, body: bytes) -> None:
+    # The address is signed for no content type, so none may be sent.
+    request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})  # noqa: S310
+    urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310  # CloudFormation's own address
