@@ -43,7 +43,7 @@ run: $(RUN) $(LOCAL) ## The API on http://localhost:8000 over a local AWS, witho
 	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
-	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 $(ARGS)
+	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)
 
 check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflows, Dockerfile
 	.venv/bin/ruff format --check .
