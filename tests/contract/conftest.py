@@ -1,35 +1,26 @@
-"""Each port's implementations, the AWS ones on an emulator with the resources of template.yaml."""
+"""Each port's implementations, those for AWS on the local AWS with the resources of template.yaml."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
-import boto3
 import pytest
-from cfnlint.decode import decode
+from localcloud.embedded import EmbeddedAws
 from moto import mock_aws
 
 from orders.adapters.boto3_client import Boto3Client
 from orders.adapters.dynamodb import DynamoOrderStore
+from orders.adapters.lean_client import LeanClient
 from orders.adapters.memory import MemoryOrderStore
 from orders.ports import OrderStore
 
-TEMPLATE = Path(__file__).parents[2] / "template.yaml"
+Run = Callable[[Awaitable[None]], None]
 
 
 @pytest.fixture
-def run() -> Callable[[Awaitable[None]], None]:
-    async def bounded(case: Awaitable[None]) -> None:
-        async with asyncio.timeout(60):
-            await case
-
-    return lambda case: asyncio.run(bounded(case))
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """AWS within the process, for what a test has to break."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -38,17 +29,35 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def table(aws: None) -> str:
-    template, _ = decode(str(TEMPLATE))
-    properties = template["Resources"]["OrdersTable"]["Properties"]
-    keys = ("AttributeDefinitions", "KeySchema", "BillingMode", "GlobalSecondaryIndexes")
-    boto3.client("dynamodb").create_table(TableName="orders", **{key: properties[key] for key in keys})
-    return "orders"
+def run(request: pytest.FixtureRequest) -> Run:
+    async def bounded(case: Awaitable[None]) -> None:
+        async with asyncio.timeout(60):
+            await case
+        if "dynamodb_client" in request.fixturenames:
+            client = request.getfixturevalue("dynamodb_client")
+            if isinstance(client, LeanClient):
+                client.close()
+
+    return lambda case: asyncio.run(bounded(case))
 
 
-@pytest.fixture(params=["memory", "dynamodb"])
-def store(request: pytest.FixtureRequest) -> OrderStore:
+@pytest.fixture(params=["memory", "lean client", "boto3"])
+def dynamodb_client(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> LeanClient | Boto3Client | None:
     if request.param == "memory":
+        return None
+    aws: EmbeddedAws = request.getfixturevalue("aws")
+    for name, value in aws.environ.items():
+        monkeypatch.setenv(name, value)
+    if request.param == "boto3":
+        return Boto3Client("dynamodb")
+    return LeanClient("dynamodb", "DynamoDB_20120810")
+
+
+@pytest.fixture
+def store(dynamodb_client: LeanClient | Boto3Client | None, request: pytest.FixtureRequest) -> OrderStore:
+    if dynamodb_client is None:
         return MemoryOrderStore()
-    table = request.getfixturevalue("table")
-    return DynamoOrderStore(Boto3Client("dynamodb"), table, shards=4)
+    aws: EmbeddedAws = request.getfixturevalue("aws")
+    return DynamoOrderStore(dynamodb_client, aws.outputs["OrdersTableName"], shards=4)

@@ -27,7 +27,7 @@ OTHER = "0199a6f5-1c00-7000-8000-000000000002"
 
 
 @pytest.fixture
-def key_arn(aws: None) -> str:
+def key_arn(moto: None) -> str:
     return str(boto3.client("kms").create_key()["KeyMetadata"]["Arn"])
 
 
@@ -125,7 +125,9 @@ class TestS3:
         assert query["response-content-disposition"] == ["attachment; filename*=UTF-8''a%20%22b%22.txt"]
         assert query["X-Amz-Expires"] == ["300"]
 
-    def test_signing_needs_no_network(self, aws: None, key_arn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_signing_needs_no_network(
+        self, moto: None, key_arn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def refuse(*_: Any, **__: Any) -> None:
             raise AssertionError("the network was used")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -153,9 +154,10 @@ class TestPage:
 
     def test_narrows_to_owner_customer_and_status(self, store: OrderStore, run: Run) -> None:
         async def case() -> None:
-            mine = await place(store, owner="o1", customer="Page Ann")
-            await place(store, owner="o1", customer="Page Bob")
-            other = await place(store, owner="o2", customer="Page Ann")
+            one, two, ann = (f"{name} {uuid.uuid4()}" for name in ("one", "two", "Ann"))
+            mine = await place(store, owner=one, customer=ann)
+            await place(store, owner=one, customer="Bob")
+            other = await place(store, owner=two, customer=ann)
             sources = sources_of(OrderStatus.SHIPPED)
             shipped = (
                 await store.change_status(other.id, OrderStatus.SHIPPED, sources=sources, at=now())
@@ -164,14 +166,12 @@ class TestPage:
             async def ids(query: OrderQuery) -> list[Order]:
                 return (await store.page(query)).orders
 
-            assert len(await ids(OrderQuery(limit=10, owner="o1"))) == 2
-            assert await ids(OrderQuery(limit=10, owner="o1", customer="Page Ann")) == [mine]
-            assert await ids(OrderQuery(limit=10, customer="Page Ann")) == [shipped, mine]
-            assert await ids(OrderQuery(limit=10, customer="Page Ann", status=OrderStatus.SHIPPED)) == [
-                shipped
-            ]
-            assert await ids(OrderQuery(limit=10, owner="o1", status=OrderStatus.SHIPPED)) == []
-            assert await ids(OrderQuery(limit=10, customer="nobody")) == []
+            assert len(await ids(OrderQuery(limit=10, owner=one))) == 2
+            assert await ids(OrderQuery(limit=10, owner=one, customer=ann)) == [mine]
+            assert await ids(OrderQuery(limit=10, customer=ann)) == [shipped, mine]
+            assert await ids(OrderQuery(limit=10, customer=ann, status=OrderStatus.SHIPPED)) == [shipped]
+            assert await ids(OrderQuery(limit=10, owner=one, status=OrderStatus.SHIPPED)) == []
+            assert await ids(OrderQuery(limit=10, customer=f"nobody {ann}")) == []
 
         run(case())
 

@@ -164,6 +164,11 @@ class Pool:
         finally:
             self._slots.release()
 
+    def close(self) -> None:
+        """Drop the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
     async def _connection(self, loop: asyncio.AbstractEventLoop) -> Connection:
         while self._idle:  # the last used first: the others may age out
             connection = self._idle.pop()

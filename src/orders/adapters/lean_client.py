@@ -114,6 +114,10 @@ class LeanClient:
                 raise problem
         raise DependencyUnavailable(self.service) from problem
 
+    def close(self) -> None:
+        """Drop the idle connections; a call after this opens new ones."""
+        self._pool.close()
+
 
 class Refusal(msgspec.Struct):
     """The body of an answer that is not 200. Services spell the message either way."""
