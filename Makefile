@@ -45,6 +45,10 @@ run: $(RUN) $(LOCAL) ## The API on http://localhost:8000 over a local AWS, witho
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)
 
+test-cloud: $(DEV) $(LOCAL) $(TOOLS) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
+	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
+	.venv/bin/python -m pytest -m cloud $(ARGS)
+
 check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflows, Dockerfile
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

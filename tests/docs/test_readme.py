@@ -1,0 +1,114 @@
+"""The README's own commands, run as a newcomer runs them: in a copy of the repository, block by block."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+# A block with this comment before it is run here.
+RUNNABLE = re.compile(r"<!-- run by tests/docs/test_readme.py -->\n```sh\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that git tracks or would add, with the environments of this checkout."""
+    target = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    for environment in ROOT.glob(".venv*"):
+        (target / environment.name).symlink_to(environment.resolve())
+    return target
+
+
+@contextmanager
+def make_run(clone: Path) -> Iterator[str]:
+    """`make run` until the block ends, then Ctrl-C; yields the API's address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (clone / "run.log").open("w+")
+    running = subprocess.Popen(
+        ["make", "run", f"PORT={port}"],
+        cwd=clone,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(300):
+            assert running.poll() is None, Path(log.name).read_text()
+            try:
+                urllib.request.urlopen(f"http://localhost:{port}/health", timeout=5).close()
+                break
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        else:
+            raise AssertionError(Path(log.name).read_text())
+        yield f"http://localhost:{port}"
+    finally:
+        os.killpg(running.pid, signal.SIGINT)  # as the terminal's Ctrl-C: the whole group
+        running.wait(60)
+        log.close()
+    assert "Stopped." in Path(log.name).read_text()
+    with pytest.raises(ProcessLookupError):  # nothing of the group is left
+        os.killpg(running.pid, 0)
+
+
+def walk(api: str, clone: Path) -> str:
+    (block,) = RUNNABLE.findall(README)
+    assert "API=http://localhost:8000" in block
+    script = "set -euo pipefail\n" + block.replace("API=http://localhost:8000", f"API={api}")
+    done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def test_the_walk_passes_as_written_and_its_order_survives_a_restart(clone: Path) -> None:
+    with make_run(clone) as api:
+        first = walk(api, clone)
+    assert '"status":"shipped"' in first
+    assert '"status":409' in first
+    with make_run(clone) as api:
+        page = urllib.request.urlopen(f"{api}/orders", timeout=10).read().decode()
+    assert page.count('"customer":"John Doe"') == 1
+    assert '"status":"shipped"' in page
+
+
+def test_a_busy_port_gets_one_line(clone: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            ["make", "run", f"PORT={taken.getsockname()[1]}"],
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert "make run: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_is_short() -> None:
+    assert len(README.splitlines()) < 150
