@@ -19,7 +19,7 @@ define install # environment, requirements file without .txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=...") if sys.version_info < (3, 11) else None'
 	@echo "Installing $(2).txt into $(1) (once; about a minute) ..."
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	@$(1)/bin/python -m pip install --quiet --require-hashes -r $(2).txt
+	@$(1)/bin/python -m pip install --quiet --no-compile --require-hashes -r $(2).txt
 	@rm -f $(1)/.installed-$(2)-*; touch $@
 endef
 
@@ -39,7 +39,8 @@ help: ## List the commands
 
 setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
 
-run: $(RUN) $(LOCAL) ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000)
+run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000)
+	@$(MAKE) -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS

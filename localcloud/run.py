@@ -17,11 +17,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws, stop
 
-STATE = ROOT / ".local"
+STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local"))  # the tests keep theirs apart
 _START_SECONDS = 30
 
 
@@ -70,7 +71,7 @@ def _port(text: str) -> int:
 def _only_one() -> Iterator[None]:
     """Hold .local/ for this process: two emulators would write over each other's state."""
     try:
-        STATE.mkdir(exist_ok=True)
+        STATE.mkdir(parents=True, exist_ok=True)
         with (STATE / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -99,7 +100,7 @@ def _aws() -> Iterator[EmbeddedAws]:
             _say(f"Ready after {time.monotonic() - started:.1f} s ({what}). Starting the API ...")
             yield aws
     except EmbeddedAwsError as error:
-        raise CannotRun(f"{error} (log: {(STATE / 'aws.log').relative_to(ROOT)})") from error
+        raise CannotRun(f"{error} (log: {STATE / 'aws.log'})") from error
 
 
 @contextlib.contextmanager
@@ -145,7 +146,7 @@ def _panel(aws: EmbeddedAws, port: int) -> str:
 def _watch(aws: EmbeddedAws, application: subprocess.Popen[bytes]) -> None:
     while True:
         if aws.process.poll() is not None:
-            raise CannotRun("the local AWS ended by itself (log: .local/aws.log)")
+            raise CannotRun(f"the local AWS ended by itself (log: {STATE / 'aws.log'})")
         if application.poll() is not None:
             raise CannotRun("the API ended by itself; its error stands above")
         time.sleep(0.3)

@@ -1,0 +1,130 @@
+"""`make run` as a user meets it: its start, its restart, its end, and what it says when it cannot work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from localcloud.embedded import ROOT
+
+_BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _running(port: int, state: Path) -> Iterator[subprocess.Popen[str]]:
+    environ = {
+        **os.environ,
+        "PORT": str(port),
+        "LOCALCLOUD_STATE": str(state),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "localcloud.run"],
+        env=environ,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _until_it_answers(port: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            assert httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "ok"}
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, "GET /health did not answer in time"
+            time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the process's descendants, itself not included."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *_children(int(child))]
+    return found
+
+
+def _all_gone(pids: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_path: Path) -> None:
+    with _running(port, tmp_path) as process:
+        _until_it_answers(port)
+        pids = _children(process.pid)
+        assert len(pids) >= 3  # the emulator, the server that watches the source, and the one that serves
+        placed = httpx.post(f"http://127.0.0.1:{port}/orders", json=_BODY)
+        assert placed.status_code == 201
+        for pid in [process.pid, *pids]:
+            os.kill(pid, signal.SIGKILL)  # at once: no snapshot was taken since the order
+        assert _all_gone(pids)
+    started = time.monotonic()
+    with _running(port, tmp_path) as process:
+        _until_it_answers(port)
+        assert time.monotonic() - started < 30  # 4 s on a quiet machine
+        assert httpx.get(f"http://127.0.0.1:{port}{placed.headers['location']}").json() == placed.json()
+        pids = _children(process.pid)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+        assert "nothing to deploy" in output
+        assert f"http://localhost:{port}/docs" in output
+        assert _all_gone(pids)
+
+
+def test_children_end_when_only_the_command_is_killed(port: int, tmp_path: Path) -> None:
+    with _running(port, tmp_path) as process:
+        _until_it_answers(port)
+        pids = _children(process.pid)
+        process.kill()
+        assert _all_gone(pids)
+
+
+def test_busy_port_is_one_clear_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with _running(port, tmp_path) as process:
+            output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith(f"make run: port {port} is not free")
+    assert errors.count("\n") == 1
+
+
+def test_second_run_in_the_same_directory_is_one_clear_line(port: int, tmp_path: Path) -> None:
+    import fcntl
+
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _running(port, tmp_path) as process:
+            _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors == "make run: another `make run` works in this directory; stop that one first\n"
