@@ -8,7 +8,6 @@ a message that fails is reported alone, comes again, and ends in the dead-letter
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any
 
 from aws_lambda_powertools.utilities.batch import (
@@ -18,37 +17,36 @@ from aws_lambda_powertools.utilities.batch import (
 )
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from orders import context
+from orders import telemetry
 from orders.adapters.s3 import S3DocumentStore
 from orders.ports import DocumentStore
-from orders.receipts import MalformedEvent, placed_order, receipt_html
+from orders.receipts import placed_order, receipt_html
 from orders.settings import Settings
-
-_log = logging.getLogger("orders")
+from orders.telemetry import Telemetry
 
 
 def handler(event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
     """Write the receipts for a batch of messages; report the messages that failed."""
-    return consume(event, _documents(), lambda_context)
+    return consume(event, _documents(), _telemetry(), lambda_context)
 
 
-def consume(event: dict[str, Any], documents: DocumentStore, lambda_context: Any = None) -> dict[str, Any]:
+def consume(
+    event: dict[str, Any], documents: DocumentStore, told: Telemetry, lambda_context: Any = None
+) -> dict[str, Any]:
     """Handle every message by itself, side by side."""
+    request_id = getattr(lambda_context, "aws_request_id", "")
 
     async def write_receipt(record: SQSRecord) -> None:
-        try:
+        with told.record("receipts", "receipt", request_id, failures="ReceiptFailures") as work:
+            telemetry.note(message_id=record.message_id)
             placed = placed_order(record.body)
-        except MalformedEvent as problem:
-            _log.error("unreadable event", extra={"problem": str(problem), "message_id": record.message_id})
-            raise
-        if placed is None:
-            return
-        context.traceparent.set(placed.traceparent)
-        context.correlation_id.set(placed.correlation_id)
-        written = await documents.put_receipt(placed.order.id, receipt_html(placed.order))
-        _log.info(
-            "receipt written" if written else "receipt was there already", extra={"event_id": placed.event_id}
-        )
+            if placed is None:
+                return
+            told.follow(work, placed.correlation_id, placed.traceparent)
+            telemetry.note(event_id=placed.event_id, order_id=placed.order.id)
+            written = await documents.put_receipt(placed.order.id, receipt_html(placed.order))
+            telemetry.note(written=written)  # False: it was there already
+            telemetry.count("ReceiptsWritten", int(written))
 
     # When all fail that is no other case than when some do: each comes again by itself.
     processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
@@ -59,3 +57,10 @@ def consume(event: dict[str, Any], documents: DocumentStore, lambda_context: Any
 def _documents() -> DocumentStore:
     settings = Settings.from_env()
     return S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
+
+
+@functools.cache
+def _telemetry() -> Telemetry:
+    told = Telemetry(Settings.from_env())
+    told.install()
+    return told

@@ -8,19 +8,18 @@ the batch have gone out already: a record that cannot be published holds back no
 from __future__ import annotations
 
 import functools
-import logging
+import time
 from typing import Any
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.dynamo_db_stream_event import DynamoDBRecord
 
-from orders import context
+from orders import telemetry
 from orders.adapters.eventbridge import EventBridgePublisher
 from orders.adapters.stream import MalformedRecord, event_of, text
 from orders.ports import Event, EventPublisher
 from orders.settings import Settings
-
-_log = logging.getLogger("orders")
+from orders.telemetry import Telemetry
 
 
 class NotPublished(Exception):
@@ -29,28 +28,35 @@ class NotPublished(Exception):
 
 def handler(event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
     """Publish the events of a batch of stream records; report the records that failed."""
-    return relay(event, _publisher(), lambda_context)
+    return relay(event, _publisher(), _telemetry(), lambda_context)
 
 
-def relay(event: dict[str, Any], publisher: EventPublisher, lambda_context: Any = None) -> dict[str, Any]:
+def relay(
+    event: dict[str, Any], publisher: EventPublisher, told: Telemetry, lambda_context: Any = None
+) -> dict[str, Any]:
     """Translate every record, publish what came out together, then settle record by record."""
     outcomes = {record["dynamodb"]["SequenceNumber"]: _translated(record) for record in event["Records"]}
     events = [outcome for outcome in outcomes.values() if isinstance(outcome, Event)]
     refused = {event.id for event in publisher.publish(events)} if events else set()
+    request_id = getattr(lambda_context, "aws_request_id", "")
 
     def settle(record: DynamoDBRecord) -> None:
-        outcome = outcomes[record.raw_event["dynamodb"]["SequenceNumber"]]
-        _follow(record.raw_event)
-        if isinstance(outcome, MalformedRecord):
-            _log.error("unreadable stream record", extra={"problem": str(outcome)})
-            raise outcome
+        change = record.raw_event["dynamodb"]
+        outcome = outcomes[change["SequenceNumber"]]
         if outcome is None:
             return
-        facts = {"event_id": outcome.id, "detail_type": outcome.detail_type}
-        if outcome.id in refused:
-            _log.error("event not published", extra=facts)
-            raise NotPublished(outcome.id)
-        _log.info("event published", extra=facts)
+        with told.record("relay", "event", request_id, failures="RelayFailures", **_trace(change)):
+            telemetry.note(sequence_number=change["SequenceNumber"])
+            if isinstance(outcome, MalformedRecord):
+                raise outcome
+            order_id = outcome.detail["order"]["id"]
+            telemetry.note(event_id=outcome.id, detail_type=outcome.detail_type, order_id=order_id)
+            if outcome.id in refused:
+                raise NotPublished(outcome.id)
+            telemetry.count("EventsRelayed")
+            written_at = change.get("ApproximateCreationDateTime")
+            if written_at:  # in whole seconds, so a lag of less than one may come out as none
+                telemetry.count("RelayLag", max(0.0, round((time.time() - written_at) * 1000)))
 
     # When all fail that is no other case than when some do: each is reported, and none is lost.
     processor = BatchProcessor(EventType.DynamoDBStreams, raise_on_entire_batch_failure=False)
@@ -64,13 +70,21 @@ def _translated(record: dict[str, Any]) -> Event | MalformedRecord | None:
         return problem
 
 
-def _follow(record: dict[str, Any]) -> None:
-    """Let what is logged of this record carry the trace and correlation id of the write."""
-    image = record["dynamodb"].get("NewImage", {})
-    context.traceparent.set(text(image, "traceparent"))
-    context.correlation_id.set(text(image, "correlation_id"))
+def _trace(change: dict[str, Any]) -> dict[str, str]:
+    """Return the trace and correlation id of the write, as far as a record has any."""
+    try:
+        return {name: text(change["NewImage"], name) for name in ("traceparent", "correlation_id")}
+    except (AttributeError, KeyError, TypeError):
+        return {}
 
 
 @functools.cache
 def _publisher() -> EventPublisher:
     return EventBridgePublisher(Settings.from_env().event_bus_name)
+
+
+@functools.cache
+def _telemetry() -> Telemetry:
+    told = Telemetry(Settings.from_env())
+    told.install()
+    return told

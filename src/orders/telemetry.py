@@ -70,9 +70,9 @@ class Work:
 
     __slots__ = ("calls", "calls_seconds", "debug", "fields", "identity", "metrics")
 
-    def __init__(self, identity: dict[str, Any], debug: bool) -> None:
-        self.identity = identity
-        self.debug = debug
+    def __init__(self, request_id: str) -> None:
+        self.identity = {"request_id": request_id}
+        self.debug = False
         self.fields: dict[str, Any] = {}
         self.metrics: dict[str, float] = {}
         self.calls = 0
@@ -131,24 +131,26 @@ class Telemetry:
         self, request_id: str, correlation_id: str = "", traceparent: str = "", xray_trace: str = ""
     ) -> Work:
         """Start a unit of work: continue the caller's trace, and let everything below know it."""
+        work = Work(request_id)
+        self.follow(work, correlation_id, traceparent, xray_trace)
+        _work.set(work)
+        return work
+
+    def follow(
+        self, work: Work, correlation_id: str = "", traceparent: str = "", xray_trace: str = ""
+    ) -> None:
+        """Let the work belong to this trace, or to a new one when none is given."""
         parent = context.child_span(traceparent, xray_trace)
         trace_id = parent[3:35]
         # The platform's segments may be in another trace than the one that the caller asked for.
         platform = context.xray_trace_id(xray_trace) if traceparent and xray_trace else ""
-        correlation_id = correlation_id or request_id
-        work = Work(
-            {
-                "request_id": request_id,
-                "correlation_id": correlation_id,
-                "trace_id": trace_id,
-                "xray_trace_id": platform or f"1-{trace_id[:8]}-{trace_id[8:]}",
-            },
-            debug=self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below,
-        )
+        identity = work.identity
+        identity["correlation_id"] = correlation_id = correlation_id or identity["request_id"]
+        identity["trace_id"] = trace_id
+        identity["xray_trace_id"] = platform or f"1-{trace_id[:8]}-{trace_id[8:]}"
+        work.debug = self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below
         context.traceparent.set(parent)
         context.correlation_id.set(correlation_id)
-        _work.set(work)
-        return work
 
     def write(self, work: Work, location: str, message: str, level: int = logging.INFO) -> None:
         """Write the line of a piece of work, with all that was noted and counted."""
@@ -177,8 +179,13 @@ class Telemetry:
         _print(line)
 
     @contextmanager
-    def record(self, location: str, message: str, request_id: str, **trace: str) -> Iterator[Work]:
-        """Begin work, and write its line at the end, however it ends; errors go on to the caller."""
+    def record(
+        self, location: str, message: str, request_id: str, *, failures: str = "", **trace: str
+    ) -> Iterator[Work]:
+        """Begin work, and write its line at the end, however it ends; errors go on to the caller.
+
+        An error counts in the metric `failures`. `trace` is what `begin` takes.
+        """
         work = self.begin(request_id, **trace)
         begun = time.perf_counter()
         level = logging.INFO
@@ -186,11 +193,12 @@ class Telemetry:
             yield work
         except Exception as error:
             level = logging.ERROR
-            work.fields["error"] = type(error).__name__
-            work.fields["exception"] = redact(str(error))
+            note(error=type(error).__name__, cause=redact(str(error)))
+            if failures:
+                count(failures)
             raise
         finally:
-            work.fields["latency_ms"] = round((time.perf_counter() - begun) * 1000, 1)
+            work.fields["latency_ms"] = round((time.perf_counter() - begun) * 1000, 2)
             self.write(work, location, message, level)
             self.cold_start = False
             _work.set(None)

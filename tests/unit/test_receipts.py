@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support import a_message, an_envelope, an_order, sample
+from tests.support import a_message, a_settings, an_envelope, an_order, sample
 
 from orders import context
 from orders.adapters.memory import MemoryDocumentStore
@@ -19,8 +19,10 @@ from orders.errors import DependencyUnavailable
 from orders.events import order_placed, order_status_changed
 from orders.receipts import MalformedEvent, OrderFacts, placed_order, receipt_html
 from orders.receipts_handler import consume
+from orders.telemetry import Telemetry
 
 HOSTILE = ["<script>alert(1)</script>", "</td></table>&\"'", "{id} %s", "é漢"]
+TOLD = Telemetry(a_settings())
 PLACED = an_envelope(order_placed(an_order()))
 
 
@@ -61,7 +63,7 @@ class TestConsume:
     def test_an_order_placed_gets_its_receipt_once(self) -> None:
         documents = MemoryDocumentStore()
         for _ in range(2):
-            assert consume({"Records": [a_message(PLACED)]}, documents) == {"batchItemFailures": []}
+            assert consume({"Records": [a_message(PLACED)]}, documents, TOLD) == {"batchItemFailures": []}
         assert documents.receipts.keys() == {an_order().id}
         assert b"John Doe" in documents.receipts[an_order().id]
 
@@ -69,13 +71,13 @@ class TestConsume:
         documents = MemoryDocumentStore()
         shipped = an_order(status=OrderStatus.SHIPPED, version=2)
         changed = an_envelope(order_status_changed(shipped, OrderStatus.PENDING))
-        assert failures(consume({"Records": [a_message(changed)]}, documents)) == []
+        assert failures(consume({"Records": [a_message(changed)]}, documents, TOLD)) == []
         assert documents.receipts == {}
 
     def test_a_poison_message_is_reported_alone(self) -> None:
         documents = MemoryDocumentStore()
         messages = [a_message("not an event", "poison"), a_message(PLACED, "good")]
-        assert failures(consume({"Records": messages}, documents)) == ["poison"]
+        assert failures(consume({"Records": messages}, documents, TOLD)) == ["poison"]
         assert documents.receipts.keys() == {an_order().id}
 
     def test_a_message_comes_again_when_the_storage_does_not_answer(self) -> None:
@@ -83,7 +85,7 @@ class TestConsume:
             async def put_receipt(self, order_id: str, html: bytes) -> bool:
                 raise DependencyUnavailable("s3")
 
-        assert failures(consume({"Records": [a_message(PLACED, "m")]}, Unavailable())) == ["m"]
+        assert failures(consume({"Records": [a_message(PLACED, "m")]}, Unavailable(), TOLD)) == ["m"]
 
     def test_messages_are_handled_side_by_side_each_under_its_own_correlation_id(self) -> None:
         class Recording(MemoryDocumentStore):
@@ -104,7 +106,7 @@ class TestConsume:
             a_message(an_envelope(order_placed(an_order(id=each), correlation_id=f"for {each}")), each)
             for each in ids
         ]
-        assert failures(consume({"Records": messages}, documents)) == []
+        assert failures(consume({"Records": messages}, documents, TOLD)) == []
         assert documents.seen == {each: f"for {each}" for each in ids}
 
 
@@ -167,5 +169,5 @@ def test_sample_events_do_what_their_names_say(path: Path) -> None:
     documents = MemoryDocumentStore()
     event = sample(path.stem)
     expected = [event["Records"][1]["messageId"]] if "unreadable" in path.stem else []
-    assert failures(consume(event, documents)) == expected
+    assert failures(consume(event, documents, TOLD)) == expected
     assert len(documents.receipts) == 1

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import a_record, an_order, sample
+from tests.support import a_record, a_settings, an_order, sample
 
-from orders import context
 from orders.adapters.memory import MemoryEventPublisher
 from orders.adapters.stream import MalformedRecord, event_of
 from orders.domain import OrderStatus
 from orders.ports import Event
 from orders.relay_handler import relay
+from orders.telemetry import Telemetry
+
+TOLD = Telemetry(a_settings())
 
 
 class RefusingPublisher:
@@ -102,14 +105,14 @@ class TestRelay:
     def test_publishes_the_batch_and_reports_nothing(self) -> None:
         bus = MemoryEventPublisher()
         records = [a_record(an_order(), sequence="1"), a_record(shipped(), an_order(), sequence="2")]
-        assert relay({"Records": records}, bus) == {"batchItemFailures": []}
+        assert relay({"Records": records}, bus, TOLD) == {"batchItemFailures": []}
         assert [event.detail_type for event in bus.published] == ["OrderPlaced", "OrderStatusChanged"]
 
     def test_reports_just_the_record_that_the_bus_refused(self) -> None:
         ids = [f"0199a6f5-1c00-7000-8000-00000000000{n}" for n in range(3)]
         bus = RefusingPublisher(f"{ids[1]}:1")
         records = [a_record(an_order(id=each), sequence=str(n)) for n, each in enumerate(ids)]
-        assert failures(relay({"Records": records}, bus)) == ["1"]
+        assert failures(relay({"Records": records}, bus, TOLD)) == ["1"]
         assert bus.published == [f"{ids[0]}:1", f"{ids[2]}:1"]
 
     def test_a_malformed_record_holds_nobody_up(self) -> None:
@@ -117,24 +120,23 @@ class TestRelay:
         poison = a_record(an_order(), sequence="1")
         del poison["dynamodb"]["NewImage"]["quantity"]
         records = [poison, a_record(an_order(), sequence="2")]
-        assert failures(relay({"Records": records}, bus)) == ["1"]
+        assert failures(relay({"Records": records}, bus, TOLD)) == ["1"]
         assert [event.id for event in bus.published] == [f"{an_order().id}:1"]
 
     def test_when_all_fail_all_are_reported(self) -> None:
         bus = RefusingPublisher(f"{an_order().id}:1")
-        assert failures(relay({"Records": [a_record(an_order(), sequence="7")]}, bus)) == ["7"]
+        assert failures(relay({"Records": [a_record(an_order(), sequence="7")]}, bus, TOLD)) == ["7"]
 
-    def test_logs_each_record_under_its_own_correlation_id(self, caplog: pytest.LogCaptureFixture) -> None:
-        seen: list[str] = []
-        caplog.handler.addFilter(lambda _: seen.append(context.correlation_id.get()) or True)
-        caplog.set_level("INFO", "orders")
+    def test_logs_each_record_under_its_own_correlation_id(self, capsys: pytest.CaptureFixture[str]) -> None:
         other = an_order(id="0199a6f5-1c00-7000-8000-000000000002")
         records = [
             a_record(an_order(), correlation_id="one", sequence="1"),
             a_record(other, correlation_id="two", sequence="2"),
         ]
-        relay({"Records": records}, MemoryEventPublisher())
-        assert seen == ["one", "two"]
+        relay({"Records": records}, MemoryEventPublisher(), TOLD)
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["correlation_id"] for line in lines] == ["one", "two"]
+        assert [line["event_id"] for line in lines] == [f"{an_order().id}:1", f"{other.id}:1"]
 
 
 @pytest.mark.parametrize("path", sorted(Path("events").glob("relay-*.json")), ids=lambda path: path.stem)
@@ -142,5 +144,5 @@ def test_sample_events_do_what_their_names_say(path: Path) -> None:
     bus = MemoryEventPublisher()
     event = sample(path.stem)
     expected = [event["Records"][1]["dynamodb"]["SequenceNumber"]] if "unreadable" in path.stem else []
-    assert failures(relay(event, bus)) == expected
+    assert failures(relay(event, bus, TOLD)) == expected
     assert len(bus.published) == 1

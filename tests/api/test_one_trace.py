@@ -1,0 +1,100 @@
+"""One order is one trace: from the request through the table, the relay and the bus to the consumer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from tests.support import AN_ORDER, a_message, a_settings, an_envelope
+
+from orders.adapters.dynamodb import DynamoOrderStore
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryEventPublisher
+from orders.receipts_handler import consume
+from orders.relay_handler import relay
+from orders.service import OrderService
+from orders.telemetry import Telemetry
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+XRAY = f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent=53995c3f42cd8ad8;Sampled=1"
+
+
+class Table:
+    """Takes items as DynamoDB would, and hands them on as its stream would."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        assert operation == "PutItem"
+        change = {"SequenceNumber": "1", "NewImage": request["Item"], "ApproximateCreationDateTime": 1.7e9}
+        self.records = [{"eventName": "INSERT", "eventSource": "aws:dynamodb", "dynamodb": change}]
+        return {}
+
+
+class Invocation:
+    """What Lambda tells a function about an invocation, as far as we ask."""
+
+    def __init__(self, aws_request_id: str) -> None:
+        self.aws_request_id = aws_request_id
+
+
+@pytest.fixture
+def table() -> Table:
+    return Table()
+
+
+@pytest.fixture
+def service(table: Table) -> OrderService:
+    return OrderService(DynamoOrderStore(table, "table", 4), MemoryDocumentStore(), FixedCursorKey())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}, id="W3C"),
+        pytest.param({"x-amzn-trace-id": XRAY}, id="X-Ray"),
+    ],
+)
+def test_a_trace_that_came_in_is_in_every_line(
+    client: httpx.Client, table: Table, header: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = Telemetry(a_settings())
+    bus, documents = MemoryEventPublisher(), MemoryDocumentStore()
+
+    placed = client.post("/orders", json=AN_ORDER, headers=header | {"x-correlation-id": "mine"})
+    relay({"Records": table.records}, bus, told, Invocation("relaying"))
+    messages = [a_message(an_envelope(event)) for event in bus.published]
+    consume({"Records": messages}, documents, told, Invocation("writing"))
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["location"] for line in lines] == ["api", "relay", "receipts"]
+    assert [line["trace_id"] for line in lines] == [TRACE] * 3
+    assert [line["correlation_id"] for line in lines] == ["mine"] * 3
+    assert [line["order_id"] for line in lines] == [placed.json()["id"]] * 3
+    assert [line["request_id"] for line in lines[1:]] == ["relaying", "writing"]
+    assert (lines[1]["EventsRelayed"], lines[2]["ReceiptsWritten"]) == (1, 1)
+    assert lines[1]["RelayLag"] > 0
+    # What every line has, whoever wrote it.
+    common = {
+        *("level", "location", "message", "timestamp", "service", "stage", "runtime", "cold_start"),
+        *("request_id", "correlation_id", "trace_id", "xray_trace_id", "latency_ms", "order_id", "_aws"),
+    }
+    assert all(common <= line.keys() for line in lines)
+
+
+def test_failures_are_counted_and_say_why(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
+    told = Telemetry(a_settings())
+    broken = {"SequenceNumber": "9", "NewImage": {"pk": {"S": "order#1"}}}
+    record = {"eventName": "INSERT", "eventSource": "aws:dynamodb", "dynamodb": broken}
+    relay({"Records": [record]}, MemoryEventPublisher(), told)
+    consume({"Records": [a_message("not an event")]}, MemoryDocumentStore(), told)
+    relayed, received = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (relayed["RelayFailures"], relayed["error"], relayed["level"]) == (1, "MalformedRecord", "ERROR")
+    assert (received["ReceiptFailures"], received["error"], received["level"]) == (
+        1,
+        "MalformedEvent",
+        "ERROR",
+    )
+    assert relayed["sequence_number"] == "9"
