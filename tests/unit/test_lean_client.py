@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -112,8 +113,8 @@ def client_of(server: Server, **environ: str) -> LeanClient:
     return LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=ENVIRON | environ)
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 20))
+def run(test: Coroutine[Any, Any, None], loops: Any = asyncio) -> None:
+    loops.run(asyncio.wait_for(test, 20))
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +124,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestCalls:
-    def test_sends_the_wire_format_and_reuses_the_connection(self) -> None:
+    @pytest.mark.parametrize("loops", [asyncio, uvloop], ids=["lambda", "server"])
+    def test_sends_the_wire_format_and_reuses_the_connection(self, loops: Any) -> None:
         async def test() -> None:
             async with serving() as server:
                 client = client_of(server, AWS_SESSION_TOKEN="token")
@@ -137,7 +139,7 @@ class TestCalls:
                 assert headers["x-amz-security-token"] == "token"
                 assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/")
 
-        run(test())
+        run(test(), loops)
 
     def test_decodes_into_the_shape_that_is_asked_for(self) -> None:
         class Got(msgspec.Struct):
