@@ -9,8 +9,10 @@ from __future__ import annotations
 import hmac
 import time
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from orders.adapters.credentials import Credentials
+if TYPE_CHECKING:
+    from orders.adapters.credentials import Credentials
 
 
 class Signer:

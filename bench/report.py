@@ -1,0 +1,116 @@
+"""Results as a table in Markdown and as a plot in SVG."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+# part, figure, title, unit, whether more is better, bar and moonshot as ratios to what everyone writes
+COMPARED = [
+    ("cold", "cpu_ms", "Cold start, CPU to the first answer", "ms", False, 0.55, 0.45),
+    ("rie", "cpu_ms", "Cold start through the runtime emulator, CPU", "ms", False, None, None),
+    ("rie", "wall_ms", "Cold start through the runtime emulator, wall", "ms", False, None, None),
+    ("warm", "get", "Warm Lambda GET, CPU", "us", False, 0.25, 0.16),
+    ("warm", "post", "Warm Lambda POST, CPU", "us", False, 0.25, 0.16),
+    ("warm", "list", "Warm Lambda list of 50, CPU", "us", False, 0.20, 0.10),
+    ("server", "get_16", "Server GET, 16 connections", "per CPU s", True, 5, 12),
+    ("server", "post_16", "Server POST, 16 connections", "per CPU s", True, 5, 8),
+    ("server", "list_16", "Server list of 50, 16 connections", "per CPU s", True, 5, 15),
+    ("server", "get_1", "Server GET, 1 connection", "per CPU s", True, None, None),
+    ("server", "get_64", "Server GET, 64 connections", "per CPU s", True, None, None),
+    ("server", "resident_mb", "Server memory after the load", "MB", False, 0.8, 0.5),
+    ("container", "rate", "GET rate of 0.25 vCPU with p99 < 100 ms", "per s", True, 6, 15),
+    ("container", "p50_ms", "p50 at that rate", "ms", False, None, None),
+    ("container", "p99_ms", "p99 at that rate", "ms", False, None, None),
+    ("container", "start_seconds", "Start of the 0.25 vCPU task", "s", False, None, None),
+]
+
+
+def number(value: float) -> str:
+    """Format with three digits that mean something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def verdict(ratio: float, more: bool, bar: float | None, moonshot: float | None) -> str:
+    """Say what a ratio reaches."""
+    if bar is None or moonshot is None:
+        return ""
+    reached = [
+        name
+        for name, level in (("moonshot", moonshot), ("bar", bar))
+        if (ratio >= level) == more or ratio == level
+    ]
+    return f"{reached[0] if reached else 'MISSED'} ({bar:g}x / {moonshot:g}x)"
+
+
+def table(found: dict[str, Any], ours: str, everyone: str) -> str:
+    """Return every figure, with its ratio to what everyone writes."""
+    machine = found["machine"]
+    lines = [
+        f"Python {machine['python']}, {machine['machine']}, {machine['cpus']} CPUs{', quick' * machine['quick']}. "
+        f"Medians of interleaved runs. In brackets: ratio to *{everyone}*.",
+    ]
+    for part, figure, title, unit, more, bar, moonshot in COMPARED:
+        if part not in found:
+            continue
+        rows = found[part]
+        base = rows[everyone][figure]
+        said = verdict(rows[ours][figure] / base, more, bar, moonshot)
+        lines += ["", f"**{title}** ({unit}{', more is better' * more}){': ' + said if said else ''}", ""]
+        lines += [
+            f"- {name}: {number(each[figure])} ({each[figure] / base:.2f}x)" for name, each in rows.items()
+        ]
+    if "container" in found:
+        lines += ["", f"Our image: {number(found['container'][ours]['image_mb'])} MB."]
+    if "clients" in found:
+        keys = list(next(iter(found["clients"].values())))
+        lines += ["", "**Clients for DynamoDB** (CPU of a call, 16 at a time)", ""]
+        lines += [f"| client | {' | '.join(keys)} |", "| --- " * (len(keys) + 1) + "|"]
+        lines += [
+            f"| {name} | {' | '.join(number(each[key]) for key in keys)} |"
+            for name, each in found["clients"].items()
+        ]
+    if "lists" in found:
+        lines += [
+            "",
+            "**A page of 50 by number of orders** (Queries, items read; first page / in the middle)",
+            "",
+        ]
+        lines += [
+            f"- {int(size):,} orders: {each['first_queries']}, {each['first_items']} / "
+            f"{each['middle_queries']}, {each['middle_items']}"
+            for size, each in found["lists"]["page_of_50"].items()
+        ]
+        lines += ["", "**Spread of the sharded index** (3,000 writes a second offered; simulated)", ""]
+        lines += [
+            f"- {shards} shards: {each['admitted_per_second']:,.0f} a second admitted; "
+            f"busiest shard {each['busiest_to_mean']:.2f} of the mean"
+            for shards, each in found["lists"]["writes_at_3000_a_second"].items()
+        ]
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], ours: str, everyone: str) -> str:
+    """Return one group of bars for each figure with a bar to meet."""
+    parts = [
+        (part, figure, title, unit)
+        for part, figure, title, unit, _, bar, _ in COMPARED
+        if bar is not None and part in found
+    ]
+    out, y = [], 34
+    for part, figure, title, unit in parts:
+        rows = found[part]
+        longest = max(each[figure] for each in rows.values())
+        out.append(f'<text x="10" y="{y}" font-weight="bold">{escape(title)} ({unit})</text>')
+        for name, each in rows.items():
+            y += 17
+            width = max(1, 420 * each[figure] / longest)
+            colour = {ours: "#0b7a3e", everyone: "#b3452c"}.get(name, "#9aa4ad")
+            out.append(f'<text x="300" y="{y}" text-anchor="end">{escape(name)}</text>')
+            out.append(f'<rect x="308" y="{y - 11}" width="{width:.0f}" height="13" fill="{colour}"/>')
+            out.append(f'<text x="{314 + width:.0f}" y="{y}">{number(each[figure])}</text>')
+        y += 32
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="820" height="{y}" font-family="sans-serif" font-size="11">'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(out)}</svg>\n'
+    )
