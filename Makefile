@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PORT ?= 8000
+AUTH ?= 0
+SUB ?= alice
+SCOPES ?= orders:read orders:write
 export PYTHONPATH := src
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -46,9 +49,13 @@ help: ## List the commands
 
 setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
 
-run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000)
+run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000; AUTH=1 asks for tokens)
 	@$(MAKE) -j2 --no-print-directory $(RUN) $(LOCAL)
-	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
+	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
+
+.PHONY: token
+token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read orders:write")
+	@PYTHONPATH=.:src .venv/bin/python -m localcloud.issuer --sub "$(SUB)" --scopes "$(SCOPES)"
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)

@@ -1,7 +1,7 @@
 """An OpenID issuer for development: signs tokens with a key of this machine, and publishes its public half.
 
-    python -m localcloud.issuer serve                     discovery and keys, on loopback
-    python -m localcloud.issuer token --sub alice --scopes "orders:read orders:write"
+    make run AUTH=1                                            serves it, and has the API ask for its tokens
+    make token SUB=alice SCOPES="orders:read orders:write"     prints one
 
 It is a stand-in for Cognito, Entra, Auth0 ...: the API finds its keys in the same way. The private key lies
 in `.local/issuer.json`, readable by its owner only. Nothing outside this machine trusts it.
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -24,7 +26,6 @@ from jwt.algorithms import RSAAlgorithm
 
 AUDIENCE = "orders"
 HOME = Path(".local/issuer.json")
-PORT = 8765
 
 
 class Issuer:
@@ -33,18 +34,21 @@ class Issuer:
     def __init__(self, url: str, jwk: dict[str, Any] | None = None, kid: str = "key-1") -> None:
         self.url = url
         self.jwk = jwk or new_key(kid)
+        self._private = jwt.PyJWK(self.jwk)
 
     @classmethod
-    def load(cls, url: str, path: Path = HOME) -> Issuer:
-        """Return the issuer of this machine, with the same key every time."""
+    def load(cls, path: Path = HOME) -> Issuer:
+        """Return the issuer of this machine: the same address and key every time."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
             # Written whole or not at all, and never readable by others.
             draft = path.with_suffix(f".{os.getpid()}")
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-                json.dump(new_key("development"), file)
+                json.dump({"url": f"http://127.0.0.1:{port}", "jwk": new_key("development")}, file)
             draft.rename(path)
-        return cls(url, json.loads(path.read_text()))
+        return cls(**json.loads(path.read_text()))
 
     def token(
         self, sub: str, scopes: str = "orders:read orders:write", *, valid_seconds: int = 3600, **claims: Any
@@ -63,9 +67,8 @@ class Issuer:
 
     def sign(self, claims: dict[str, Any], **header: Any) -> str:
         """Sign any claims."""
-        private = jwt.PyJWK(self.jwk)
         headers = {"kid": self.jwk["kid"], "typ": "at+jwt"} | header
-        return jwt.encode(claims, private, algorithm=self.jwk["alg"], headers=headers)
+        return jwt.encode(claims, self._private, algorithm=self.jwk["alg"], headers=headers)
 
     @property
     def public_jwk(self) -> dict[str, Any]:
@@ -82,8 +85,8 @@ class Issuer:
             "/.well-known/jwks.json": {"keys": [self.public_jwk]},
         }
 
-    def serve(self, port: int = PORT) -> ThreadingHTTPServer:
-        """Serve the documents on loopback, from a thread of this process."""
+    def serve(self) -> ThreadingHTTPServer:
+        """Serve the documents at the issuer's address, from a thread of this process."""
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -99,7 +102,7 @@ class Issuer:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base's name
                 """Stay quiet: keys are asked for every few minutes."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = ThreadingHTTPServer(("127.0.0.1", urlsplit(self.url).port or 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
@@ -116,24 +119,13 @@ def new_key(kid: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description="An OpenID issuer for development")
-    parser.add_argument("command", choices=["serve", "token"])
-    parser.add_argument("--port", type=int, default=int(os.environ.get("ISSUER_PORT", PORT)))
+    """Print a token."""
+    parser = argparse.ArgumentParser(description="A token of the development issuer")
     parser.add_argument("--sub", default="alice")
     parser.add_argument("--scopes", default="orders:read orders:write")
     parser.add_argument("--valid-seconds", type=int, default=8 * 3600)
     given = parser.parse_args()
-    issuer = Issuer.load(f"http://127.0.0.1:{given.port}")
-    if given.command == "token":
-        print(issuer.token(given.sub, given.scopes, valid_seconds=given.valid_seconds))
-        return
-    server = issuer.serve(given.port)
-    print(f"ORDERS_AUTH_ISSUER={issuer.url} ORDERS_AUTH_AUDIENCE={AUDIENCE}", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        server.shutdown()
+    print(Issuer.load().token(given.sub, given.scopes, valid_seconds=given.valid_seconds))
 
 
 if __name__ == "__main__":

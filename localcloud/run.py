@@ -36,8 +36,8 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         port = _port(os.environ.get("PORT", "8000"))
-        with _only_one(), _aws() as aws, _application(aws, port) as application:
-            print(_panel(aws, port), flush=True)
+        with _only_one(), _issuer() as auth, _aws() as aws, _application(aws, port, auth) as application:
+            print(_panel(aws, port, auth), flush=True)
             _watch(aws, application)
     except KeyboardInterrupt:
         print("\nStopped. Your orders are kept in .local/ for the next start.")
@@ -104,9 +104,27 @@ def _aws() -> Iterator[EmbeddedAws]:
 
 
 @contextlib.contextmanager
-def _application(aws: EmbeddedAws, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _issuer() -> Iterator[dict[str, str]]:
+    """With AUTH=1, serve the development issuer, and yield what makes the API ask for its tokens."""
+    if os.environ.get("AUTH", "0") in {"", "0"}:
+        yield {}
+        return
+    from localcloud.issuer import AUDIENCE, HOME, Issuer  # needs the token library, `make run` alone does not
+
+    issuer = Issuer.load(ROOT / HOME)
+    try:
+        server = issuer.serve()
+    except OSError as error:
+        raise CannotRun(f"the issuer's address {issuer.url} is not free ({error.strerror})") from error
+    with contextlib.closing(server.socket):
+        yield {"ORDERS_AUTH_ISSUER": issuer.url, "ORDERS_AUTH_AUDIENCE": AUDIENCE}
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def _application(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_"))}
-    environ |= {**aws.environ, "ORDERS_RUNTIME": "local", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
+    environ |= {**aws.environ, **auth, "ORDERS_RUNTIME": "local", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     application = subprocess.Popen(
         [sys.executable, "-m", "localcloud.web", str(port)],
         cwd=ROOT,
@@ -133,14 +151,20 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _panel(aws: EmbeddedAws, port: int) -> str:
+def _panel(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> str:
     lines = [
         ("API", f"http://localhost:{port}"),
         ("Docs", f"http://localhost:{port}/docs"),
+        (
+            "Tokens",
+            'make token SUB=alice SCOPES="orders:read orders:write"'
+            if auth
+            else "none: AUTH=1 asks for them",
+        ),
         ("AWS", f"{aws.endpoint} (AWS_ENDPOINT_URL for the aws command line; any credentials)"),
         ("Stop", "Ctrl-C; orders are kept in .local/"),
     ]
-    return "\n".join(["", *(f"  {name:<6}{value}" for name, value in lines), ""])
+    return "\n".join(["", *(f"  {name:<8}{value}" for name, value in lines), ""])
 
 
 def _watch(aws: EmbeddedAws, application: subprocess.Popen[bytes]) -> None:

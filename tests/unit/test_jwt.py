@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -293,12 +294,13 @@ class TestKeys:
         refused(JwtAuthenticator(URL, AUDIENCE, keys), issuer.token("alice"))
 
 
-def test_the_keys_come_over_http_too() -> None:
+def test_the_keys_come_over_http_too(tmp_path: Path) -> None:
     """The development issuer and the fetching itself, over loopback."""
-    issuer = Issuer("")
-    server = issuer.serve(port=0)
+    issuer = Issuer.load(tmp_path / "issuer.json")
+    assert (tmp_path / "issuer.json").stat().st_mode & 0o077 == 0
+    assert Issuer.load(tmp_path / "issuer.json").jwk == issuer.jwk
+    server = issuer.serve()
     try:
-        issuer.url = f"http://127.0.0.1:{server.server_port}"
         authenticator = JwtAuthenticator(issuer.url, AUDIENCE)
         assert caller(authenticator, issuer.token("alice")).subject == "alice"
     finally:

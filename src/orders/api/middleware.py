@@ -14,6 +14,9 @@ from orders.telemetry import Telemetry
 
 # Far above any order, far below what would hurt.
 MAX_BODY_BYTES = 64 * 1024
+# The HTTP API's own bound (request line and headers), so that both runtimes refuse the same.
+# https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html
+MAX_HEADER_BYTES = 10_240
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 SECURITY_HEADERS = {
@@ -28,7 +31,7 @@ _log = logging.getLogger("orders")
 
 
 class RequestBoundary:
-    """Bounds the body, adds headers, logs the request and answers what nobody expected with a bare 500."""
+    """Bounds what comes in, adds headers, logs the request and answers what nobody expected with a bare 500."""
 
     def __init__(self, app: ASGIApp, root_path: str, telemetry: Telemetry) -> None:
         self._app = app
@@ -68,7 +71,7 @@ class RequestBoundary:
             await send(message)
 
         try:
-            await self._app(scope, bounded_receive, send_with_headers)
+            await self._within_bounds(scope)(scope, bounded_receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller learns nothing of what went wrong
             _log.exception("unhandled error")
             work.fields["error"] = type(error).__name__
@@ -78,3 +81,8 @@ class RequestBoundary:
             await answer(scope, receive, send_with_headers)
         finally:
             request_log.end(self._telemetry, work, scope, status or 500, answered, begun)
+
+    def _within_bounds(self, scope: Scope) -> ASGIApp:
+        if sum(len(name) + len(value) for name, value in scope["headers"]) <= MAX_HEADER_BYTES:
+            return self._app
+        return problem(431, "Request Header Fields Too Large", "The headers are too large.", scope["path"])
