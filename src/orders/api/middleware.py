@@ -31,7 +31,7 @@ _log = logging.getLogger("orders")
 
 
 class RequestBoundary:
-    """Bounds what comes in, adds headers, logs the request and answers what nobody expected with a bare 500."""
+    """Bounds what comes in, adds headers, logs the request; what nobody expected becomes a bare 500."""
 
     def __init__(self, app: ASGIApp, root_path: str, telemetry: Telemetry) -> None:
         self._app = app
