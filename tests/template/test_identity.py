@@ -1,0 +1,111 @@
+"""Who may do what, as far as it can be read from the templates."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tests.template.templates import ROOT, mentions, template
+from tests.template.test_runtime import ALL_TEMPLATES
+
+
+def policies() -> list[tuple[str, dict[str, Any]]]:
+    """Every identity policy statement, with the resource it stands in."""
+    found = []
+    for path in ALL_TEMPLATES:
+        for name, resource in template(path)["Resources"].items():
+            if resource["Type"] in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
+                documents = mentions(resource["Properties"], "PolicyDocument")
+                found += [(name, statement) for each in documents for statement in each["Statement"]]
+    return found
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_application_has_the_same_rights_in_both_runtimes() -> None:
+    function = template()["Resources"]["ApiFunctionRole"]["Properties"]
+    task = template("fargate/template.yaml")["Resources"]["TaskRole"]["Properties"]
+    assert function["ManagedPolicyArns"] == [{"Ref": "AppPolicy"}]
+    assert task["ManagedPolicyArns"] == [{"Ref": "AppPolicyArn"}]
+    handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
+    assert handed_over["AppPolicyArn"] == {"Ref": "AppPolicy"}
+    # Lambda writes the log with the function's role, Fargate with the execution role: nothing else differs.
+    assert [s["Sid"] for p in function["Policies"] for s in p["PolicyDocument"]["Statement"]] == ["WriteLog"]
+    assert "Policies" not in task
+
+
+def test_no_action_is_a_wildcard() -> None:
+    assert policies()
+    for name, statement in policies():
+        assert statement["Effect"] == "Allow"
+        for action in listed(statement["Action"]):
+            assert "*" not in action, f"{name}: {action}"
+
+
+def test_a_wildcard_resource_has_its_reason_beside_it() -> None:
+    for name, statement in policies():
+        if "*" in listed(statement["Resource"]):
+            text = "\n".join((ROOT / path).read_text() for path in ALL_TEMPLATES)
+            assert re.search(rf"- Sid: {statement['Sid']} # \w", text), f"{name}: {statement['Sid']}"
+
+
+def test_the_data_key_is_used_only_through_the_service_and_for_the_thing() -> None:
+    uses = [
+        statement
+        for _, statement in policies()
+        if statement["Resource"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
+    ]
+    assert len(uses) >= 6
+    for statement in uses:
+        condition = statement["Condition"]["StringEquals"]
+        assert "kms:ViaService" in condition, statement["Sid"]
+        assert any(key.startswith("kms:EncryptionContext:aws:") for key in condition), statement["Sid"]
+
+
+def test_every_role_takes_the_boundary() -> None:
+    roles = [
+        (name, resource["Properties"])
+        for path in ALL_TEMPLATES
+        for name, resource in template(path)["Resources"].items()
+        if resource["Type"] == "AWS::IAM::Role"
+    ]
+    assert len(roles) >= 7
+    for name, properties in roles:
+        assert properties["PermissionsBoundary"]["Fn::If"][0] == "HasBoundary", name
+
+
+def test_every_function_has_a_role_of_ours() -> None:
+    """SAM would make one with rights on every log group and stream."""
+    for name, resource in template()["Resources"].items():
+        if resource["Type"] == "AWS::Serverless::Function":
+            assert resource["Properties"]["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+
+
+def test_nothing_names_an_account_a_region_or_a_partition() -> None:
+    for path in ALL_TEMPLATES:
+        text = (ROOT / path).read_text()
+        assert not re.search(r"arn:aws:|\b\d{12}\b|\b(eu|us|ap)-[a-z]+-\d\b", text), path
+
+
+def test_only_what_must_be_named_has_a_name() -> None:
+    allowed = {
+        "AWS::KMS::Alias",  # an alias is a name
+        "AWS::Events::EventBus",  # a bus must be named
+        "AWS::Logs::LogGroup",  # found by people
+        "AWS::Logs::ResourcePolicy",
+        "AWS::ApiGatewayV2::DomainName",
+        "AWS::ApiGatewayV2::ApiMapping",
+        "AWS::Route53::RecordSet",
+        "AWS::ApplicationAutoScaling::ScalingPolicy",  # unique within its target
+    }
+    for path in ALL_TEMPLATES:
+        for name, resource in template(path)["Resources"].items():
+            kind = resource["Type"]
+            own = {"Name", f"{kind.rsplit('::')[-1]}Name", "FunctionName", "RoleName", "GroupName"}
+            named = own & resource.get("Properties", {}).keys()
+            if kind == "AWS::CloudWatch::Alarm" and named:
+                assert name == "HttpApiServerErrorsAlarm"  # its comment says why
+            elif kind not in allowed:
+                assert not named, f"{name}: {named}"

@@ -1,0 +1,86 @@
+"""Parameters that cannot work together are refused before anything is made."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.template.templates import Evaluator, template
+
+ISSUER = {"AuthIssuer": "https://issuer.example", "AuthAudience": "orders"}
+CERTIFICATE = "arn:aws:acm:eu-central-1:111122223333:certificate/0a1b"
+DOMAIN = {"DomainName": "orders.example.com", "CertificateArn": CERTIFICATE}
+NETWORK = {"VpcId": "vpc-1", "PublicSubnetIds": "subnet-1,subnet-2", "PrivateSubnetIds": "subnet-3,subnet-4"}
+
+ACCEPTED = [
+    {},
+    {"Runtime": "fargate"},
+    {"BothRuntimes": "true"},
+    {"Stage": "prod", **ISSUER},
+    {"Stage": "prod", "Runtime": "fargate", **ISSUER, **DOMAIN},
+    {**DOMAIN, "HostedZoneId": "Z1"},
+    {"Runtime": "fargate", **NETWORK},
+    {"Runtime": "fargate", "NetworkEgress": "endpoints"},
+    {"Runtime": "fargate", "NetworkEgress": "endpoints", **ISSUER, **NETWORK},
+    {"FargateCpuUnits": 1024, "FargateMemoryMb": 2048},
+    {"FargateCpuUnits": 4096, "FargateMemoryMb": 16384},
+]
+REFUSED = [
+    ({"Stage": "prod"}, "needs AuthIssuer"),
+    (ISSUER | {"AuthAudience": ""}, "needs AuthAudience"),
+    ({"Stage": "prod", "Runtime": "fargate", **ISSUER}, "plain HTTP"),
+    ({"Stage": "prod", "BothRuntimes": "true", **ISSUER}, "plain HTTP"),
+    ({"DomainName": "orders.example.com"}, "needs CertificateArn"),
+    ({"CertificateArn": CERTIFICATE}, "need DomainName"),
+    ({"HostedZoneId": "Z1"}, "need DomainName"),
+    *[(NETWORK | {name: ""}, "go together") for name in NETWORK],
+    ({"Runtime": "fargate", "NetworkEgress": "endpoints", **ISSUER}, "cannot fetch the keys"),
+    ({"FargateCpuUnits": 256, "FargateMemoryMb": 4096}, "does not offer"),
+    ({"FargateCpuUnits": 1024, "FargateMemoryMb": 512}, "does not offer"),
+    ({"FargateCpuUnits": 4096, "FargateMemoryMb": 2048}, "does not offer"),
+]
+
+
+@pytest.mark.parametrize("parameters", ACCEPTED, ids=str)
+def test_accepted(parameters: dict[str, object]) -> None:
+    assert Evaluator(template(), **parameters).refusals() == []
+
+
+@pytest.mark.parametrize(("parameters", "reason"), REFUSED, ids=str)
+def test_refused(parameters: dict[str, object], reason: str) -> None:
+    (refusal,) = Evaluator(template(), **parameters).refusals()
+    assert reason in refusal
+
+
+def test_every_rule_refuses_something() -> None:
+    said = {
+        refusal for parameters, _ in REFUSED for refusal in Evaluator(template(), **parameters).refusals()
+    }
+    rules = template()["Rules"].values()
+    assert said == {each["AssertDescription"] for rule in rules for each in rule["Assertions"]}
+
+
+def test_every_parameter_is_described_bounded_and_grouped() -> None:
+    source = template()
+    for name, parameter in source["Parameters"].items():
+        assert parameter.get("Description"), name
+        assert "Default" in parameter, name
+        bounds = {"AllowedValues", "AllowedPattern", "MaxLength"}
+        if parameter["Type"] == "Number":
+            assert "AllowedValues" in parameter or {"MinValue", "MaxValue"} <= parameter.keys(), name
+        else:
+            assert bounds & parameter.keys(), name
+        if "AllowedValues" in parameter:
+            assert parameter["Default"] in parameter["AllowedValues"], name
+        if "AllowedPattern" in parameter:
+            assert re.fullmatch(parameter["AllowedPattern"], parameter["Default"]), name
+    groups = source["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    grouped = [name for group in groups for name in group["Parameters"]]
+    assert sorted(grouped) == sorted(source["Parameters"])
+
+
+def test_origins_cannot_be_anybody() -> None:
+    pattern = template()["Parameters"]["CorsOrigins"]["AllowedPattern"]
+    assert re.fullmatch(pattern, "https://a.example,http://localhost:3000")
+    for wrong in ("*", "https://*.example", "https://a.example/", "a.example", "https://a.example,"):
+        assert not re.fullmatch(pattern, wrong), wrong

@@ -1,0 +1,285 @@
+"""`Runtime` adds and takes away a front door, and touches nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from tests.template.templates import ROOT, STATEFUL, Evaluator, expanded, mentions, template
+
+from orders.settings import Settings
+
+ALL_TEMPLATES = ["template.yaml", "fargate/template.yaml", "fargate/network.yaml"]
+FARGATE_PREFIXES = (
+    "AWS::EC2::",
+    "AWS::ECS::",
+    "AWS::ElasticLoadBalancingV2::",
+    "AWS::ApplicationAutoScaling::",
+)
+
+
+def types(**parameters: object) -> dict[str, str]:
+    stack = Evaluator(expanded(), **parameters).resources()
+    return {name: resource["Type"] for name, resource in stack.items()}
+
+
+class TestFrontDoors:
+    def test_lambda_has_no_network_balancer_or_task(self) -> None:
+        found = types(Runtime="lambda")
+        assert found.keys() >= {"HttpApi", "ApiFunction", "ApiFunctionAliaslive"}
+        assert "FargateStack" not in found
+        assert not [each for each in found.values() if each.startswith(FARGATE_PREFIXES)]
+
+    def test_fargate_has_no_api_gateway(self) -> None:
+        found = types(Runtime="fargate")
+        assert "FargateStack" in found
+        assert "ApiFunction" not in found
+        foreign = ("AWS::ApiGateway", "AWS::CodeDeploy::")
+        assert not [each for each in found.values() if each.startswith(foreign)]
+
+    @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
+    def test_both_stand_during_a_switch(self, runtime: str) -> None:
+        found = types(Runtime=runtime, BothRuntimes="true")
+        assert found.keys() >= {"HttpApi", "ApiFunction", "FargateStack"}
+
+    def test_the_events_flow_in_either(self) -> None:
+        for runtime in ("lambda", "fargate"):
+            assert types(Runtime=runtime).keys() >= {"RelayFunction", "ReceiptsFunction", "ReceiptsRule"}
+
+    def test_a_switch_adds_and_removes_front_doors_only(self) -> None:
+        before, after = types(Runtime="lambda"), types(Runtime="fargate")
+        gone, new = before.keys() - after.keys(), after.keys() - before.keys()
+        assert new == {"FargateStack"}
+        assert gone
+        assert all(re.match(r"Api|HttpApi|Deployment|ServerlessDeployment", each) for each in gone), gone
+
+    def test_every_reference_is_to_something_that_stands(self) -> None:
+        """What stands for a runtime never reads what does not, outside an `Fn::If`."""
+        source = expanded()
+        for parameters in ({"Runtime": "lambda"}, {"Runtime": "fargate"}, {"BothRuntimes": "true"}):
+            stack = Evaluator(source, **parameters).resources()
+            for name, resource in stack.items():
+                for found in _plain_references(resource):
+                    if found in source["Resources"]:
+                        assert found in stack, f"{name} reads {found}, which is not there with {parameters}"
+
+    def test_api_url_follows_runtime(self) -> None:
+        url = template()["Outputs"]["ApiUrl"]
+        assert "Condition" not in url
+        assert url["Value"]["Fn::If"][0] == "HasDomain"
+        condition, when_lambda, when_fargate = url["Value"]["Fn::If"][2]["Fn::If"]
+        assert condition == "ServesFromLambda"
+        assert when_lambda == {"Fn::GetAtt": ["HttpApi", "ApiEndpoint"]}
+        assert when_fargate == {"Fn::GetAtt": ["FargateStack", "Outputs.Url"]}
+
+
+def _plain_references(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [found for each in value for found in _plain_references(each)]
+    if not isinstance(value, dict):
+        return []
+    found: list[str] = []
+    for key, each in value.items():
+        if key == "Ref":
+            found.append(each)
+        elif key == "Fn::GetAtt":
+            found.append((each if isinstance(each, list) else each.split("."))[0])
+        elif key == "Fn::Sub":
+            text = each if isinstance(each, str) else each[0]
+            found += [name.split(".")[0] for name in re.findall(r"\$\{([A-Za-z0-9.]+)\}", text)]
+        elif key != "Fn::If":
+            found += _plain_references(each)
+    return found
+
+
+class TestData:
+    def test_ids_are_frozen(self) -> None:
+        kinds = set(STATEFUL.values())
+        found = {
+            name: each["Type"] for name, each in template()["Resources"].items() if each["Type"] in kinds
+        }
+        assert found == STATEFUL
+
+    @pytest.mark.parametrize("name", STATEFUL)
+    def test_is_kept_and_unconditional(self, name: str) -> None:
+        resource = template()["Resources"][name]
+        assert resource["DeletionPolicy"] == "Retain"
+        assert resource["UpdateReplacePolicy"] == "Retain"
+        assert "Condition" not in resource
+        for runtime in ("lambda", "fargate"):
+            assert types(Runtime=runtime)[name] == STATEFUL[name]
+
+    @pytest.mark.parametrize("name", STATEFUL)
+    def test_does_not_depend_on_the_runtime(self, name: str) -> None:
+        text = str(template()["Resources"][name])
+        assert not re.search(r"Runtime|UseLambda|UseFargate|ServesFromLambda|FargateStack|HttpApi", text)
+
+    def test_production_table_refuses_deletion(self) -> None:
+        protection = template()["Resources"]["OrdersTable"]["Properties"]["DeletionProtectionEnabled"]
+        assert protection == {"Fn::If": ["IsProduction", True, False]}
+        attributes = template("fargate/template.yaml")["Resources"]["LoadBalancer"]["Properties"]
+        assert {
+            "Key": "deletion_protection.enabled",
+            "Value": {"Fn::If": ["IsProduction", "true", "false"]},
+        } in attributes["LoadBalancerAttributes"]
+
+    def test_is_encrypted_with_the_data_key(self) -> None:
+        resources = template()["Resources"]
+        key = {"Fn::GetAtt": ["DataKey", "Arn"]}
+        assert resources["OrdersTable"]["Properties"]["SSESpecification"]["KMSMasterKeyId"] == key
+        assert mentions(resources["DocumentsBucket"], "KMSMasterKeyID") == [key]
+        for name, kind in STATEFUL.items():
+            if kind == "AWS::SQS::Queue":
+                assert resources[name]["Properties"]["KmsMasterKeyId"] == key
+            if kind.startswith("AWS::Events::"):
+                assert resources[name]["Properties"]["KmsKeyIdentifier"] == key
+        for path in ALL_TEMPLATES:
+            for resource in template(path)["Resources"].values():
+                if resource["Type"] == "AWS::Logs::LogGroup":
+                    assert resource["Properties"]["KmsKeyId"] in (key, {"Ref": "KmsKeyArn"})
+                    assert resource["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+class TestOneApplication:
+    def environment(self) -> dict[str, Any]:
+        variables: dict[str, Any] = template()["Globals"]["Function"]["Environment"]["Variables"]
+        return variables
+
+    def container(self) -> dict[str, Any]:
+        (container,) = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"][
+            "ContainerDefinitions"
+        ]
+        return dict(container)
+
+    def test_environment_is_the_settings_in_both_runtimes(self) -> None:
+        names = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
+        assert self.environment().keys() == names
+        task = [each["Name"] for each in self.container()["Environment"]]
+        assert len(task) == len(set(task))
+        assert set(task) == names
+
+    def test_environment_has_the_same_values_in_both_runtimes(self) -> None:
+        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
+        for each in self.container()["Environment"]:
+            if each["Name"] == "ORDERS_RUNTIME":
+                assert each["Value"] == "fargate"
+                assert self.environment()["ORDERS_RUNTIME"] == "lambda"
+            else:
+                assert handed_over[each["Value"]["Ref"]] == self.environment()[each["Name"]]
+
+    def test_no_function_has_settings_of_its_own(self) -> None:
+        for name, resource in template()["Resources"].items():
+            if resource["Type"] == "AWS::Serverless::Function":
+                assert "Environment" not in resource["Properties"], name
+
+    def test_every_function_runs_the_one_image(self) -> None:
+        functions = {
+            name: each
+            for name, each in template()["Resources"].items()
+            if each["Type"] == "AWS::Serverless::Function"
+        }
+        assert len(functions) >= 4
+        assert len({str(each["Metadata"]) for each in functions.values()}) == 1
+        for each in functions.values():
+            assert each["Properties"]["PackageType"] == "Image"
+            config = each["Properties"]["ImageConfig"]
+            assert config["EntryPoint"] == ["python", "-m", "awslambdaric"]
+            (command,) = config["Command"]
+            module, _, attribute = command.rpartition(".")
+            assert attribute == "handler"
+            assert (ROOT / "src" / f"{module.replace('.', '/')}.py").is_file()
+
+    def test_tasks_run_the_digest_of_a_function_that_always_stands(self) -> None:
+        resources = template()["Resources"]
+        handed_over = resources["FargateStack"]["Properties"]["Parameters"]
+        assert handed_over["ImageUri"] == {"Fn::GetAtt": ["ImageVersion", "ImageUri"]}
+        source = resources["ImageVersion"]["Properties"]["FunctionVersionArn"]["Ref"]
+        assert source == "RelayFunction.Version"
+        assert "Condition" not in resources["RelayFunction"]
+        assert resources["RelayFunction"]["Properties"]["AutoPublishAlias"]
+        assert self.container()["Image"] == {"Ref": "ImageUri"}
+
+    def test_nested_parameters_are_all_handed_over(self) -> None:
+        pairs = [
+            (template()["Resources"]["FargateStack"], "fargate/template.yaml"),
+            (template("fargate/template.yaml")["Resources"]["NetworkStack"], "fargate/network.yaml"),
+        ]
+        for stack, path in pairs:
+            assert stack["Properties"]["Parameters"].keys() == template(path)["Parameters"].keys()
+
+
+class TestServer:
+    """What the server, the task and the load balancer must agree on."""
+
+    def attributes(self, name: str, key: str) -> dict[str, Any]:
+        resource = template("fargate/template.yaml")["Resources"][name]
+        return {each["Key"]: each["Value"] for each in resource["Properties"][key]}
+
+    def server(self, argument: str) -> int:
+        found = re.search(rf"{argument}=(\d+)", (ROOT / "src/orders/server.py").read_text())
+        assert found
+        return int(found[1])
+
+    def test_idle_connections_outlive_the_load_balancers(self) -> None:
+        idle = self.attributes("LoadBalancer", "LoadBalancerAttributes")["idle_timeout.timeout_seconds"]
+        assert self.server("timeout_keep_alive") > int(idle)
+
+    def test_the_server_ends_before_it_is_killed(self) -> None:
+        task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
+        (container,) = task["ContainerDefinitions"]
+        assert self.server("timeout_graceful_shutdown") < container["StopTimeout"]
+
+    def test_the_task_has_no_more_rights_than_it_needs(self) -> None:
+        task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
+        (container,) = task["ContainerDefinitions"]
+        assert container["ReadonlyRootFilesystem"] is True
+        assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+
+    def test_a_bad_deployment_is_taken_back_and_scaling_is_left_alone(self) -> None:
+        service = template("fargate/template.yaml")["Resources"]["Service"]["Properties"]
+        assert "DesiredCount" not in service
+        deployment = service["DeploymentConfiguration"]
+        assert deployment["MinimumHealthyPercent"] == 100
+        assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+        assert deployment["Alarms"]["Enable"] is deployment["Alarms"]["Rollback"] is True
+        assert deployment["Alarms"]["AlarmNames"]
+
+    def test_production_functions_shift_by_canary(self) -> None:
+        group = expanded()["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]
+        condition, production, other = group["DeploymentConfigName"]["Fn::If"]
+        assert condition == "IsProduction"
+        assert production["Fn::Sub"][1]["ConfigName"].startswith("Canary")
+        assert other["Fn::Sub"][1]["ConfigName"] == "AllAtOnce"
+        alarms = [each["Name"] for each in group["AlarmConfiguration"]["Alarms"]]
+        named = template()["Resources"]["HttpApiServerErrorsAlarm"]["Properties"]["AlarmName"]
+        assert named in alarms
+        assert {"Ref": "ApiErrorsAlarm"} in alarms
+
+
+class TestNetwork:
+    @pytest.mark.parametrize(
+        ("egress", "gateways", "interfaces"),
+        [("nat-per-az", 2, False), ("single-nat", 1, False), ("endpoints", 0, True)],
+    )
+    def test_egress(self, egress: str, gateways: int, interfaces: bool) -> None:
+        source = template("fargate/network.yaml")
+        given = dict.fromkeys(source["Parameters"], "x") | {"Egress": egress}
+        stack = Evaluator(source, **given).resources()
+        kinds = [each["Type"] for each in stack.values()]
+        assert kinds.count("AWS::EC2::NatGateway") == gateways
+        endpoints = [e["Properties"] for e in stack.values() if e["Type"] == "AWS::EC2::VPCEndpoint"]
+        names = [each["ServiceName"]["Fn::Sub"].rsplit("}.")[-1] for each in endpoints]
+        assert {"dynamodb", "s3"} <= set(names)
+        assert ({"ecr.api", "ecr.dkr", "logs", "kms"} <= set(names)) is interfaces
+
+    def test_only_the_load_balancer_reaches_the_tasks(self) -> None:
+        resources = template("fargate/template.yaml")["Resources"]
+        tasks = resources["ServiceSecurityGroup"]["Properties"]
+        assert "SecurityGroupIngress" not in tasks
+        ingress = [e for e in resources.values() if e["Type"] == "AWS::EC2::SecurityGroupIngress"]
+        assert [e["Properties"]["SourceSecurityGroupId"]["Fn::GetAtt"][0] for e in ingress] == [
+            "LoadBalancerSecurityGroup"
+        ]
+        assert "CidrIp" not in ingress[0]["Properties"]
