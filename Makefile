@@ -42,6 +42,8 @@ $(IMAGE_ENV): requirements.txt
 $(BENCH): requirements-bench.txt
 	$(call install,.venv-bench,requirements-bench)
 
+TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
+
 .PHONY: help setup run test check cost rename format lock test-cloud bench clean
 
 help: ## List the commands
@@ -69,6 +71,9 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
+	.venv/bin/cfn-lint $(TEMPLATES)
+	@# Once more by SAM's own rules; it does not look into nested templates.
+	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
 
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
