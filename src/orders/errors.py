@@ -9,7 +9,8 @@ OrderError
 ├── ReceiptNotReady          the order has no receipt yet
 ├── NotAuthenticated         no valid token
 ├── NotPermitted             the token lacks the scope
-└── DependencyUnavailable    a service we need did not answer (the only retryable one)
+├── Overloaded               this process has all it can serve, or is about to stop (retryable)
+└── DependencyUnavailable    a service we need did not answer (retryable)
 """
 
 from __future__ import annotations
@@ -85,6 +86,13 @@ class NotPermitted(OrderError):
     def __init__(self, scope: str) -> None:
         super().__init__(f"This needs the scope {scope}.")
         self.scope = scope
+
+
+class Overloaded(OrderError):
+    """This process has as many requests as it can serve, or is about to stop. Another one may be free."""
+
+    def __init__(self) -> None:
+        super().__init__("This server has all the requests it can take; try again shortly.")
 
 
 class DependencyUnavailable(OrderError):

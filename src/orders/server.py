@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
+import socket
+from types import FrameType
 
 import uvicorn
 
 from orders.bootstrap import build_app
 
+# After SIGTERM the load balancer may still send for a moment: this long we go on answering, as not ready
+# and closing connections; what is then in flight gets its time. ECS kills after 30 s (StopTimeout).
+DRAIN_SECONDS = 5
+FINISH_SECONDS = 20
+
 app = build_app()
 
+
+class Server(uvicorn.Server):
+    """uvicorn, but a SIGTERM first turns readiness off and only then stops accepting."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain on the first SIGTERM; stop at once on Ctrl-C or on being asked again."""
+        if sig != signal.SIGTERM or app.state.draining:
+            super().handle_exit(sig, frame)
+            return
+        app.state.draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
+
+
 if __name__ == "__main__":
-    uvicorn.run(
-        app,
-        host="0.0.0.0",  # noqa: S104  # in the container; the security group lets only the load balancer in
-        port=int(os.environ.get("PORT", "8080")),
-        # Longer than the load balancer's idle 60 s, or it answers 502 when it reuses a closed connection.
-        timeout_keep_alive=75,
-        # Requests in flight at SIGTERM get this long; ECS waits 30 s (the task's StopTimeout) before SIGKILL.
-        timeout_graceful_shutdown=25,
-        access_log=False,  # orders.api.request_log writes one
-        log_config=None,
-        # The load balancer says who called and by which scheme.
-        proxy_headers=True,
-        forwarded_allow_ips="*",
-        server_header=False,
-    )
+    Server(
+        uvicorn.Config(
+            app,
+            host="0.0.0.0",  # noqa: S104  # in the container; the security group lets only the load balancer in
+            port=int(os.environ.get("PORT", "8080")),
+            # Longer than the load balancer's idle 60 s, or it answers 502 when it reuses a closed connection.
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=FINISH_SECONDS,
+            access_log=False,  # orders.api.request_log writes one
+            log_config=None,
+            # The load balancer says who called and by which scheme.
+            proxy_headers=True,
+            forwarded_allow_ips="*",
+            server_header=False,
+        )
+    ).run()

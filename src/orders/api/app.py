@@ -15,7 +15,7 @@ from orders.api.middleware import RequestBoundary
 from orders.api.responses import json_response
 from orders.api.routes import problems, router
 from orders.api.schemas import About, Health
-from orders.errors import DependencyUnavailable
+from orders.errors import DependencyUnavailable, Overloaded
 from orders.service import OrderService
 from orders.settings import Settings
 from orders.telemetry import Telemetry
@@ -40,6 +40,7 @@ def create_app(
     )
     app.state.service = service
     app.state.authenticator = authenticator or OpenToAll()
+    app.state.draining = False  # the server sets it when it is about to stop
     errors.install(app)
     docs.install(app)
     app.include_router(router, dependencies=[Depends(Token())] if authenticator else [])
@@ -76,7 +77,9 @@ def create_app(
         summary="Can it serve?",
     )
     async def ready() -> Response:
-        """Ask the dependencies, briefly."""
+        """Ask the dependencies, briefly; say no while the server drains."""
+        if app.state.draining:
+            raise Overloaded
         try:
             async with asyncio.timeout(_READY_TIMEOUT_SECONDS):
                 await service.check_dependencies()

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.OrderError], int] = {
     errors.InvalidCursor: 400,
     errors.NotAuthenticated: 401,
     errors.NotPermitted: 403,
+    errors.Overloaded: 503,
     errors.DependencyUnavailable: 503,
 }
 # Seconds until a retry makes sense: longer than a throttled partition or a failed-over node needs.
@@ -56,9 +57,10 @@ def _order_error(request: Request, error: Exception) -> Response:
     )
     if current is not None:
         response.headers["etag"] = etag(current)
+    if status == 503:
+        response.headers["retry-after"] = _RETRY_AFTER
     if isinstance(error, errors.DependencyUnavailable):
         telemetry.note(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
-        response.headers["retry-after"] = _RETRY_AFTER
     if isinstance(error, errors.NotAuthenticated):
         # RFC 6750, section 3: no error code when no token was sent
         response.headers["www-authenticate"] = 'Bearer error="invalid_token"' if error.reason else "Bearer"

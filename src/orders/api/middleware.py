@@ -18,6 +18,11 @@ MAX_BODY_BYTES = 64 * 1024
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html
 MAX_HEADER_BYTES = 10_240
 
+# More would only wait for each other: the database pool is smaller, and every one of them takes memory.
+# A load balancer finds another task; Lambda sends one at a time.
+MAX_IN_FLIGHT = 512
+_OVERLOADED = "This server has all the requests it can take; try again shortly."
+
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -37,6 +42,7 @@ class RequestBoundary:
         self._app = app
         self._root_path = root_path
         self._telemetry = telemetry
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -67,9 +73,12 @@ class RequestBoundary:
                 present = {name for name, _ in answered}
                 answered += [header for header in _SECURITY_HEADERS if header[0] not in present]
                 answered += request_log.ids(work)
+                if scope["app"].state.draining:  # a client that keeps its connection would meet its end
+                    answered.append((b"connection", b"close"))
                 message["headers"] = answered
             await send(message)
 
+        self._in_flight += 1
         try:
             await self._within_bounds(scope)(scope, bounded_receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller learns nothing of what went wrong
@@ -80,9 +89,16 @@ class RequestBoundary:
             answer = problem(500, "Internal Server Error", "Something went wrong on our side.", scope["path"])
             await answer(scope, receive, send_with_headers)
         finally:
+            self._in_flight -= 1
             request_log.end(self._telemetry, work, scope, status or 500, answered, begun)
 
     def _within_bounds(self, scope: Scope) -> ASGIApp:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) <= MAX_HEADER_BYTES:
-            return self._app
-        return problem(431, "Request Header Fields Too Large", "The headers are too large.", scope["path"])
+        """Return the application, or a refusal of what is too large or too much; liveness always passes."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            detail = "The headers are too large."
+            return problem(431, "Request Header Fields Too Large", detail, scope["path"])
+        if self._in_flight > MAX_IN_FLIGHT and not scope["path"].endswith("/health"):
+            refusal = problem(503, "Overloaded", _OVERLOADED, scope["path"], kind="overloaded")
+            refusal.headers["retry-after"] = "1"
+            return refusal
+        return self._app

@@ -1,0 +1,70 @@
+"""What the server refuses rather than drown, and what it says while it stops."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from tests.support import a_settings
+
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.api import middleware
+from orders.api.app import create_app
+from orders.domain import Order
+from orders.service import OrderService
+
+UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
+
+
+class SlowStore(MemoryOrderStore):
+    """Answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+
+    async def get(self, order_id: str) -> Order | None:
+        await self.let.wait()
+        return await super().get(order_id)
+
+
+def an_app(store: MemoryOrderStore) -> FastAPI:
+    return create_app(OrderService(store, MemoryDocumentStore(), FixedCursorKey()), a_settings())
+
+
+def test_what_is_too_much_is_refused_at_once_and_the_rest_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "MAX_IN_FLIGHT", 3)
+
+    async def case() -> None:
+        store = SlowStore()
+        transport = httpx.ASGITransport(an_app(store))
+        async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
+            waiting = [asyncio.create_task(client.get(UNKNOWN)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            refused = await client.get(UNKNOWN)
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert (await client.get("/health")).status_code == 200
+            store.let.set()
+            assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {404}
+            assert (await client.get(UNKNOWN)).status_code == 404
+
+    asyncio.run(case())
+
+
+def test_while_draining_it_serves_but_is_not_ready_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def case() -> None:
+        app = an_app(MemoryOrderStore())
+        app.state.draining = True
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://api.test"
+        ) as client:
+            answer = await client.get(UNKNOWN)
+            assert (answer.status_code, answer.headers["connection"]) == (404, "close")
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/health")).status_code == 200
+
+    asyncio.run(case())
