@@ -62,6 +62,11 @@ token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read or
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(DEV) $(LOCAL) ## The console and /docs in a headless Chromium; pictures in reports/browser (CHROMIUM=path)
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "make test-browser needs Chromium: apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
+	.venv/bin/python -m pytest -m browser -n0 tests/browser $(ARGS)
+
 test-cloud: $(DEV) $(LOCAL) $(TOOLS) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)

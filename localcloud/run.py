@@ -36,9 +36,9 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         port = _port(os.environ.get("PORT", "8000"))
-        with _only_one(), _issuer() as auth, _aws() as aws, _application(aws, port, auth) as application:
+        with _only_one(), _issuer() as auth, _aws() as aws, application(aws, port, auth) as process:
             print(_panel(aws, port, auth), flush=True)
-            _watch(aws, application)
+            _watch(aws, process)
     except KeyboardInterrupt:
         print("\nStopped. Your orders are kept in .local/ for the next start.")
         return 0
@@ -122,10 +122,18 @@ def _issuer() -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def _application(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def application(
+    aws: EmbeddedAws, port: int, auth: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Serve the API and the console on `port` of loopback over `aws`."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_"))}
-    environ |= {**aws.environ, **auth, "ORDERS_RUNTIME": "local", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
-    application = subprocess.Popen(
+    environ |= {
+        **aws.environ,
+        **(auth or {}),
+        "ORDERS_RUNTIME": "local",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
+    }
+    process = subprocess.Popen(
         [sys.executable, "-m", "localcloud.web", str(port)],
         cwd=ROOT,
         env=environ,
@@ -135,12 +143,12 @@ def _application(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> Iterator[
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(port):
-            if application.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise CannotRun("the API did not start; its error stands above")
             time.sleep(0.05)
-        yield application
+        yield process
     finally:
-        stop(application)
+        stop(process)
 
 
 def _answers(port: int) -> bool:
@@ -155,6 +163,7 @@ def _panel(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> str:
     lines = [
         ("API", f"http://localhost:{port}"),
         ("Docs", f"http://localhost:{port}/docs"),
+        ("Console", f"http://localhost:{port}/console/"),
         (
             "Tokens",
             'make token SUB=alice SCOPES="orders:read orders:write"'

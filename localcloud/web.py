@@ -12,7 +12,7 @@ from localcloud.lifeline import end_with_parent
 if __name__ == "__main__":
     end_with_parent()
     uvicorn.run(
-        "orders.server:app",
+        "localcloud.dev_app:app",
         host="127.0.0.1",
         port=int(sys.argv[1]),
         reload=True,
