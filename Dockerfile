@@ -20,5 +20,7 @@ COPY --from=build /build/app /
 WORKDIR /opt/app
 # nobody, by number, so that a platform can tell it is not root.
 USER 65534:65534
+# Only for an image built on this one: `sam local` installs the emulator of Lambda's runtime, which takes root.
+ONBUILD USER root
 EXPOSE 8080
 CMD ["python", "-m", "orders.server"]
