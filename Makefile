@@ -44,7 +44,7 @@ $(BENCH): requirements-bench.txt
 
 TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
 
-.PHONY: help setup run test check cost rename format lock test-cloud bench clean
+.PHONY: help setup run local test check cost rename format lock test-cloud bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=
 .PHONY: token
 token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read orders:write")
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.issuer --sub "$(SUB)" --scopes "$(SCOPES)"
+
+local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the local AWS: make local RUNTIME=lambda|fargate
+	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.local "$(RUNTIME)"
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)

@@ -76,6 +76,7 @@ def embedded_aws(
     source: Path | None = ROOT / "src",
     auth: bool = False,
     environ: Mapping[str, str] | None = None,
+    also_bind: str = "",
     log: Path | None = None,
     progress: Callable[[str], object] = str,
 ) -> Iterator[EmbeddedAws]:
@@ -83,6 +84,7 @@ def embedded_aws(
 
     `state` keeps everything in that directory for the next start; the functions run from `source`
     (None: they are deployed, and fail when invoked); `environ` adds variables to the emulator's;
+    `also_bind` is one more address to listen on, for containers;
     `log` takes what it writes. Raises `EmbeddedAwsError`.
     """
     command = [str(LOCAL_PYTHON), "-m", "localcloud.emulator", "--stack", stack]
@@ -94,6 +96,8 @@ def embedded_aws(
         command += ["--state", str(state.resolve())]
     if source:
         command += ["--source", str(source), "--python", sys.executable]
+    if also_bind:
+        command += ["--also-bind", also_bind]
     with _started(command, auth, environ or {}, log) as aws:
         _await_deployment(aws, template is not None, progress)
         yield aws

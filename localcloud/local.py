@@ -1,0 +1,188 @@
+"""`make local RUNTIME=lambda|fargate`: the built image in a container, against the embedded AWS.
+
+lambda: `sam local start-api` under AWS's emulator of the Lambda runtime. fargate: the image's default
+command, held to what the task definition allows. The rest (table, bus, queues, their functions) is
+`make run`'s. Nothing is kept: every start is a fresh one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws
+from localcloud.engine import docker, engine_problem, gateway
+
+BUILD = ROOT / ".aws-sam" / "local"
+IMAGE = "orders-local:latest"
+_START_SECONDS = 120
+_SAM = ROOT / ".venv-tools" / "bin" / "sam"
+# What fargate/template.yaml grants the task.
+TASK_LIMITS = [
+    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--init", "--memory", "512m", "--cpus", "1", "--stop-timeout", "30"),
+]
+
+
+class CannotServe(Exception):
+    """Why not, in one line."""
+
+
+def main(runtime: str) -> int:
+    """Serve until Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    doors: dict[str, Callable[[EmbeddedAws, int], contextlib.AbstractContextManager[str]]]
+    doors = {"lambda": lambda_door, "fargate": fargate_door}
+    try:
+        if runtime not in doors:
+            raise CannotServe("RUNTIME must be lambda or fargate: make local RUNTIME=fargate")
+        if problem := engine_problem():
+            raise CannotServe(problem)
+        print("Starting the local AWS, building the image ...", flush=True)
+        with embedded_aws(also_bind=gateway()) as aws, doors[runtime](aws, int(os.environ["PORT"])) as url:
+            wait_until_healthy(url)
+            print(
+                f"\n  API       {url}\n  Runtime   {runtime}, in a container\n  Stop      Ctrl-C\n",
+                flush=True,
+            )
+            signal.pause()
+    except KeyboardInterrupt:
+        print("\nStopped.")
+    except (CannotServe, EmbeddedAwsError) as error:
+        print(f"make local: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def container_environ(aws: EmbeddedAws, runtime: str) -> dict[str, str]:
+    """Return what makes the image in a container use the emulator."""
+    host = gateway() or "host.docker.internal"
+    reachable = {"AWS_ENDPOINT_URL": f"http://{host}:{aws.port}", "ORDERS_RUNTIME": runtime}
+    files = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+    return {name: value for name, value in aws.environ.items() if name not in files} | reachable
+
+
+def build_image(tag: str = IMAGE, *arguments: str) -> str:
+    """Build the image as SAM does, by the classic builder, and return its id."""
+    command = ["docker", "build", "--quiet", "--tag", tag, *arguments, str(ROOT)]
+    environ = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise CannotServe(f"the image does not build:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+    return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def fargate_door(aws: EmbeddedAws, port: int, *options: str) -> Iterator[str]:
+    """Run the image's default command in a container on `port` of loopback (0: any)."""
+    build_image()
+    variables = [f"--env={k}={v}" for k, v in container_environ(aws, "fargate").items()]
+    with container([*TASK_LIMITS, f"--publish=127.0.0.1:{port}:8080", *variables, *options]) as name:
+        yield published(name)
+
+
+@contextlib.contextmanager
+def container(options: list[str], command: tuple[str, ...] = (), image: str = IMAGE) -> Iterator[str]:
+    """Run a container and remove it at the end; its name is yielded."""
+    started = docker("run", "--detach", *options, image, *command)
+    if not started:
+        raise CannotServe("the container does not start; is the port free?")
+    try:
+        yield started[0]
+    finally:
+        docker("rm", "--force", "--volumes", started[0])
+
+
+def published(name: str) -> str:
+    """Return the address under which a container's port 8080 is published."""
+    return f"http://{docker('port', name, '8080')[0]}"
+
+
+@contextlib.contextmanager
+def lambda_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
+    """Run `sam local start-api` on `port` of loopback."""
+    template = sam_build(container_environ(aws, "lambda")["AWS_ENDPOINT_URL"])
+    arguments = [
+        "start-api",
+        *sam_arguments(aws, template),
+        "--port",
+        str(port),
+        "--warm-containers",
+        "EAGER",
+    ]
+    log = BUILD / "start-api.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(_SAM), "local", *arguments],
+            cwd=ROOT,
+            env=sam_environ(aws),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for us; we stop it in order
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGINT)  # on which it removes its containers
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def sam_build(endpoint: str) -> Path:
+    """Run `sam build`, and return its template with the one variable that only a local AWS needs."""
+    command = [str(_SAM), "build", "--build-dir", str(BUILD), "--cache-dir", str(BUILD.parent / "cache")]
+    environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotServe(f"sam build failed:\n{done.stderr[-3000:]}")
+    text = (BUILD / "template.yaml").read_text()
+    line = next(each for each in text.splitlines() if each.strip().startswith("ORDERS_TABLE_NAME:"))
+    indent = line[: len(line) - len(line.lstrip())]
+    template = BUILD / "local.yaml"
+    # `sam local` hands over only variables that the template declares.
+    template.write_text(text.replace(line, f"{indent}AWS_ENDPOINT_URL: {endpoint}\n{line}"))
+    return template
+
+
+def sam_environ(aws: EmbeddedAws) -> Mapping[str, str]:
+    """Return the environment of the `sam local` commands."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SAM_"))}
+    keys = {k: v for k, v in aws.environ.items() if k.startswith("AWS_") and k != "AWS_ENDPOINT_URL"}
+    return environ | keys | {"SAM_CLI_TELEMETRY": "0"}
+
+
+def sam_arguments(aws: EmbeddedAws, template: Path) -> list[str]:
+    """Return what every `sam local` command needs to use the embedded AWS."""
+    values = {k: v for k, v in container_environ(aws, "lambda").items() if k.startswith("ORDERS_")}
+    variables = BUILD / "variables.json"
+    variables.write_text(json.dumps({"Parameters": values}))
+    arguments = ["--template", str(template), "--env-vars", str(variables), "--region", "us-east-1"]
+    arguments += ["--skip-pull-image"]
+    return arguments if gateway() else [*arguments, "--add-host", "host.docker.internal:host-gateway"]
+
+
+def wait_until_healthy(url: str, seconds: float = _START_SECONDS) -> float:
+    """Return, in seconds, how long GET /health took to answer 200. Raises `CannotServe`."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=30) as response:  # noqa: S310
+            if response.status == 200:
+                return time.monotonic() - started
+        time.sleep(0.02)
+    raise CannotServe(f"{url}/health did not answer within {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
