@@ -44,7 +44,7 @@ $(BENCH): requirements-bench.txt
 
 TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
 
-.PHONY: help setup run local test check cost rename format lock test-cloud bench clean
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(MAKEFILE_LIST) | tr -d :)
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 	.venv/bin/cfn-lint $(TEMPLATES)
 	@# Once more by SAM's own rules; it does not look into nested templates.
 	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
+
+faults: $(DEV) $(LOCAL) ## The fault suite: ROUNDS rounds from SEED (default: one round, a fresh seed)
+	SEED=$(SEED) ROUNDS=$(ROUNDS) .venv/bin/python -m pytest tests/faults -q
 
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)

@@ -74,6 +74,7 @@ def embedded_aws(
     stack: str = "orders-local",
     state: Path | None = None,
     source: Path | None = ROOT / "src",
+    port: int = 0,
     auth: bool = False,
     environ: Mapping[str, str] | None = None,
     also_bind: str = "",
@@ -84,11 +85,11 @@ def embedded_aws(
 
     `state` keeps everything in that directory for the next start; the functions run from `source`
     (None: they are deployed, and fail when invoked); `environ` adds variables to the emulator's;
-    `also_bind` is one more address to listen on, for containers;
+    `also_bind` is one more address to listen on, for containers; `port` 0 is any that is free;
     `log` takes what it writes. Raises `EmbeddedAwsError`.
     """
     command = [str(LOCAL_PYTHON), "-m", "localcloud.emulator", "--stack", stack]
-    command += ["--parameters", json.dumps(dict(parameters))]
+    command += ["--parameters", json.dumps(dict(parameters)), "--port", str(port)]
     if template:
         command += ["--template", str(template)]
     if state:

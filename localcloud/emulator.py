@@ -99,7 +99,8 @@ def _configure(port: int, arguments: argparse.Namespace) -> None:
     """Set what ministack reads from the environment while it is imported."""
     environment = {
         "GATEWAY_PORT": str(port),
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",  # functions without Docker call back here
+        # Where functions without Docker call back; the fault suite puts a proxy in between.
+        "AWS_ENDPOINT_URL": os.environ.get("LOCALCLOUD_FUNCTIONS_ENDPOINT") or f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_EC2_METADATA_DISABLED": "true",
