@@ -92,6 +92,10 @@ cost: $(DEV) ## What both runtimes cost a month, by line item, and where they br
 rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invoice
 	@.venv/bin/python -m scripts.rename "$(NAME)" "$(ENTITY)"
 
+.PHONY: dlq
+dlq: $(RUN) ## What got stuck in the dead-letter queues; redrive and replay (ARGS="--help")
+	@.venv/bin/python -m scripts.dlq $(ARGS)
+
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .

@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import ministack.app
 from ministack.app import app
 from ministack.core import lambda_runtime
 from ministack.core.concurrency import spawn_background
@@ -65,6 +66,7 @@ def install() -> Any:
         images_without_docker,
         images_with_docker,
         task_credentials_and_limits,
+        loopback_as_tls,
         live_targets,
         api_as_origin,
     ):
@@ -617,6 +619,18 @@ def addresses_that_answer() -> None:
     for action in ("create", "update"):
         handlers = _HANDLERS["AWS::ApiGatewayV2::Api"]
         handlers[action] = wrap_api(handlers[action])
+
+
+def loopback_as_tls() -> None:
+    """AWS: endpoints speak TLS. Here: plain HTTP on loopback, which `aws:SecureTransport` takes for TLS.
+
+    Otherwise every policy that refuses plain HTTP would refuse everything (with AUTH=true).
+    """
+
+    def wrap(pin: Any) -> Any:
+        return lambda source_ip, secure: pin(source_ip, True)
+
+    _changed(ministack.app, "pin_request_origin", wrap)
 
 
 def live_targets() -> None:

@@ -1,0 +1,355 @@
+"""`make dlq`: what got stuck on its way from the table to the receipts, and how to move it on.
+
+    list                            what sits in each dead-letter queue, and why (changes nothing)
+    redrive [--queue relay]         deliver it again; says what it would do, does it with --yes
+    replay --from T --to T          every event of a time window again, from the archive; likewise
+
+Everything is safe to repeat: consumers drop what they have seen, a message is deleted only once it
+is delivered, and a replay that is under way is followed, not started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from orders.adapters.stream import MalformedRecord, event_of
+from orders.receipts import MalformedEvent, placed_order
+
+QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"}
+# Messages taken from a queue stay hidden from everyone else this long, should we be killed meanwhile.
+_HIDDEN_SECONDS = 120
+_REPLAY_POLL_SECONDS = 2.0
+
+Say = Callable[[str], None]
+
+
+class Stuck(Exception):
+    """This cannot be done, and why, in one line."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a dead-letter queue."""
+
+    id: str
+    handle: str
+    body: str
+    sent_at: datetime
+    attributes: dict[str, str]
+
+
+class Operator:
+    """The commands, on one stack."""
+
+    def __init__(self, stack: str, say: Say = print) -> None:
+        self._say = say
+        self._sqs: Any = boto3.client("sqs")
+        pages: Any = boto3.client("cloudformation").get_paginator("list_stack_resources")
+        self._ids: dict[str, str] = {
+            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+            for page in pages.paginate(StackName=stack)
+            for resource in page["StackResourceSummaries"]
+            if resource.get("PhysicalResourceId")
+        }
+
+    def show(self, queues: list[str], limit: int) -> None:
+        """Say what is in the queues and why, and leave it there."""
+        for queue in queues:
+            count = self._count(queue)
+            self._say(f"{QUEUES[queue]}: {count or 'no'} message{'' if count == 1 else 's'}")
+            taken: list[Message] = []
+            for batch in self._batches(queue, limit) if count else ():
+                taken += batch
+                for message in batch:
+                    self._say(f"  {message.sent_at:%Y-%m-%d %H:%M:%S}Z  {self._reason(queue, message)}")
+            self._put_back(queue, taken)
+            if count > limit:
+                self._say(f"  ... and more (--limit {limit})")
+
+    def redrive(self, queues: list[str], really: bool) -> bool:
+        """Deliver what is in the queues again; return whether all of it went."""
+        complete = True
+        for queue in queues:
+            count = self._count(queue)
+            if not really or not count:
+                self._say(f"{QUEUES[queue]}: {f'would deliver {count}' if count else 'nothing to deliver'}")
+                continue
+            deliver = self._to_relay if queue == "relay" else self._to_receipts
+            done, kept = 0, list[Message]()
+            for batch in self._batches(queue):
+                delivered = deliver(batch)
+                self._delete(queue, delivered)
+                done += len(delivered)
+                kept += [message for message in batch if message not in delivered]
+                self._say(f"{QUEUES[queue]}: {done} of {max(count, done + len(kept))} delivered")
+            self._put_back(queue, kept)
+            if kept:
+                complete = False
+                self._say(f"{QUEUES[queue]}: {len(kept)} kept, see above")
+        if not really:
+            self._say("Nothing was changed. Add --yes to do it.")
+        return complete
+
+    def replay(self, start: datetime, end: datetime, really: bool) -> bool:
+        """Send the archived events of the window to the bus again; return whether all went."""
+        events: Any = boto3.client("events")
+        archive = events.describe_archive(ArchiveName=self._id("OrdersArchive"))
+        window = f"{start:%Y-%m-%d %H:%M:%S}Z to {end:%Y-%m-%d %H:%M:%S}Z"
+        if not really:
+            self._say(f"Would replay the events from {window}.")
+            self._say("Nothing was changed. Add --yes to do it.")
+            return True
+        running = [
+            replay
+            for state in ("STARTING", "RUNNING")
+            for replay in events.list_replays(EventSourceArn=archive["ArchiveArn"], State=state)["Replays"]
+        ]
+        if running:
+            name = running[0]["ReplayName"]
+            if (running[0]["EventStartTime"], running[0]["EventEndTime"]) != (start, end):
+                raise Stuck(f"the replay {name} of another window is under way; wait for it")
+            self._say(f"{name} is under way already")
+        else:
+            name = f"orders-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+            events.start_replay(
+                ReplayName=name,
+                EventSourceArn=archive["ArchiveArn"],
+                EventStartTime=start,
+                EventEndTime=end,
+                Destination={"Arn": archive["EventSourceArn"]},
+            )
+            self._say(f"{name}: {window}")
+        return self._follow(events, name, end)
+
+    def _follow(self, events: Any, name: str, end: datetime) -> bool:
+        reached = None
+        while True:
+            replay = events.describe_replay(ReplayName=name)
+            if replay["State"] not in ("STARTING", "RUNNING"):
+                self._say(f"{name}: {replay['State'].lower()} {replay.get('StateReason', '')}".rstrip())
+                return bool(replay["State"] == "COMPLETED")
+            if replay.get("EventLastReplayedTime") not in (None, reached):
+                reached = replay["EventLastReplayedTime"]
+                self._say(f"{name}: at {reached:%Y-%m-%d %H:%M:%S} of {end:%Y-%m-%d %H:%M:%S}")
+            time.sleep(_REPLAY_POLL_SECONDS)
+
+    def _id(self, logical_id: str) -> str:
+        if logical_id not in self._ids:
+            raise Stuck(f"the stack has no {logical_id}")
+        return self._ids[logical_id]
+
+    def _count(self, queue: str) -> int:
+        """About how many messages wait, those included that somebody is looking at."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        url = self._id(QUEUES[queue])
+        found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        return sum(int(found.get(name, 0)) for name in names)
+
+    def _batches(self, queue: str, limit: int | None = None) -> Iterator[list[Message]]:
+        """Take the messages, each once, hiding them from others for a while."""
+        seen: set[str] = set()
+        while limit is None or len(seen) < limit:
+            answer = self._sqs.receive_message(
+                QueueUrl=self._id(QUEUES[queue]),
+                MaxNumberOfMessages=10 if limit is None else min(10, limit - len(seen)),
+                VisibilityTimeout=_HIDDEN_SECONDS,
+                WaitTimeSeconds=1,  # asks every server of the queue, so that empty means empty
+                MessageSystemAttributeNames=["SentTimestamp"],
+                MessageAttributeNames=["All"],
+            )
+            batch = [_message(raw) for raw in answer.get("Messages", []) if raw["MessageId"] not in seen]
+            if not batch:
+                return
+            seen |= {message.id for message in batch}
+            yield batch
+
+    def _put_back(self, queue: str, messages: list[Message]) -> None:
+        for ten in _tens(messages):
+            self._sqs.change_message_visibility_batch(
+                QueueUrl=self._id(QUEUES[queue]),
+                Entries=[
+                    {"Id": str(n), "ReceiptHandle": message.handle, "VisibilityTimeout": 0}
+                    for n, message in enumerate(ten)
+                ],
+            )
+
+    def _delete(self, queue: str, messages: list[Message]) -> None:
+        for ten in _tens(messages):
+            self._sqs.delete_message_batch(
+                QueueUrl=self._id(QUEUES[queue]),
+                Entries=[{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(ten)],
+            )
+
+    def _reason(self, queue: str, message: Message) -> str:
+        if queue == "receipts":
+            return _receipt_reason(message)
+        failure = json.loads(message.body)
+        context, batch = failure["requestContext"], failure["DDBStreamBatchInfo"]
+        tries = f"{context['condition']} after {context['approximateInvokeCount']} tries"
+        try:
+            problems = [_record_reason(record) for record in self._records(batch)]
+        except Stuck as gone:
+            problems = [str(gone)]
+        return f"{batch['batchSize']} record(s), {tries}: {'; '.join(problems)}"
+
+    def _to_receipts(self, messages: list[Message]) -> list[Message]:
+        answer = self._sqs.send_message_batch(
+            QueueUrl=self._id("ReceiptsQueue"),
+            Entries=[{"Id": str(n), "MessageBody": message.body} for n, message in enumerate(messages)],
+        )
+        for failed in answer.get("Failed", []):
+            self._say(f"  {messages[int(failed['Id'])].id}: {failed['Code']}")
+        return [messages[int(sent["Id"])] for sent in answer.get("Successful", [])]
+
+    def _to_relay(self, messages: list[Message]) -> list[Message]:
+        """Let the relay function itself publish the records: what it takes then is delivered."""
+        delivered = []
+        for message in messages:
+            try:
+                self._relay(self._records(json.loads(message.body)["DDBStreamBatchInfo"]))
+            except Stuck as problem:
+                self._say(f"  {message.id}: {problem}")
+            else:
+                delivered.append(message)
+        return delivered
+
+    def _relay(self, records: list[dict[str, Any]]) -> None:
+        answer = boto3.client("lambda").invoke(
+            FunctionName=self._id("RelayFunction"),
+            Qualifier="live",
+            Payload=json.dumps({"Records": records}, default=_plain).encode(),
+        )
+        outcome = json.loads(answer["Payload"].read() or "null")
+        if answer.get("FunctionError"):
+            raise Stuck(f"the relay failed: {(outcome or {}).get('errorMessage', 'no reason given')}")
+        failed = {each["itemIdentifier"] for each in outcome["batchItemFailures"]}
+        if failed:
+            still = [r for r in records if r["dynamodb"]["SequenceNumber"] in failed]
+            raise Stuck(
+                "the relay still refuses it: " + "; ".join(_record_reason(record) for record in still)
+            )
+
+    def _records(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """Read the records of a failed batch from the stream, which keeps them for 24 hours."""
+        streams: Any = boto3.client("dynamodbstreams")
+        first, last = batch["startSequenceNumber"], int(batch["endSequenceNumber"])
+        try:
+            iterator = streams.get_shard_iterator(
+                StreamArn=batch["streamArn"],
+                ShardId=batch["shardId"],
+                ShardIteratorType="AT_SEQUENCE_NUMBER",
+                SequenceNumber=first,
+            ).get("ShardIterator")
+            records: list[dict[str, Any]] = []
+            while iterator and len(records) < batch["batchSize"]:
+                answer = streams.get_records(ShardIterator=iterator, Limit=1000)
+                found = [r for r in answer["Records"] if int(r["dynamodb"]["SequenceNumber"]) <= last]
+                records += found
+                if not found:
+                    break
+                iterator = answer.get("NextShardIterator")
+        except ClientError as refused:
+            code = refused.response["Error"]["Code"]
+            if code not in ("TrimmedDataAccessException", "ResourceNotFoundException"):
+                raise
+            raise Stuck("it has left the stream, which keeps records for 24 hours") from refused
+        if not records:
+            raise Stuck("the stream no longer has it")
+        return [record | {"eventSourceARN": batch["streamArn"]} for record in records]
+
+
+def _message(raw: dict[str, Any]) -> Message:
+    return Message(
+        id=raw["MessageId"],
+        handle=raw["ReceiptHandle"],
+        body=raw["Body"],
+        sent_at=datetime.fromtimestamp(int(raw["Attributes"]["SentTimestamp"]) / 1000, UTC),
+        attributes={
+            name: value.get("StringValue", "") for name, value in raw.get("MessageAttributes", {}).items()
+        },
+    )
+
+
+def _receipt_reason(message: Message) -> str:
+    if "ERROR_CODE" in message.attributes:  # the bus sent it here, and says why
+        attributes = message.attributes
+        return f"not delivered by the bus: {attributes['ERROR_CODE']} {attributes.get('ERROR_MESSAGE', '')}"
+    try:
+        placed = placed_order(message.body)
+    except MalformedEvent as problem:
+        return f"unreadable: {problem}"
+    event_id = placed.event_id if placed else json.loads(message.body).get("detail", {}).get("event_id")
+    return f"{event_id}: readable, so its receipt could not be stored then; see the function's log"
+
+
+def _record_reason(record: dict[str, Any]) -> str:
+    try:
+        event = event_of(record)
+    except MalformedRecord as problem:
+        key = record["dynamodb"].get("Keys", {}).get("pk", {}).get("S", "unknown")
+        return f"{key} unreadable: {problem}"
+    return f"{event.id if event else 'no event'}: readable"
+
+
+def _plain(value: Any) -> Any:
+    """Spell what JSON lacks as the stream's own records do."""
+    if isinstance(value, datetime):
+        return int(value.timestamp())
+    raise TypeError(type(value).__name__)
+
+
+def _tens(messages: list[Message]) -> Iterator[list[Message]]:
+    return (messages[start : start + 10] for start in range(0, len(messages), 10))
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all of it was done."""
+    parser = argparse.ArgumentParser(prog="make dlq", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--stack", default="orders-dev", help="name of the stack (%(default)s)")
+    commands = parser.add_subparsers(dest="command")
+    listing = commands.add_parser("list", help="what sits in the queues, and why")
+    listing.add_argument("--limit", type=int, default=50, help="messages of each queue (%(default)s)")
+    again = commands.add_parser("redrive", help="deliver it again")
+    for command in (listing, again):
+        command.add_argument("--queue", choices=QUEUES, action="append", help="only this one")
+    replay = commands.add_parser("replay", help="archived events again")
+    utc = "ISO 8601; UTC if it names no zone"
+    replay.add_argument("--from", dest="start", type=_moment, required=True, help=utc)
+    replay.add_argument("--to", dest="end", type=_moment, required=True)
+    for command in (again, replay):
+        command.add_argument("--yes", action="store_true", help="do it, and do not only say so")
+    parser.set_defaults(command="list", limit=50, queue=None)
+    asked = parser.parse_args(arguments)
+    queues = asked.queue or list(QUEUES)
+    try:
+        operator = Operator(asked.stack)
+        if asked.command == "list":
+            operator.show(queues, asked.limit)
+            return 0
+        if asked.command == "redrive":
+            return 0 if operator.redrive(queues, asked.yes) else 1
+        if asked.start >= asked.end or asked.end > datetime.now(UTC):
+            raise Stuck("--from must be before --to, and --to not in the future")
+        return 0 if operator.replay(asked.start, asked.end, asked.yes) else 1
+    except (Stuck, ClientError, BotoCoreError) as problem:
+        print(f"make dlq: {problem}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
