@@ -31,7 +31,7 @@ def test_the_application_has_the_same_rights_in_both_runtimes() -> None:
     assert task["ManagedPolicyArns"] == [{"Ref": "AppPolicyArn"}]
     handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
     assert handed_over["AppPolicyArn"] == {"Ref": "AppPolicy"}
-    # Lambda writes log and trace with the function's role, Fargate the log with the execution role: nothing else differs.
+    # Lambda writes log and trace with the function's role, Fargate its log with the execution role: no more.
     own = [s["Sid"] for p in function["Policies"] for s in p["PolicyDocument"]["Statement"]]
     assert own == ["WriteLog", "WriteTrace"]
     assert "Policies" not in task
