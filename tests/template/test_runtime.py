@@ -218,7 +218,7 @@ class TestServer:
         return {each["Key"]: each["Value"] for each in resource["Properties"][key]}
 
     def server(self, argument: str) -> int:
-        found = re.search(rf"{argument}=(\d+)", (ROOT / "src/orders/server.py").read_text())
+        found = re.search(rf"{argument} ?= ?(\d+)", (ROOT / "src/orders/server.py").read_text())
         assert found
         return int(found[1])
 
@@ -229,7 +229,7 @@ class TestServer:
     def test_the_server_ends_before_it_is_killed(self) -> None:
         task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
         (container,) = task["ContainerDefinitions"]
-        assert self.server("timeout_graceful_shutdown") < container["StopTimeout"]
+        assert self.server("DRAIN_SECONDS") + self.server("FINISH_SECONDS") < container["StopTimeout"]
 
     def test_the_task_has_no_more_rights_than_it_needs(self) -> None:
         task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
