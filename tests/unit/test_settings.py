@@ -33,3 +33,22 @@ def test_names_everything_that_is_wrong() -> None:
         ValueError, match=r"ORDERS_TABLE_NAME is not set; .*ORDERS_LIST_SHARDS is not valid: '0'"
     ):
         Settings.from_env({"ORDERS_LIST_SHARDS": "0"})
+
+
+class TestOriginSecrets:
+    NEW, OLD = "n" * 48, "o" * 48
+
+    def test_the_next_and_the_one_before_are_taken_and_a_placeholder_is_not(self) -> None:
+        both = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": f"{self.NEW},{self.OLD}"})
+        first = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": f"{self.NEW},none"})
+        assert both.origin_secrets == (self.NEW, self.OLD)
+        assert first.origin_secrets == (self.NEW,)
+        assert Settings.from_env(COMPLETE).origin_secrets == ()
+
+    def test_placeholders_alone_do_not_open_the_origin(self) -> None:
+        with pytest.raises(ValueError, match="ORDERS_ORIGIN_SECRETS is not valid") as refused:
+            Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": "hunter2,none"})
+        assert "hunter2" not in str(refused.value)
+
+    def test_they_are_not_shown(self) -> None:
+        assert self.NEW not in repr(Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": self.NEW}))

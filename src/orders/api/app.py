@@ -87,7 +87,12 @@ def create_app(
             raise DependencyUnavailable("database") from late
         return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
 
-    app.add_middleware(RequestBoundary, root_path=settings.root_path, telemetry=Telemetry(settings))
+    app.add_middleware(
+        RequestBoundary,
+        root_path=settings.root_path,
+        telemetry=Telemetry(settings),
+        origin_secrets=settings.origin_secrets,
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

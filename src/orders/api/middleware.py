@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from hmac import compare_digest
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,16 +33,23 @@ SECURITY_HEADERS = {
 }
 _SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
+# The edge says who it is by this header; edge/template.yaml sends it.
+ORIGIN_SECRET_HEADER = b"x-origin-secret"
+_NOT_BY_THE_EDGE = "This address answers the edge only; call the API by its public name."
+
 _log = logging.getLogger("orders")
 
 
 class RequestBoundary:
     """Bounds what comes in, adds headers, logs the request; what nobody expected becomes a bare 500."""
 
-    def __init__(self, app: ASGIApp, root_path: str, telemetry: Telemetry) -> None:
+    def __init__(
+        self, app: ASGIApp, root_path: str, telemetry: Telemetry, origin_secrets: tuple[str, ...] = ()
+    ) -> None:
         self._app = app
         self._root_path = root_path
         self._telemetry = telemetry
+        self._origin_secrets = [secret.encode() for secret in origin_secrets]
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,4 +109,13 @@ class RequestBoundary:
             refusal = problem(503, "Overloaded", _OVERLOADED, scope["path"], kind="overloaded")
             refusal.headers["retry-after"] = "1"
             return refusal
+        if self._origin_secrets and not self._came_by_the_edge(scope):
+            return problem(403, "Forbidden", _NOT_BY_THE_EDGE, scope["path"], kind="not-by-the-edge")
         return self._app
+
+    def _came_by_the_edge(self, scope: Scope) -> bool:
+        """Whether the caller knows a secret of the edge's. The load balancer's health check knows none."""
+        if scope["path"] in ("/health", f"{self._root_path}/health"):
+            return True
+        given = [value for name, value in scope["headers"] if name == ORIGIN_SECRET_HEADER]
+        return len(given) == 1 and any(compare_digest(given[0], secret) for secret in self._origin_secrets)
