@@ -36,13 +36,14 @@ class Call:
 class FaultProxy:
     """Passes calls on, and breaks the share `rate` of them; a service in `down` gets no answer at all.
 
-    `happened` counts what was done, by service and fault.
+    `calls` counts what came, by service; `happened` what was done to it, by service and fault.
     """
 
     def __init__(self, seed: int) -> None:
         self.upstream: tuple[str, int] = ("127.0.0.1", 0)
         self.rate = 0.0
         self.down: set[str] = set()
+        self.calls: Counter[str] = Counter()
         self.happened: Counter[str] = Counter()
         self._random = random.Random(seed)  # noqa: S311
         self._loop = asyncio.new_event_loop()
@@ -81,6 +82,7 @@ class FaultProxy:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Handle one request; return whether the connection goes on."""
         call = Call(*await _read_request(reader))
+        self.calls[call.service] += 1
         fault = self._fault(call.service)
         if fault:
             self.happened[f"{call.service}: {fault}"] += 1
