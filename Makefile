@@ -70,6 +70,15 @@ test-browser: $(DEV) $(LOCAL) ## The console and /docs in a headless Chromium; p
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "make test-browser needs Chromium: apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
 	.venv/bin/python -m pytest -m browser -n0 tests/browser $(ARGS)
 
+cloud-up: $(RUN) $(LOCAL) $(TOOLS) ## Both runtimes in containers by `sam deploy`, no account: make cloud-up RUNTIME=lambda|fargate
+	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud up "$(RUNTIME)"
+
+cloud-down: ## Remove what cloud-up made: containers, images, data
+	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud down
+
+cloud-status: ## What cloud-up has running
+	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud status
+
 test-cloud: $(DEV) $(LOCAL) $(TOOLS) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)

@@ -44,7 +44,6 @@ from ministack.services.cloudformation import provisioners
 
 _HANDLERS = provisioners._RESOURCE_HANDLERS
 _PORT = os.environ["GATEWAY_PORT"]
-_HOST = os.environ.get("MINISTACK_HOST", "127.0.0.1")
 
 
 def install() -> Any:
@@ -52,6 +51,7 @@ def install() -> Any:
     for bridge in (
         network_types,
         recorded_types,
+        scaling_targets,
         event_archives,
         alarms,
         firewall_and_budgets,
@@ -65,6 +65,7 @@ def install() -> Any:
         image_digests,
         images_without_docker,
         images_with_docker,
+        deleted_functions_leave_no_container,
         task_credentials_and_limits,
         loopback_as_tls,
         live_targets,
@@ -170,21 +171,50 @@ def _recorded(make_id: Callable[..., str], *attributes: str) -> dict[str, Any]:
     }
 
 
+def scaling_targets() -> None:
+    """AWS: registering a service brings its tasks within the bounds, and scales. Here: the bounds only."""
+    recorded = _recorded(
+        lambda lid, p, s: f"{p['ResourceId']}|{p['ScalableDimension']}|{p['ServiceNamespace']}", "Id"
+    )
+
+    def bound(props: dict[str, Any]) -> None:
+        kind, _, rest = props["ResourceId"].partition("/")
+        if kind != "service":
+            return
+        cluster, _, service = rest.partition("/")
+        found = _answer(ecs._describe_services({"cluster": cluster, "services": [service]}), service)
+        present = found["services"][0]["desiredCount"]
+        wanted = min(max(present, int(props["MinCapacity"])), int(props["MaxCapacity"]))
+        if wanted != present:
+            request = {"cluster": cluster, "service": service, "desiredCount": wanted}
+            _answer(ecs._update_service(request), service)
+
+    def create(lid: str, props: dict[str, Any], stack: str) -> Any:
+        bound(props)
+        return recorded["create"](lid, props, stack)
+
+    def update(pid: str, old: Any, new: dict[str, Any], stack: str, lid: str = "") -> Any:
+        bound(new)
+        return recorded["update"](pid, old, new, stack, lid)
+
+    _HANDLERS["AWS::ApplicationAutoScaling::ScalableTarget"] = {
+        **recorded,
+        "create": create,
+        "update": update,
+    }
+
+
 def recorded_types() -> None:
-    """AWS: scaling, canaries, logs and traces of other services. Here: recorded only, no API, no effect."""
+    """AWS: policies, canaries, logs and traces of other services. Here: recorded only, no API, no effect."""
 
     def named(key: str) -> Callable[..., str]:
         return lambda lid, props, stack: props.get(key) or provisioners._physical_name(stack, lid)
-
-    def target(lid: str, props: dict[str, Any], stack: str) -> str:
-        return f"{props['ResourceId']}|{props['ScalableDimension']}|{props['ServiceNamespace']}"
 
     def policy(lid: str, props: dict[str, Any], stack: str) -> str:
         return _arn("autoscaling", f"scalingPolicy:{new_uuid()}:policyName/{props['PolicyName']}")
 
     _HANDLERS.update(
         {
-            "AWS::ApplicationAutoScaling::ScalableTarget": _recorded(target, "Id"),
             "AWS::ApplicationAutoScaling::ScalingPolicy": _recorded(policy, "Arn"),
             "AWS::CloudWatch::AnomalyDetector": _recorded(lambda lid, p, s: _id("ad-"), "Id"),
             "AWS::CodeDeploy::Application": _recorded(named("ApplicationName")),
@@ -615,15 +645,25 @@ def addresses_that_answer() -> None:
     def wrap_api(handler: Any) -> Any:
         def handled(*args: Any) -> Any:
             api_id, attributes = handler(*args)
-            address = f"http://{_HOST}:{_PORT}/_aws/execute-api/{api_id}/$default"
+            address = f"http://127.0.0.1:{_PORT}/_aws/execute-api/{api_id}/$default"
             apigateway._apis[api_id]["apiEndpoint"] = address
             return api_id, {**attributes, "ApiEndpoint": address}
 
         return handled
 
-    for action in ("create", "update"):
-        handlers = _HANDLERS["AWS::ApiGatewayV2::Api"]
-        handlers[action] = wrap_api(handlers[action])
+    def wrap_balancer(handler: Any) -> Any:
+        def handled(*args: Any) -> Any:
+            arn, attributes = handler(*args)
+            return arn, {**attributes, "DNSName": f"127.0.0.1:{_PORT}/_alb/{attributes['LoadBalancerName']}"}
+
+        return handled
+
+    for rtype, wrap in (
+        ("AWS::ApiGatewayV2::Api", wrap_api),
+        ("AWS::ElasticLoadBalancingV2::LoadBalancer", wrap_balancer),
+    ):
+        for action in ("create", "update"):
+            _HANDLERS[rtype][action] = wrap(_HANDLERS[rtype][action])
 
 
 def loopback_as_tls() -> None:
@@ -820,6 +860,21 @@ def images_with_docker() -> None:
     _changed(lambda_svc, "_spawn_lambda_container", wrap)
 
 
+def deleted_functions_leave_no_container() -> None:
+    """AWS: a deleted function is gone at once. ministack keeps its idle containers for minutes."""
+    delete = _HANDLERS["AWS::Lambda::Function"]["delete"]
+
+    def deleted(physical_id: str, props: dict[str, Any]) -> None:
+        delete(physical_id, props)
+        lambda_svc._pool_kill_function(get_account_id(), physical_id)
+
+    _HANDLERS["AWS::Lambda::Function"]["delete"] = deleted
+
+
+def _for_containers(endpoint: str) -> str:
+    return endpoint.replace("//127.0.0.1:", "//host.docker.internal:")
+
+
 def task_credentials_and_limits() -> None:
     """AWS: a task has its region, its role's credentials, its memory limit and a read-only root if asked.
 
@@ -850,6 +905,7 @@ def task_credentials_and_limits() -> None:
             from ministack.app import AUTH
 
             token = register(task, cluster, definition, cdef, kind, env, *rest)
+            env["AWS_ENDPOINT_URL"] = _for_containers(os.environ["AWS_ENDPOINT_URL"])
             env.setdefault("AWS_REGION", get_region())
             env.setdefault("AWS_DEFAULT_REGION", get_region())
             for name in ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"):

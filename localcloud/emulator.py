@@ -37,7 +37,8 @@ def main() -> int:
     """Run until told to stop."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--also-bind", default="", help="one more address, for containers")
+    parser.add_argument("--also-bind", default="", help="one more address, the one that containers reach")
+    parser.add_argument("--detached", action="store_true", help="outlive the parent; end on SIGTERM only")
     parser.add_argument("--state", type=Path)
     parser.add_argument("--source", default="", help="run image functions from this directory, not in Docker")
     parser.add_argument("--python", default="", help="the interpreter for --source")
@@ -46,7 +47,8 @@ def main() -> int:
     parser.add_argument("--parameters", type=json.loads, default={})
     arguments = parser.parse_args()
 
-    end_with_parent()
+    if not arguments.detached:
+        end_with_parent()
     sockets = _listen(arguments.port, arguments.also_bind, arguments.state)
     if not sockets:
         say(error=f"port {arguments.port} is taken by another program")
@@ -99,8 +101,9 @@ def _configure(port: int, arguments: argparse.Namespace) -> None:
     """Set what ministack reads from the environment while it is imported."""
     environment = {
         "GATEWAY_PORT": str(port),
-        # Where functions without Docker call back; the fault suite puts a proxy in between.
-        "AWS_ENDPOINT_URL": os.environ.get("LOCALCLOUD_FUNCTIONS_ENDPOINT") or f"http://127.0.0.1:{port}",
+        # Where functions and tasks call back; the fault suite puts a proxy in between.
+        "AWS_ENDPOINT_URL": os.environ.get("LOCALCLOUD_FUNCTIONS_ENDPOINT")
+        or f"http://{arguments.also_bind or '127.0.0.1'}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -110,6 +113,10 @@ def _configure(port: int, arguments: argparse.Namespace) -> None:
         "LOCALCLOUD_SOURCE": arguments.source,
         "LOCALCLOUD_PYTHON": arguments.python,
     }
+    if arguments.also_bind:
+        environment["MINISTACK_HOST"] = arguments.also_bind
+    if arguments.source:
+        environment["DOCKER_HOST"] = "unix:///nonexistent"  # no Docker here means none at all
     if arguments.state:
         environment |= {
             "PERSIST_STATE": "1",

@@ -1,0 +1,408 @@
+"""`make cloud-up|cloud-down|cloud-status`: the stack in containers, deployed by `sam deploy` itself.
+
+No account. The emulator stays up in the background, with its state in .local/cloud/. Functions and tasks
+run the image that `sam build` made and `sam deploy` pushed to the emulator's registry, as on AWS.
+
+    from localcloud import cloud                     # what the deployment tests use
+    cloud.start(state) -> endpoint                   # the emulator, in the background
+    cloud.deploy(endpoint, "orders", runtime="lambda") -> outputs      # sam build and sam deploy
+    cloud.stop(state)                                # the emulator, its containers and its images
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from localcloud.embedded import LOCAL_PYTHON, ROOT, aws_environ
+
+STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local")) / "cloud"
+STACK = "orders"
+_TOOLS = ROOT / ".venv-tools"
+_REPOSITORY = "orders"
+_HEALTHY_SECONDS = 120
+_RUNTIMES = ("lambda", "fargate")
+
+
+class CannotDeploy(Exception):
+    """Why not, in one line."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of up, down and status."""
+    try:
+        match arguments:
+            case ["up", runtime] if runtime in _RUNTIMES:
+                _up(runtime)
+            case ["down"]:
+                _down()
+            case ["status"]:
+                return _status()
+            case _:
+                raise CannotDeploy("RUNTIME must be lambda or fargate: make cloud-up RUNTIME=fargate")
+    except CannotDeploy as error:
+        print(f"make cloud: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; `make cloud-down` removes what was made.")
+        return 130
+    return 0
+
+
+def _up(runtime: str) -> None:
+    started = time.monotonic()
+    _require_engine()
+    _say("Starting the local AWS ...")
+    endpoint = start(STATE)
+    _say(f"Building the image and deploying template.yaml with Runtime={runtime} (about two minutes) ...")
+    outputs = deploy(endpoint, STACK, runtime=runtime, echo=True)
+    _say("Waiting for the API ...")
+    wait_until_healthy(outputs["ApiUrl"])
+    print(_panel(endpoint, outputs, time.monotonic() - started), flush=True)
+
+
+def _down() -> None:
+    if not STATE.exists():
+        _say("Nothing is up.")
+        return
+    _say("Stopping the local AWS, its functions and its tasks ...")
+    stop(STATE)
+    _say("Gone: containers, images and data.")
+
+
+def _status() -> int:
+    endpoint = running_endpoint(STATE)
+    if not endpoint:
+        print("The local AWS is not up. make cloud-up RUNTIME=lambda|fargate starts it.")
+        return 1
+    stack = describe(endpoint, STACK)
+    if stack is None:
+        print(f"The local AWS is up at {endpoint}; no stack is deployed.")
+        return 1
+    outputs = stack_outputs(stack)
+    print(f"  Stack     {STACK}: {stack['StackStatus']}, Runtime={outputs.get('Runtime', '?')}")
+    healthy = outputs.get("ApiUrl") and _is_healthy(outputs["ApiUrl"])
+    print(f"  API       {outputs.get('ApiUrl', '-')} ({'healthy' if healthy else 'does not answer'})")
+    print(f"  AWS       {endpoint}")
+    for line in containers(endpoint) or ["none"]:
+        print(f"  Container {line}")
+    return 0 if healthy else 1
+
+
+def _panel(endpoint: str, outputs: Mapping[str, str], seconds: float) -> str:
+    lines = [
+        ("API", outputs["ApiUrl"]),
+        ("Runtime", outputs["Runtime"]),
+        ("AWS", f"{endpoint} (AWS_ENDPOINT_URL for the aws command line; any credentials)"),
+        ("Switch", f"make cloud-up RUNTIME={'fargate' if outputs['Runtime'] == 'lambda' else 'lambda'}"),
+        ("Stop", "make cloud-down"),
+    ]
+    return "\n".join(["", f"  Up after {seconds:.0f} s", *(f"  {n:<9}{v}" for n, v in lines), ""])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+# The emulator ----------------------------------------------------------------------------------------
+
+
+def start(state: Path, *, auth: bool = False) -> str:
+    """Start the emulator in the background unless it runs; return its endpoint. `auth` enforces IAM."""
+    running = running_endpoint(state)
+    if running:
+        return running
+    state.mkdir(parents=True, exist_ok=True)
+    command = [str(LOCAL_PYTHON), "-m", "localcloud.emulator", "--detached", "--state", str(state / "aws")]
+    gateway = _engine_gateway()
+    if gateway:
+        command += ["--also-bind", gateway]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_", "PYTHON"))}
+    rie = _runtime_interface_emulator(state)
+    environ = {**clean, "PYTHONPATH": str(ROOT), "AUTH": str(auth).lower(), "LOCALCLOUD_RIE": str(rie)}
+    with (state / "aws.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    (state / "pid").write_text(str(process.pid))
+    assert process.stdout is not None  # noqa: S101  # it is a pipe
+    message: dict[str, Any] = json.loads(process.stdout.readline() or b"{}")
+    process.stdout.close()
+    process.returncode = 0  # or Popen warns that it still runs, which is the point
+    if "port" not in message:
+        raise CannotDeploy(message.get("error", f"the local AWS did not start (log: {state / 'aws.log'})"))
+    endpoint = f"http://127.0.0.1:{message['port']}"
+    (state / "endpoint").write_text(endpoint)
+    return endpoint
+
+
+def running_endpoint(state: Path) -> str:
+    """Return the endpoint of the emulator that `start` left running, or nothing."""
+    try:
+        pid, endpoint = int((state / "pid").read_text()), (state / "endpoint").read_text()
+        os.kill(pid, 0)
+        with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=5):  # noqa: S310  # ours
+            return endpoint
+    except (OSError, ValueError):
+        return ""
+
+
+def stop(state: Path) -> None:
+    """End the emulator, its containers and its images, and delete `state`."""
+    endpoint = (state / "endpoint").read_text() if (state / "endpoint").exists() else ""
+    if (state / "pid").exists():
+        _end(int((state / "pid").read_text()))
+    if endpoint and engine_problem() == "":
+        ours = _docker(
+            "ps", "--all", "--quiet", "--filter", f"label=ministack.instance={_instance(endpoint)}"
+        )
+        if ours:
+            _docker("rm", "--force", "--volumes", *ours)
+        registry = f"reference={endpoint.removeprefix('http://')}/*"
+        for shape in ("{{.Repository}}:{{.Tag}}", "{{.Repository}}@{{.Digest}}"):
+            names = _docker("images", "--digests", "--filter", registry, "--format", shape)
+            for name in (n for n in names if "<none>" not in n):
+                _docker("rmi", name)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _end(pid: int) -> None:
+    for number, seconds in ((signal.SIGTERM, 60), (signal.SIGKILL, 10)):
+        deadline = time.monotonic() + seconds
+        while _lives(pid) and time.monotonic() < deadline:
+            os.kill(pid, number)
+            time.sleep(0.2)
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):  # another command started it
+        os.waitpid(pid, os.WNOHANG)  # a dead child of ours stays until somebody asks
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def containers(endpoint: str) -> list[str]:
+    """Name the containers that the emulator at `endpoint` has: functions and tasks."""
+    owner = f"label=ministack.instance={_instance(endpoint)}"
+    return _docker("ps", "--filter", owner, "--format", "{{.Names}} {{.Image}} {{.Status}}")
+
+
+def _instance(endpoint: str) -> str:
+    return f"{platform.node()}:{endpoint.rsplit(':', 1)[1]}"
+
+
+# Deployment ------------------------------------------------------------------------------------------
+
+
+def deploy(
+    endpoint: str,
+    stack: str,
+    *,
+    runtime: str,
+    parameters: Mapping[str, str] | None = None,
+    build: bool = True,
+    template: Path = ROOT / "template.yaml",
+    image: str = "",
+    echo: bool = False,
+) -> dict[str, str]:
+    """Run `sam build` and `sam deploy` against the emulator and return the stack's outputs.
+
+    `image` deploys that local image in place of the one that was built. `echo` shows what SAM prints;
+    otherwise it is shown only when it fails. Raises `CannotDeploy`.
+    """
+    environ = {**os.environ, **aws_environ(endpoint), "DOCKER_BUILDKIT": "0", "SAM_CLI_TELEMETRY": "0"}
+    environ.pop("AWS_PROFILE", None)
+    built = ROOT / ".aws-sam" / f"localcloud-{stack}"
+    if build:
+        _sam(
+            ["build", "--template", str(template), "--build-dir", str(built), "--cached", "--parallel"],
+            environ,
+            echo,
+        )
+    packaged = built / "template.yaml"
+    if image:
+        text = packaged.read_text()
+        packaged = built / "other-image.yaml"
+        packaged.write_text(re.sub(r"(?m)^(\s+ImageUri:) \w+:orders$", rf"\1 {image}", text))
+    _make_repository(endpoint)
+    values = {"Runtime": runtime, **(parameters or {})}
+    _sam(
+        [
+            "deploy",
+            *("--template-file", str(packaged), "--stack-name", stack),
+            *("--image-repository", f"{endpoint.removeprefix('http://')}/{_REPOSITORY}", "--resolve-s3"),
+            *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
+            *("--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
+            *("--parameter-overrides", *(f"{name}={value}" for name, value in values.items())),
+        ],
+        environ,
+        echo,
+    )
+    found = describe(endpoint, stack)
+    if found is None:
+        raise CannotDeploy(f"the stack {stack} is not there after sam deploy")
+    return stack_outputs(found)
+
+
+def _sam(arguments: Sequence[str], environ: Mapping[str, str], echo: bool) -> None:
+    sam = _TOOLS / "bin" / "sam"
+    if not sam.exists():
+        raise CannotDeploy(".venv-tools is missing: `make setup` makes it")
+    # An environment of samconfig.toml that is not there: its settings are for AWS.
+    command = [str(sam), *arguments, "--config-env", "localcloud", "--region", "us-east-1"]
+    if echo:
+        done = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False)
+    else:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        shown = "" if echo else "\n" + done.stdout.decode(errors="replace")[-4000:]
+        raise CannotDeploy(f"sam {arguments[0]} failed{shown or '; its error stands above'}")
+
+
+def client(endpoint: str, service: str) -> Any:
+    """Return an SDK client for the emulator."""
+    import boto3
+
+    sdk: Any = boto3  # whose stubs want the service's name as a literal
+    environ = aws_environ(endpoint)
+    return sdk.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=environ["AWS_REGION"],
+        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def _make_repository(endpoint: str) -> None:
+    registry = client(endpoint, "ecr")
+    try:
+        registry.create_repository(repositoryName=_REPOSITORY)
+    except registry.exceptions.RepositoryAlreadyExistsException:
+        return
+
+
+def describe(endpoint: str, stack: str) -> dict[str, Any] | None:
+    """Return the stack as CloudFormation describes it, or None when there is none."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found: list[dict[str, Any]] = client(endpoint, "cloudformation").describe_stacks(StackName=stack)[
+            "Stacks"
+        ]
+    except ClientError:
+        return None
+    return found[0] if found else None
+
+
+def stack_outputs(stack: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a described stack by name."""
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def wait_until_healthy(url: str, seconds: float = _HEALTHY_SECONDS) -> None:
+    """Return when GET <url>/health answers 200. Raises `CannotDeploy`."""
+    deadline = time.monotonic() + seconds
+    while not _is_healthy(url):
+        if time.monotonic() > deadline:
+            raise CannotDeploy(f"{url}/health did not answer within {seconds:.0f} s (make cloud-status)")
+        time.sleep(0.5)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=30) as response:  # noqa: S310  # ours
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+# The container engine --------------------------------------------------------------------------------
+
+
+def engine_problem() -> str:
+    """Return why no container engine can be used, or nothing."""
+    try:
+        found = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)
+    except FileNotFoundError:
+        return "Docker is needed and there is no `docker` command; `make run` needs none"
+    except subprocess.TimeoutExpired:
+        return "the container engine does not answer"
+    return "" if found.returncode == 0 else "no container engine runs: start Docker and try again"
+
+
+def _require_engine() -> None:
+    problem = engine_problem()
+    if problem:
+        raise CannotDeploy(problem)
+
+
+def _docker(*arguments: str) -> list[str]:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
+
+
+def _engine_gateway() -> str:
+    """Return the host's address on the engine's network, when this machine has it (Linux).
+
+    Containers and programs outside reach it alike, so that presigned addresses work for both. Elsewhere
+    containers come by host.docker.internal to loopback.
+    """
+    import ipaddress
+    import socket
+
+    for network in _docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"):
+        for config in json.loads(network) or []:
+            gateway = config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
+            with socket.socket() as probe:
+                try:
+                    probe.bind((gateway, 0))
+                except OSError:
+                    continue
+            return str(gateway)
+    return ""
+
+
+def _runtime_interface_emulator(state: Path) -> Path:
+    """Copy AWS's runtime interface emulator out of the SAM CLI package, made executable."""
+    architecture = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
+    found = list(_TOOLS.glob(f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture}"))
+    if not found:
+        raise CannotDeploy(".venv-tools has no runtime interface emulator: `make setup` makes it")
+    copy = state / "aws-lambda-rie"
+    shutil.copy(found[0], copy)
+    copy.chmod(0o755)
+    return copy.resolve()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""The stack in containers on the local AWS, by `sam build` and `sam deploy`.
+
+One stack lives through the whole file, in the order of its tests: Lambda, Fargate, a broken image, Lambda
+again, gone. About four minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from localcloud import cloud
+
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(420), pytest.mark.xdist_group("deploy")]
+
+_STACK = "deploy-test"
+_BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
+
+
+@dataclass
+class Deployment:
+    """The emulator, the stack on it, and what the tests before left in it."""
+
+    endpoint: str
+    outputs: dict[str, str] = field(default_factory=dict)
+    order: dict[str, Any] = field(default_factory=dict)
+    receipt: str = ""
+
+    @property
+    def url(self) -> str:
+        return self.outputs["ApiUrl"]
+
+    def deploy(self, runtime: str, **options: Any) -> None:
+        self.outputs = cloud.deploy(self.endpoint, _STACK, runtime=runtime, **options)
+        cloud.wait_until_healthy(self.url)
+
+    def client(self, service: str) -> Any:
+        return cloud.client(self.endpoint, service)
+
+    def tasks(self) -> list[str]:
+        """Name the containers of the running tasks."""
+        names = [line.split()[0] for line in cloud.containers(self.endpoint)]
+        return [name for name in names if name.startswith("ministack-ecs-")]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    state = tmp_path_factory.mktemp("cloud")
+    try:
+        yield Deployment(cloud.start(state))
+    finally:
+        cloud.stop(state)
+
+
+def _until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+    return found
+
+
+def _walk(url: str) -> dict[str, Any]:
+    """Place an order, change it, find it in the list, refuse what is illegal; return it as it ended."""
+    with httpx.Client(base_url=url, timeout=60) as api:
+        placed = api.post("orders", json=_BODY)
+        assert placed.status_code == 201
+        order = placed.json()
+        one = f"orders/{order['id']}"
+        assert api.get(one).json() == order
+        shipped = api.put(f"{one}/status", json={"status": "shipped"})
+        assert shipped.json()["status"] == "shipped"
+        assert api.put(f"{one}/status", json={"status": "pending"}).status_code == 409
+        assert api.get("orders", params={"limit": 1}).json()["items"] == [shipped.json()]
+        assert api.get("orders", params={"cursor": "garbage"}).status_code == 400
+        assert api.get("orders/unknown").status_code == 404
+        found: dict[str, Any] = shipped.json()
+        return found
+
+
+def _receipt(url: str, order_id: str) -> str:
+    """Return the address of the order's receipt, which table, relay, bus, queue and function make."""
+    answer = _until(lambda: _redirect(f"{url}/orders/{order_id}/receipt"))
+    assert order_id in httpx.get(answer).text
+    return str(answer)
+
+
+def _redirect(url: str) -> str:
+    answer = httpx.get(url, timeout=60)
+    assert answer.status_code in (303, 404)
+    return str(answer.headers.get("location", ""))
+
+
+def test_lambda_serves_the_api_and_the_event_flow(deployment: Deployment) -> None:
+    deployment.deploy("lambda")
+    deployment.order = _walk(deployment.url)
+    _receipt(deployment.url, deployment.order["id"])
+    assert httpx.get(deployment.url).json()["runtime"] == "lambda"
+    assert deployment.tasks() == []
+
+
+def test_fargate_serves_the_same_orders_from_the_same_image(deployment: Deployment) -> None:
+    deployment.deploy("fargate", build=False)
+    assert httpx.get(deployment.url).json()["runtime"] == "fargate"
+    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").json() == deployment.order
+    order = _walk(deployment.url)
+    _receipt(deployment.url, order["id"])
+
+    stack = deployment.client("cloudformation").describe_stack_resource(
+        StackName=_STACK, LogicalResourceId="RelayFunction"
+    )
+    relay = stack["StackResourceDetail"]["PhysicalResourceId"]
+    code = deployment.client("lambda").get_function(FunctionName=relay)["Code"]
+    assert deployment.outputs["ImageUri"] == code["ResolvedImageUri"]
+    wanted = deployment.outputs["ImageUri"]
+    (tasks,) = {tuple(_digests(name)) for name in _until(deployment.tasks)}
+    assert wanted in tasks
+
+
+def _digests(container: str) -> list[str]:
+    image = _docker("inspect", "--format", "{{.Image}}", container)
+    found: list[str] = json.loads(_docker("inspect", "--format", "{{json .RepoDigests}}", image))
+    return found
+
+
+def _docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout.strip()
+
+
+def test_every_task_answers(deployment: Deployment) -> None:
+    tasks = deployment.tasks()
+    assert len(tasks) == 2
+
+    def all_answered() -> bool:
+        assert httpx.get(f"{deployment.url}/orders/not-there").status_code == 404
+        return all("not-there" in _docker("logs", name) for name in tasks)
+
+    _until(all_answered)
+
+
+def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path: Path) -> None:
+    before = deployment.tasks()
+    image = deployment.outputs["ImageUri"]
+    (tmp_path / "Dockerfile").write_text(f'FROM {image}\nCMD ["python", "-c", "raise SystemExit(1)"]\n')
+    broken = "relayfunction:broken"
+    _docker("build", "--quiet", "--tag", broken, str(tmp_path))
+    try:
+        with pytest.raises(cloud.CannotDeploy):
+            cloud.deploy(deployment.endpoint, _STACK, runtime="fargate", build=False, image=broken)
+    finally:
+        _docker("rmi", broken)
+    stack = cloud.describe(deployment.endpoint, _STACK)
+    assert stack is not None
+    assert stack["StackStatus"] == "UPDATE_ROLLBACK_COMPLETE"
+    assert cloud.stack_outputs(stack)["ImageUri"] == image
+    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").json() == deployment.order
+    assert set(before) <= set(deployment.tasks())
+
+
+def test_lambda_again_has_every_order_and_no_task(deployment: Deployment) -> None:
+    deployment.deploy("lambda", build=False)
+    assert httpx.get(deployment.url, timeout=60).json()["runtime"] == "lambda"
+    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").json() == deployment.order
+    assert len(httpx.get(f"{deployment.url}/orders").json()["items"]) == 2
+    _until(lambda: not deployment.tasks())
+
+
+def test_delete_leaves_the_data_and_no_container(deployment: Deployment) -> None:
+    formation = deployment.client("cloudformation")
+    formation.delete_stack(StackName=_STACK)
+    _until(lambda: cloud.describe(deployment.endpoint, _STACK) is None)
+    table = deployment.client("dynamodb")
+    key = {"pk": {"S": f"order#{deployment.order['id']}"}}
+    assert "Item" in table.get_item(TableName=deployment.outputs["OrdersTableName"], Key=key)
+    documents = deployment.client("s3")
+    receipt = f"receipts/{deployment.order['id']}.html"
+    assert documents.head_object(Bucket=deployment.outputs["DocumentsBucketName"], Key=receipt)
+    _until(lambda: cloud.containers(deployment.endpoint) == [])
