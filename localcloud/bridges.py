@@ -40,7 +40,7 @@ from ministack.services import (
     sts,
     waf,
 )
-from ministack.services.cloudformation import provisioners
+from ministack.services.cloudformation import provisioners, stacks
 
 _HANDLERS = provisioners._RESOURCE_HANDLERS
 _PORT = os.environ["GATEWAY_PORT"]
@@ -57,6 +57,7 @@ def install() -> Any:
         firewall_and_budgets,
         unchanged_nested_resources,
         numbers_in_services,
+        services_become_stable,
         stream_mappings,
         streams_survive_a_restart,
         http_api_from_openapi,
@@ -400,6 +401,37 @@ def numbers_in_services() -> None:
 
     for rtype in ("AWS::ECS::Service", "AWS::ECS::TaskDefinition"):
         _HANDLERS[rtype] = wrap(_HANDLERS[rtype])
+
+
+_STABLE_SECONDS = 180
+
+
+def services_become_stable() -> None:
+    """AWS: CloudFormation waits until a service's deployment is through, and fails when it is taken back."""
+    _changed(
+        stacks,
+        "_runs_on_worker_thread",
+        lambda runs: lambda rtype: rtype == "AWS::ECS::Service" or runs(rtype),
+    )
+
+    def wrap(handler: Any) -> Any:
+        def handled(*args: Any) -> Any:
+            arn, attributes = handler(*args)
+            cluster, name = arn.split("/")[-2:]
+            service = ecs._services[f"{cluster}/{name}"]
+            deployment = ecs._primary_deployment(service)
+            deadline = time.monotonic() + _STABLE_SECONDS
+            while deployment["rolloutState"] == "IN_PROGRESS" and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if deployment["rolloutState"] != "COMPLETED":
+                reason = deployment.get("rolloutStateReason") or "no answer in time"
+                raise ValueError(f"The service did not become stable: {reason}")
+            return arn, attributes
+
+        return handled
+
+    for action in ("create", "update"):
+        _HANDLERS["AWS::ECS::Service"][action] = wrap(_HANDLERS["AWS::ECS::Service"][action])
 
 
 # Events ----------------------------------------------------------------------------------------------
