@@ -289,7 +289,7 @@ def _receipt_reason(message: Message) -> str:
     except MalformedEvent as problem:
         return f"unreadable: {problem}"
     event_id = placed.event_id if placed else json.loads(message.body).get("detail", {}).get("event_id")
-    return f"{event_id}: readable, so its receipt could not be stored then; see the function's log"
+    return f"{event_id}: readable with the code here; the function's log says what went wrong"
 
 
 def _record_reason(record: dict[str, Any]) -> str:
@@ -298,7 +298,7 @@ def _record_reason(record: dict[str, Any]) -> str:
     except MalformedRecord as problem:
         key = record["dynamodb"].get("Keys", {}).get("pk", {}).get("S", "unknown")
         return f"{key} unreadable: {problem}"
-    return f"{event.id if event else 'no event'}: readable"
+    return f"{event.id if event else 'no event'}: readable with the code here"
 
 
 def _plain(value: Any) -> Any:

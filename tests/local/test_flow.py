@@ -9,10 +9,11 @@ import asyncio
 import json
 import random
 import shutil
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import boto3
 import httpx
 import pytest
 from localcloud.embedded import EmbeddedAws, embedded_aws
+from scripts.dlq import main
 from tests.support import AN_ORDER, ROOT
 
 from orders.adapters.eventbridge import EventBridgePublisher
@@ -106,11 +108,14 @@ class Flow:
                     break
         return records
 
-    def break_code(self, module: str, line: str) -> Callable[[], None]:
-        """Put a fault into the functions' code; return what mends it."""
+    def purge(self, queue: str) -> None:
+        self.sqs.purge_queue(QueueUrl=self.aws.resources[queue])
+
+    def break_code(self, module: str, fault: str) -> Callable[[], None]:
+        """Put a fault at the end of a module that the functions run; return what mends it."""
         path = self.source / "orders" / module
         sound = path.read_text()
-        path.write_text(f"{sound}\n\n{line}\n")
+        path.write_text(sound + textwrap.dedent(fault))
         return lambda: void(path.write_text(sound))
 
 
@@ -235,3 +240,216 @@ class TestNothingIsLost:
         assert_told_once(flow, ids)
         assert max(len(flow.seen[order_id]) for order_id in ids) > 2  # some did come twice
         flow.relay_mapping(Enabled=True)
+
+
+async def place(client: httpx.AsyncClient, **changes: Any) -> str:
+    response = await client.post("/orders", json=AN_ORDER | changes)
+    assert response.status_code == 201, response.text
+    return str(response.json()["id"])
+
+
+def dlq(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run the operator's command; return its exit status and what it said."""
+    capsys.readouterr()
+    status = main(["--stack", STACK, *arguments])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+class TestWhatGetsStuck:
+    def test_a_record_the_relay_cannot_take_stops_nobody_and_is_redriven_once_mended(
+        self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mend = flow.break_code(
+            "adapters/stream.py",
+            """
+            sound = event_of
+
+            def event_of(record):
+                if record["dynamodb"]["NewImage"]["product"]["S"] == "Cursed":
+                    raise MalformedRecord("a fault of ours")
+                return sound(record)
+            """,
+        )
+
+        async def three(client: httpx.AsyncClient) -> list[str]:
+            return [await place(client, product=product) for product in ("Before", "Cursed", "After")]
+
+        before, cursed, after = call(three)
+        eventually(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
+        eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        assert f"{cursed}:1" not in flow.event_ids()
+
+        status, said = dlq(capsys)
+        assert status == 0
+        assert "RelayDeadLetterQueue: 1 message\n" in said
+        assert "1 record(s), RetryAttemptsExhausted" in said
+        assert f"{cursed}:1: readable with the code here" in said
+        assert "ReceiptsDeadLetterQueue: no messages" in said
+
+        status, said = dlq(capsys, "redrive", "--yes")  # too early: the fault is still there
+        assert (status, flow.waiting("RelayDeadLetterQueue")) == (1, 1)
+        assert f"the relay still refuses it: {cursed}:1" in said
+
+        mend()
+        status, said = dlq(capsys, "redrive")
+        assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 1)
+        assert "RelayDeadLetterQueue: would deliver 1" in said
+        assert "Nothing was changed" in said
+        status, said = dlq(capsys, "redrive", "--yes")
+        assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 0), said
+        assert "RelayDeadLetterQueue: 1 of 1 delivered" in said
+        eventually(lambda: cursed in flow.receipts(), "the receipt of the redriven order")
+        assert dlq(capsys, "redrive", "--yes")[0] == 0  # again: there is nothing left to do
+
+    def test_a_record_that_nobody_can_read_is_named_with_its_reason(
+        self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        table = flow.aws.outputs["OrdersTableName"]
+        boto3.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": "order#torn"}})
+        after = call(place)
+        eventually(lambda: after in flow.receipts(), "the receipt of the order after it")
+        eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        assert "order#torn unreadable: KeyError: 'id'" in dlq(capsys, "list", "--queue", "relay")[1]
+        flow.purge("RelayDeadLetterQueue")
+
+    @pytest.fixture
+    def impatient(self, flow: Flow) -> Iterator[None]:
+        """The receipts queue gives up after seconds, not after a quarter of an hour."""
+        url = flow.aws.resources["ReceiptsQueue"]
+        names = ["VisibilityTimeout", "RedrivePolicy"]
+        patient = flow.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        policy = json.dumps(json.loads(patient["RedrivePolicy"]) | {"maxReceiveCount": 3})
+        attributes = {"VisibilityTimeout": "4", "RedrivePolicy": policy}
+        flow.sqs.set_queue_attributes(QueueUrl=url, Attributes=attributes)
+        yield
+        flow.sqs.set_queue_attributes(QueueUrl=url, Attributes=patient)
+
+    def test_a_message_the_consumer_cannot_take_ends_in_its_queue_and_nothing_else_does(
+        self, flow: Flow, impatient: None, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        receipts = flow.aws.resources["ReceiptsQueue"]
+        mend = flow.break_code(
+            "receipts.py",
+            """
+            sound = receipt_html
+
+            def receipt_html(order):
+                if order.product == "Cursed":
+                    raise RuntimeError("a fault of ours")
+                return sound(order)
+            """,
+        )
+        flow.sqs.send_message(QueueUrl=receipts, MessageBody="not an event")
+
+        async def three(client: httpx.AsyncClient) -> list[str]:
+            return [await place(client, product=product) for product in ("Before", "Cursed", "After")]
+
+        before, cursed, after = call(three)
+        eventually(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
+        eventually(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 2, "both in the dead-letter queue")
+
+        status, said = dlq(capsys, "list", "--queue", "receipts")
+        assert (status, flow.waiting("ReceiptsDeadLetterQueue")) == (0, 2)
+        assert "unreadable: JSON is malformed" in said
+        assert f"{cursed}:1: readable with the code here" in said
+
+        mend()
+        status, said = dlq(capsys, "redrive", "--queue", "receipts", "--yes")
+        assert status == 0
+        assert "ReceiptsDeadLetterQueue: 2 of 2 delivered" in said
+        eventually(lambda: flow.receipts()[cursed] == 1, "the receipt of the redriven order")
+        eventually(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 1, "the unreadable one back again")
+        flow.purge("ReceiptsDeadLetterQueue")
+
+    def test_a_time_window_is_replayed_from_the_archive(
+        self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        start = datetime.now(UTC)
+        lost, kept = call(place), call(place)
+        eventually(lambda: {lost, kept} <= set(flow.receipts()), "the receipts")
+        end = datetime.now(UTC)
+        key = f"receipts/{lost}.html"
+        for version in flow.s3.list_object_versions(Bucket=flow.bucket, Prefix=key)["Versions"]:
+            flow.s3.delete_object(Bucket=flow.bucket, Key=key, VersionId=version["VersionId"])
+        assert lost not in flow.receipts()
+
+        window = ["replay", "--from", start.isoformat(), "--to", end.isoformat()]
+        status, said = dlq(capsys, *window)
+        assert (status, "Nothing was changed" in said) == (0, True)
+        for _ in range(2):  # safe to repeat
+            status, said = dlq(capsys, *window, "--yes")
+            assert (status, "completed" in said) == (0, True), said
+            eventually(lambda: lost in flow.receipts(), "the replayed receipt")
+        assert flow.receipts()[lost] == flow.receipts()[kept] == 1
+        assert flow.waiting("ReceiptsDeadLetterQueue") == 0
+
+    def test_what_makes_no_sense_is_refused(self, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
+        status, said = dlq(capsys, "replay", "--from", "2026-01-02T04:00Z", "--to", "2026-01-02T03:00Z")
+        assert status == 1
+        assert "--from must be before --to" in said
+        assert main(["--stack", "no-such-stack"]) == 1
+
+
+def with_web(case: Callable[[httpx.AsyncClient, httpx.AsyncClient], Any]) -> Callable[..., Any]:
+    """Give a case a second client, which follows the links that the API hands out."""
+
+    async def run(client: httpx.AsyncClient) -> None:
+        async with httpx.AsyncClient() as web:
+            await case(client, web)
+
+    return run
+
+
+class TestDocuments:
+    def test_an_attachment_goes_up_and_comes_down_and_nothing_else_does(
+        self, flow: Flow, call: Callable[..., Any]
+    ) -> None:
+        async def case(client: httpx.AsyncClient, web: httpx.AsyncClient) -> None:
+            order_id = await place(client)
+            path = f"/orders/{order_id}/attachments"
+            offered = await client.post(path, json={"name": "note.txt", "content_type": "text/plain"})
+            upload = offered.json()
+            assert upload["max_bytes"] == 1000
+            fields = upload["fields"]
+            # Nothing, too much, another type, another key, another's encryption: S3 refuses.
+            for status, body, changes in (
+                (400, b"", {}),
+                (400, b"x" * 1001, {}),
+                (403, b"x", {"Content-Type": "text/html"}),
+                (403, b"x", {"key": f"receipts/{order_id}.html"}),
+                (403, b"x", {"x-amz-server-side-encryption": "AES256"}),
+            ):
+                refused = await web.post(upload["url"], data=fields | changes, files={"file": body})
+                assert refused.status_code == status, (changes, refused.text)
+            assert (await client.get(path)).json() == {"items": []}
+
+            for body in (b"x" * 1000, b"replaced"):
+                taken = await web.post(upload["url"], data=fields, files={"file": body})
+                assert taken.status_code == 204, taken.text
+            [item] = (await client.get(path)).json()["items"]
+            assert (item["name"], item["size_bytes"]) == ("note.txt", 8)
+            download = await web.get(item["url"])
+            assert (download.status_code, download.content) == (200, b"replaced")
+            assert download.headers["content-type"] == "text/plain"
+            assert download.headers["content-disposition"].startswith("attachment;")
+            stored = flow.s3.head_object(Bucket=flow.bucket, Key=fields["key"])
+            assert stored["SSEKMSKeyId"] == flow.aws.outputs["DataKeyArn"]
+
+        call(with_web(case))
+
+    def test_a_receipt_is_reached_by_redirect(self, flow: Flow, call: Callable[..., Any]) -> None:
+        async def case(client: httpx.AsyncClient, web: httpx.AsyncClient) -> None:
+            order_id = await place(client, customer="<b>Ann</b>")
+            deadline = time.monotonic() + 60
+            while (found := await client.get(f"/orders/{order_id}/receipt")).status_code == 404:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+            assert found.status_code == 303
+            page = await web.get(found.headers["location"])
+            assert page.headers["content-type"] == "text/html; charset=utf-8"
+            assert "&lt;b&gt;Ann&lt;/b&gt;" in page.text
+            unsigned = await web.get(found.headers["location"].partition("?")[0])
+            assert unsigned.status_code == 403
+
+        call(with_web(case))

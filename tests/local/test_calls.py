@@ -1,0 +1,107 @@
+"""What a request costs: the calls to AWS that it makes, counted on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+from localcloud.embedded import EmbeddedAws
+from tests.support import AN_ORDER
+
+from orders.bootstrap import build_app
+from orders.settings import Settings
+
+
+class CountingProxy(ThreadingHTTPServer):
+    """Passes every call on to the local AWS, and keeps a list of them."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        self.calls: list[str] = []
+        calls = self.calls
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                operation = self.headers.get("x-amz-target", "").rpartition(".")[2]
+                calls.append(operation or f"{self.command} {self.path.partition('?')[0]}")
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                connection.request(self.command, self.path, body, dict(self.headers))
+                answer = connection.getresponse()
+                content = answer.read()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                        self.send_header(name, value)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+                connection.close()
+
+            do_GET = do_HEAD = do_POST = do_PUT = handle_one  # noqa: N815  # http.server's names
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # http.server's name
+                """Say nothing."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def proxy(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingProxy]:
+    for name, value in aws.environ.items():
+        monkeypatch.setenv(name, value)
+    proxy = CountingProxy(aws.port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    thread.join()
+    proxy.server_close()
+
+
+def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: EmbeddedAws) -> None:
+    calls: Callable[[], list[str]] = lambda: [proxy.calls.pop(0) for _ in range(len(proxy.calls))]  # noqa: E731
+
+    async def case() -> None:
+        app = build_app(Settings.from_env())
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://api.test"
+        ) as client:
+            assert calls() == []  # starting up
+
+            key = {"idempotency-key": "calls"}
+            placed = await client.post("/orders", json=AN_ORDER, headers=key)
+            assert (placed.status_code, calls()) == (201, ["PutItem"])
+            path = f"/orders/{placed.json()['id']}"
+            assert (await client.post("/orders", json=AN_ORDER, headers=key)).status_code == 201
+            assert calls() == ["PutItem"]  # a replay costs no more
+
+            assert (await client.get(path)).status_code == 200
+            assert calls() == ["GetItem"]
+
+            assert (await client.put(f"{path}/status", json={"status": "shipped"})).status_code == 200
+            assert calls() == ["UpdateItem"]
+            assert (await client.put(f"{path}/status", json={"status": "pending"})).status_code == 409
+            assert calls() == ["UpdateItem"]  # the refusal itself brings the present state
+
+            note = {"name": "note.txt", "content_type": "text/plain"}
+            assert (await client.post(f"{path}/attachments", json=note)).status_code == 200
+            assert calls() == ["GetItem"]  # signing makes none
+
+            assert (await client.get(f"{path}/attachments")).status_code == 200
+            assert calls() == ["GetItem", f"GET /{aws.outputs['DocumentsBucketName']}"]
+
+            assert (await client.get("/orders")).status_code == 200
+            assert calls() == ["Query"] * 4  # one for each shard of the list
+
+    asyncio.run(case())
