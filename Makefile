@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PORT ?= 8000
+API ?= http://localhost:8000
+USERS ?= 64
+SECONDS ?= 60
 AUTH ?= 0
 SUB ?= alice
 SCOPES ?= orders:read orders:write
@@ -19,6 +22,7 @@ LOCAL := $(call stamp,.venv-local,requirements-local)
 TOOLS := $(call stamp,.venv-tools,requirements-tools)
 # Measured with what the image holds and no more; the peers' own libraries lie apart.
 IMAGE_ENV := $(call stamp,.venv-image,requirements)
+LOAD := $(call stamp,.venv-load,requirements-load)
 BENCH := $(call stamp,.venv-bench,requirements-bench)
 
 define install # environment, requirements file without .txt
@@ -39,6 +43,8 @@ $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
 $(IMAGE_ENV): requirements.txt
 	$(call install,.venv-image,requirements)
+$(LOAD): requirements-load.txt
+	$(call install,.venv-load,requirements-load)
 $(BENCH): requirements-bench.txt
 	$(call install,.venv-bench,requirements-bench)
 
@@ -95,6 +101,11 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 faults: $(DEV) $(LOCAL) ## The fault suite: ROUNDS rounds from SEED (default: one round, a fresh seed)
 	SEED=$(SEED) ROUNDS=$(ROUNDS) .venv/bin/python -m pytest tests/faults -q
 
+load: $(LOAD) ## Load on any API, with a report: make load API=http://localhost:8000 USERS=64 SECONDS=60 (TOKEN=...)
+	@mkdir -p reports
+	.venv-load/bin/locust --locustfile load/locustfile.py --headless --only-summary --host "$(API)" --users $(USERS) \
+	  --spawn-rate $(USERS) --run-time $(SECONDS)s --html reports/load.html --csv reports/load
+
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
 
@@ -116,4 +127,4 @@ bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 8 minutes,
 	.venv-image/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## Remove the environments and caches (not the local data under .local)
-	rm -rf .venv .venv-local .venv-tools .venv-image .venv-bench .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
