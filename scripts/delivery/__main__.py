@@ -1,0 +1,363 @@
+"""The commands behind `make package deploy rollback destroy drift sweep bootstrap`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from scripts.delivery.artifact import ROOT, Artifacts, source_key
+from scripts.delivery.data import Data, retained
+from scripts.delivery.decide import (
+    PRODUCTION,
+    Action,
+    DeliveryError,
+    Record,
+    checked_parameters,
+    decide,
+    may_destroy,
+    open_pull_requests,
+    rollback_target,
+    stack_name,
+    stage_parameters,
+    stale_previews,
+)
+from scripts.delivery.stack import Stack, load_template
+
+SERVICE = "orders"
+BOOTSTRAP = f"{SERVICE}-bootstrap"
+PREVIEW = re.compile(r"preview[0-9]+")
+_DRIFT_SECONDS = 900
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Delivery:
+    """The commands, over an AWS session. `poll` is the time between two looks at CloudFormation."""
+
+    def __init__(self, session: Any, environ: Mapping[str, str], poll: float = 2.0) -> None:
+        self._session, self._environ, self._poll = session, environ, poll
+
+    def client(self, service: str) -> Any:
+        return self._session.client(service)
+
+    def stack(self, name: str) -> Stack:
+        return Stack(self.client("cloudformation"), name, say, self._poll)
+
+    @cached_property
+    def _bootstrap(self) -> dict[str, str]:
+        """What the bootstrap made: its stack's outputs, or the environment (for Terraform's)."""
+        names = {
+            "ArtifactBucketName": "ARTIFACT_BUCKET",
+            "ImageRepositoryUri": "IMAGE_REPOSITORY",
+            "ExecutionRoleArn": "EXECUTION_ROLE",
+            "PermissionsBoundaryArn": "PERMISSIONS_BOUNDARY",
+        }
+        given = {o: self._environ[name] for o, name in names.items() if self._environ.get(name)}
+        if "ArtifactBucketName" not in given:
+            given = self.stack(BOOTSTRAP).outputs() | given
+        if "ArtifactBucketName" not in given:
+            raise DeliveryError(
+                f"there is no stack {BOOTSTRAP} in this account and region: run `make bootstrap` first, "
+                "or set ARTIFACT_BUCKET and IMAGE_REPOSITORY"
+            )
+        return given
+
+    def artifacts(self, stage: str) -> Artifacts:
+        made = self._bootstrap
+        prefix = "previews" if PREVIEW.fullmatch(stage) else "artifacts"
+        return Artifacts(
+            *(self.client("s3"), self.client("ecr")),
+            *(made["ArtifactBucketName"], made.get("ImageRepositoryUri", ""), prefix),
+        )
+
+    def package(self, stage: str, *, force: bool) -> str:
+        """Make the artefact of the sources, unless it is there; return its key."""
+        key = self.artifacts(stage).package(_version(), say, force=force)
+        self._tell(artifact=key)
+        return key
+
+    def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
+        """Bring the stage's stack to the artefact (made now if none is named) and the parameters."""
+        key = artifact or self.package(stage, force=force)
+        samconfig = tomllib.loads((ROOT / "samconfig.toml").read_text())
+        parameters = stage_parameters(samconfig, stage, extra)
+        if boundary := self._bootstrap.get("PermissionsBoundaryArn"):
+            parameters.setdefault("PermissionsBoundaryArn", boundary)
+        self._bring(stage, key, parameters)
+
+    def _bring(self, stage: str, key: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
+        artifacts = self.artifacts(stage)
+        template = artifacts.template(key)
+        if template is None:
+            raise DeliveryError(f"there is no artefact {key} in s3://{artifacts.bucket}/{artifacts.prefix}/")
+        parameters = checked_parameters(parameters, load_template(template).get("Parameters", {}))
+        stack = self.stack(stack_name(SERVICE, stage))
+        kind = self._prepare(stack)
+        changed = False
+        if kind == "UPDATE" and stack.matches(template, parameters):
+            say(f"{stack.name} runs artefact {key} with these parameters: nothing to do")
+        else:
+            say(f"{stack.name}: {kind.lower()} with artefact {key}")
+            tags = {"service": SERVICE, "stage": stage, "orders-stack": stack.name}
+            url, role = artifacts.template_url(key), self._bootstrap.get("ExecutionRoleArn")
+            changed = stack.apply(kind, url, parameters, tags, role)
+            say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
+        stack.protect(template, termination=stage == PRODUCTION)
+        if changed:
+            self._record(stage, Record(_now(), key, artifacts.version(key), dict(parameters), instead_of))
+        url = stack.outputs().get("ApiUrl", "")
+        if url:
+            say(f"ApiUrl: {url}")
+        self._tell(artifact=key, api_url=url, changed=str(changed).lower())
+
+    def _prepare(self, stack: Stack) -> str:
+        """Act on the decision until a change set can be made; return the kind of it."""
+        while True:
+            status = stack.status()
+            holds = status == "ROLLBACK_COMPLETE" and self._holds_data(stack)
+            decision = decide(status, holds_data=holds)
+            if decision.action is Action.REFUSE:
+                raise DeliveryError(f"{stack.name} is left alone: {decision.reason}")
+            if decision.action in (Action.CREATE, Action.UPDATE):
+                return decision.action.name
+            say(f"{stack.name}: {decision.reason}; {decision.action.value}")
+            if decision.action is Action.WAIT:
+                stack.wait()
+            else:
+                leftovers = self._retained(stack)
+                stack.delete()
+                Data(self.client, say).remove(leftovers)
+
+    def _retained(self, stack: Stack) -> list[Any]:
+        declared = load_template(stack.template()).get("Resources", {})
+        return retained(stack.resources(), declared)
+
+    def _holds_data(self, stack: Stack) -> bool:
+        return Data(self.client, say).held(self._retained(stack))
+
+    def _record(self, stage: str, record: Record) -> None:
+        key = f"deployments/{stack_name(SERVICE, stage)}/{record.at}.json"
+        body = json.dumps(asdict(record), sort_keys=True).encode()
+        self.client("s3").put_object(Bucket=self._bootstrap["ArtifactBucketName"], Key=key, Body=body)
+
+    def records(self, stage: str) -> list[Record]:
+        """Return the deployments of a stage, oldest first."""
+        s3, bucket = self.client("s3"), self._bootstrap["ArtifactBucketName"]
+        prefix = f"deployments/{stack_name(SERVICE, stage)}/"
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = sorted(o["Key"] for page in pages for o in page.get("Contents", []))[-50:]
+        bodies = [s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys]
+        return [Record(**json.loads(body)) for body in bodies]
+
+    def rollback(self, stage: str) -> None:
+        """Deploy what ran before, with the parameters it had."""
+        records = self.records(stage)
+        target = rollback_target(records)
+        say(f"going back to version {target.version}, artefact {target.artifact}, deployed {target.at}")
+        self._bring(stage, target.artifact, target.parameters, instead_of=records[-1].release)
+
+    def destroy(self, stage: str, *, yes: bool, data: bool) -> None:
+        """Delete the stage's stack; keep its data, unless asked, and say what that costs."""
+        stack = self.stack(stack_name(SERVICE, stage))
+        if stack.status() is None:
+            say(f"there is no stack {stack.name}")
+            return
+        kept = self._retained(stack)
+        buckets = [
+            r["PhysicalResourceId"] for r in stack.resources() if r["ResourceType"] == "AWS::S3::Bucket"
+        ]
+        doomed = [b for b in buckets if b and b not in {k.physical_id for k in kept}]
+        say(
+            f"This deletes the stack {stack.name}" + (" and ALL ITS DATA:" if data else ". Its data is kept:")
+        )
+        for resource in kept:
+            say(f"  {resource.logical_id:26} {resource.physical_id}")
+        typed = None if yes else _ask(f"Type {stack.name} to go on: ")
+        may_destroy(stack.name, stage, yes=yes, data=data, typed=typed)
+        holder = Data(self.client, say)
+        if stage == PRODUCTION:
+            stack.protect_from_deletion(on=False)
+        for bucket in doomed:
+            holder.empty(bucket)
+        stack.delete()
+        say(f"{stack.name} is gone")
+        left = holder.remove(kept) if data else kept
+        if left:
+            say("Retained:")
+            for line in holder.report(left):
+                say(line)
+
+    def sweep(self, open_numbers: Sequence[int]) -> None:
+        """Destroy the stacks of pull requests that are no longer open, with their data."""
+        pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
+        names = [s["StackName"] for page in pages for s in page["Stacks"] if not s.get("ParentId")]
+        stale = stale_previews(names, SERVICE, open_numbers)
+        say(f"{len(stale)} stacks of closed pull requests")
+        failed = []
+        for name in stale:
+            try:
+                self.destroy(name.removeprefix(f"{SERVICE}-"), yes=True, data=True)
+            except (DeliveryError, ClientError) as error:  # the others are still to go
+                say(f"{name}: {error}")
+                failed.append(name)
+        if failed:
+            raise DeliveryError(f"not removed: {', '.join(failed)}")
+
+    def drift(self, stage: str) -> None:
+        """Raise if anything in the stage's stacks is not as its template says."""
+        cfn, name = self.client("cloudformation"), stack_name(SERVICE, stage)
+        stack = self.stack(name)
+        if stack.status() is None:
+            raise DeliveryError(f"there is no stack {name}")
+        nested = [
+            r["PhysicalResourceId"]
+            for r in stack.resources()
+            if r["ResourceType"] == "AWS::CloudFormation::Stack" and r.get("PhysicalResourceId")
+        ]
+        drifted = [line for each in (name, *nested) for line in self._drifted(cfn, each)]
+        for line in drifted:
+            say(f"  {line}")
+        if drifted:
+            raise DeliveryError(
+                f"{name} has drifted in {len(drifted)} resources; `make deploy` puts back most"
+            )
+        say(f"{name} is as its templates say")
+
+    def _drifted(self, cfn: Any, stack: str) -> list[str]:
+        run = cfn.detect_stack_drift(StackName=stack)["StackDriftDetectionId"]
+        deadline = time.monotonic() + _DRIFT_SECONDS
+        while True:
+            found = cfn.describe_stack_drift_detection_status(StackDriftDetectionId=run)
+            if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
+                break
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"looking for drift in {stack} took longer than {_DRIFT_SECONDS} s")
+            time.sleep(self._poll)
+        if found["DetectionStatus"] == "DETECTION_FAILED":
+            raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
+        wanted = ["MODIFIED", "DELETED"]
+        pages = cfn.get_paginator("describe_stack_resource_drifts").paginate(
+            StackName=stack, StackResourceDriftStatusFilters=wanted
+        )
+        return [
+            f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
+            + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
+            for page in pages
+            for r in page["StackResourceDrifts"]
+        ]
+
+    def bootstrap(self, extra: Sequence[str]) -> None:
+        """Create or update the stack that everything here stands on; once per account and region."""
+        template = (ROOT / "bootstrap" / "template.yaml").read_text()
+        declared = load_template(template)["Parameters"]
+        given = checked_parameters(dict(pair.split("=", 1) for pair in extra if "=" in pair), declared)
+        if "Repository" not in given:
+            raise DeliveryError("name the GitHub repository: make bootstrap PARAMETERS=Repository=owner/name")
+        stack = self.stack(BOOTSTRAP)
+        decision = decide(stack.status(), holds_data=True)  # it is never deleted from here
+        if decision.action not in (Action.CREATE, Action.UPDATE):
+            raise DeliveryError(f"{BOOTSTRAP} is left alone: {decision.reason}")
+        changed = stack.apply_body(decision.action.name, template, given)
+        say(f"{BOOTSTRAP}: {'complete' if changed else 'nothing to change'}")
+        for name, value in sorted(stack.outputs().items()):
+            say(f"  {name}: {value}")
+
+    def _tell(self, **outputs: str) -> None:
+        """Hand results to a GitHub workflow."""
+        if path := self._environ.get("GITHUB_OUTPUT"):
+            with open(path, "a", encoding="utf-8") as file:
+                file.writelines(f"{name}={value}\n" for name, value in outputs.items())
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _version() -> str:
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return str(found)
+
+
+def _ask(question: str) -> str | None:
+    try:
+        return input(question).strip()
+    except EOFError:
+        return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="delivery", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("key", "package", "deploy", "rollback", "destroy", "drift", "sweep", "bootstrap"):
+        command = commands.add_parser(name)
+        if name not in ("key", "sweep", "bootstrap"):
+            command.add_argument("--stage", default="dev")
+        if name in ("deploy", "bootstrap"):
+            command.add_argument("--parameters", default="", help="Name=value pairs between spaces")
+        if name == "deploy":
+            command.add_argument("--artifact", default="", help="deploy this one, built before")
+        if name in ("package", "deploy"):
+            command.add_argument(
+                "--force", action="store_true", help="build though the sources are unchanged"
+            )
+        if name == "destroy":
+            command.add_argument("--yes", action="store_true", help="do not ask; not for production")
+            command.add_argument(
+                "--data", action="store_true", help="remove the data too; not for production"
+            )
+        if name == "sweep":
+            command.add_argument("--open", required=True, help="numbers of the open pull requests, or 'none'")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 failed with a line on standard error, 2 misused."""
+    given = _parser().parse_args(argv)
+    try:
+        if given.command == "key":
+            say(source_key())
+        else:
+            _run(Delivery(boto3.Session(), os.environ), given)
+    except (DeliveryError, BotoCoreError, ClientError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; a running CloudFormation operation goes on by itself", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(delivery: Delivery, given: argparse.Namespace) -> None:
+    match given.command:
+        case "package":
+            delivery.package(given.stage, force=given.force)
+        case "deploy":
+            delivery.deploy(given.stage, given.artifact, given.parameters.split(), force=given.force)
+        case "rollback":
+            delivery.rollback(given.stage)
+        case "destroy":
+            delivery.destroy(given.stage, yes=given.yes, data=given.data)
+        case "drift":
+            delivery.drift(given.stage)
+        case "sweep":
+            delivery.sweep(open_pull_requests(given.open))
+        case "bootstrap":
+            delivery.bootstrap(given.parameters.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What a stack keeps when it goes: is there data in it, what it costs, and how it is removed on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+# List prices of us-east-1 in USD, a month: order of magnitude for a report, not a bill.
+# https://aws.amazon.com/kms/pricing/, /dynamodb/pricing/on-demand/, /s3/pricing/
+KEY_PRICE = 1.00
+TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
+BUCKET_PRICE_PER_GB = 0.023
+_KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
+_GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A resource that a stack retains."""
+
+    kind: str
+    logical_id: str
+    physical_id: str
+
+
+def retained(resources: Iterable[Mapping[str, Any]], declared: Mapping[str, Mapping[str, Any]]) -> list[Kept]:
+    """Return the stack's resources that its template retains and that were made."""
+    return [
+        Kept(r["ResourceType"], r["LogicalResourceId"], r["PhysicalResourceId"])
+        for r in resources
+        if r.get("PhysicalResourceId")
+        and str(declared.get(r["LogicalResourceId"], {}).get("DeletionPolicy", "")).startswith("Retain")
+    ]
+
+
+class Data:
+    """Looks into and removes retained resources. `connect` makes a client by service name."""
+
+    def __init__(self, connect: Callable[[str], Any], say: Callable[[str], None]) -> None:
+        self._connect, self._say = connect, say
+
+    def held(self, kept: Iterable[Kept]) -> bool:
+        """Tell whether any of it holds data. What cannot be looked into counts as holding some."""
+        looks = {
+            "AWS::DynamoDB::Table": self._table_holds,
+            "AWS::S3::Bucket": self._bucket_holds,
+            "AWS::SQS::Queue": self._queue_holds,
+        }
+        return any(self._holds(looks[k.kind], k.physical_id) for k in kept if k.kind in looks)
+
+    def _holds(self, look: Callable[[str], bool], name: str) -> bool:
+        try:
+            return look(name)
+        except ClientError as error:
+            return not _is_gone(error)
+
+    def _table_holds(self, name: str) -> bool:
+        # One item is enough, and DescribeTable's count is hours old.
+        return bool(self._connect("dynamodb").scan(TableName=name, Limit=1, Select="COUNT")["Count"])
+
+    def _bucket_holds(self, name: str) -> bool:
+        found = self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
+        return bool(found.get("Versions") or found.get("DeleteMarkers"))
+
+    def _queue_holds(self, url: str) -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self._connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)
+        return any(int(found.get("Attributes", {}).get(name, 0)) for name in names)
+
+    def empty(self, bucket: str) -> int:
+        """Delete every version of every object; return how many."""
+        s3, count = self._connect("s3"), 0
+        try:
+            for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+                if not found:
+                    continue
+                objects = [{"Key": o["Key"], "VersionId": o["VersionId"]} for o in found]
+                answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                count += len(objects) - len(answer.get("Errors", []))
+                self._say(f"  {bucket}: {count} object versions removed")
+        except ClientError as error:
+            if not _is_gone(error):
+                raise
+        return count
+
+    def remove(self, kept: Iterable[Kept]) -> list[Kept]:
+        """Remove the resources for good; return those that this does not know how to remove."""
+        removers: dict[str, Callable[[str], Any]] = {
+            "AWS::Events::Archive": lambda name: self._connect("events").delete_archive(ArchiveName=name),
+            "AWS::Events::EventBus": lambda name: self._connect("events").delete_event_bus(Name=name),
+            "AWS::SQS::Queue": lambda url: self._connect("sqs").delete_queue(QueueUrl=url),
+            "AWS::DynamoDB::Table": lambda name: self._connect("dynamodb").delete_table(TableName=name),
+            "AWS::S3::Bucket": self._remove_bucket,
+            "AWS::KMS::Key": lambda key: self._connect("kms").schedule_key_deletion(
+                KeyId=key, PendingWindowInDays=_KEY_REMOVAL_DAYS
+            ),
+        }
+        order, left = list(removers), []
+        for resource in sorted(kept, key=lambda k: order.index(k.kind) if k.kind in order else -1):
+            if resource.kind not in removers:
+                left.append(resource)
+                continue
+            try:
+                removers[resource.kind](resource.physical_id)
+            except ClientError as error:
+                if not _is_gone(error):
+                    raise
+            ends = f"gone in {_KEY_REMOVAL_DAYS} days" if resource.kind == "AWS::KMS::Key" else "removed"
+            self._say(f"  {resource.logical_id} ({resource.physical_id}): {ends}")
+        return left
+
+    def _remove_bucket(self, name: str) -> None:
+        self.empty(name)
+        self._connect("s3").delete_bucket(Bucket=name)
+
+    def report(self, kept: Iterable[Kept]) -> Iterator[str]:
+        """Return a line for each resource that still exists, with what it goes on costing a month."""
+        total = 0.0
+        for resource in kept:
+            try:
+                cost, detail = self._cost(resource)
+            except ClientError as error:
+                if _is_gone(error):
+                    continue
+                cost, detail = 0.0, "could not be looked into"
+            total += cost
+            yield f"  {resource.logical_id:26} {resource.physical_id}  {detail}, about ${cost:.2f} a month"
+        yield f"  together about ${total:.2f} a month (list prices of us-east-1, by size now)"
+
+    def _cost(self, resource: Kept) -> tuple[float, str]:
+        name = resource.physical_id
+        if resource.kind == "AWS::KMS::Key":
+            self._connect("kms").describe_key(KeyId=name)
+            return KEY_PRICE, "key"
+        if resource.kind == "AWS::DynamoDB::Table":
+            size = self._connect("dynamodb").describe_table(TableName=name)["Table"].get("TableSizeBytes", 0)
+            return size / 1e9 * TABLE_PRICE_PER_GB, f"table of {_size(size)}"
+        if resource.kind == "AWS::S3::Bucket":
+            pages = self._connect("s3").get_paginator("list_object_versions").paginate(Bucket=name)
+            size = sum(version["Size"] for page in pages for version in page.get("Versions", []))
+            return size / 1e9 * BUCKET_PRICE_PER_GB, f"bucket of {_size(size)}"
+        return 0.0, "kept"
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _is_gone(error: ClientError) -> bool:
+    code = str(error.response["Error"]["Code"])
+    return any(word in code for word in _GONE)

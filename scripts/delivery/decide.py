@@ -1,0 +1,200 @@
+"""What to do, decided from what is there. Pure functions; the rest of the package carries it out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+PRODUCTION = "prod"
+
+
+class DeliveryError(Exception):
+    """The command cannot go on; the message is one line that says what to do."""
+
+
+class Action(Enum):
+    """What a deployment does first."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE_THEN_CREATE = "delete, then create"
+    WAIT = "wait"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An action with its reason, one line for the log."""
+
+    action: Action
+    reason: str
+
+
+_HEALTHY = {
+    "CREATE_COMPLETE",
+    "UPDATE_COMPLETE",
+    "UPDATE_ROLLBACK_COMPLETE",
+    "IMPORT_COMPLETE",
+    "IMPORT_ROLLBACK_COMPLETE",
+}
+_HELP = {
+    "UPDATE_ROLLBACK_FAILED": "it may hold data; mend it, then `aws cloudformation continue-update-rollback`",
+    "UPDATE_FAILED": "it may hold data; roll it back with `aws cloudformation rollback-stack`",
+    "ROLLBACK_FAILED": "look at its events, then `make destroy`",
+    "CREATE_FAILED": "look at its events, then `make destroy`",
+    "DELETE_FAILED": "look at its events, then `make destroy` again",
+}
+
+
+def decide(status: str | None, *, holds_data: bool) -> Decision:
+    """Return what a deployment may do to a stack in this status; `None` is no stack.
+
+    A stack is deleted in one case only: its first creation failed and was rolled back, and nothing that
+    it left behind holds data. A stack that was ever complete is updated or left alone.
+    """
+    if status is None or status == "DELETE_COMPLETE":
+        return Decision(Action.CREATE, "there is no stack yet")
+    if status == "REVIEW_IN_PROGRESS":
+        return Decision(Action.CREATE, "only a change set was ever made")
+    if status.endswith("_IN_PROGRESS"):
+        return Decision(Action.WAIT, f"another operation runs ({status})")
+    if status in _HEALTHY:
+        return Decision(Action.UPDATE, f"the stack is {status}")
+    if status == "ROLLBACK_COMPLETE":
+        if holds_data:
+            return Decision(
+                Action.REFUSE, "its creation failed, yet what it left behind holds data; look at it first"
+            )
+        return Decision(Action.DELETE_THEN_CREATE, "its creation failed and it never held data")
+    return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, 'look at its events')}")
+
+
+def stack_name(service: str, stage: str) -> str:
+    """Return the name of a stage's stack. Raises DeliveryError for what cannot be a stage."""
+    if not re.fullmatch(r"[a-z][a-z0-9]{1,15}", stage):
+        raise DeliveryError(f"STAGE must be two to sixteen lower-case letters or digits, not {stage!r}")
+    if stage == "bootstrap":
+        raise DeliveryError("the stage 'bootstrap' is taken by the stack of `make bootstrap`")
+    return f"{service}-{stage}"
+
+
+def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[str]) -> dict[str, str]:
+    """Return a stage's parameters: its section in samconfig.toml ([default] if it has none), then `extra`.
+
+    Nothing is remembered from the deployment before: the file and the command say all there is.
+    """
+    section = samconfig.get(stage, samconfig.get("default", {}))
+    given = section.get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
+    parameters: dict[str, str] = {}
+    for pair in [*given, f"Stage={stage}", *extra]:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.isalnum():
+            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
+        parameters[name] = value
+    if parameters["Stage"] != stage:
+        raise DeliveryError(f"Stage={parameters['Stage']} contradicts STAGE={stage}")
+    return parameters
+
+
+def checked_parameters(parameters: Mapping[str, str], declared: Iterable[str]) -> dict[str, str]:
+    """Return the parameters if the template declares them all. Raises DeliveryError."""
+    if unknown := sorted(set(parameters) - set(declared)):
+        raise DeliveryError(f"the template has no parameter {', '.join(unknown)}")
+    return dict(parameters)
+
+
+def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:
+    """Return if the stack may go. Raises DeliveryError.
+
+    Production is never destroyed without typing its name, and its data never by this command.
+    """
+    if stage == PRODUCTION and (yes or data):
+        raise DeliveryError(
+            "--yes and --data are not for production: type the stack's name, remove data by hand"
+        )
+    if not yes and typed != stack:
+        raise DeliveryError("the name typed is not the stack's; nothing was done")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished deployment, as kept in the artefact bucket."""
+
+    at: str
+    artifact: str
+    version: str
+    parameters: Mapping[str, str]
+    instead_of: str = ""  # the release that a rollback left
+
+    @property
+    def release(self) -> str:
+        """What was deployed: the artefact with its parameters."""
+        parameters = "".join(f"{name}={value}\0" for name, value in sorted(self.parameters.items()))
+        return f"{self.artifact}-{hashlib.sha256(parameters.encode()).hexdigest()[:8]}"
+
+
+def rollback_target(records: Sequence[Record]) -> Record:
+    """Return the newest deployment to go back to, of those before the present one. Raises DeliveryError.
+
+    Skips what runs now and what was rolled back from and not deployed again since, so that two rollbacks
+    in a row go back two steps and never forth.
+    """
+    ordered = sorted(records, key=lambda record: record.at)
+    if not ordered:
+        raise DeliveryError("no deployment is recorded, so there is none to go back to")
+    skipped: set[str] = set()
+    for record in ordered:
+        skipped.discard(record.release)
+        if record.instead_of:
+            skipped.add(record.instead_of)
+    skipped.add(ordered[-1].release)
+    for record in reversed(ordered):
+        if record.release not in skipped:
+            return record
+    raise DeliveryError("there is no earlier deployment to go back to")
+
+
+def stale_previews(stacks: Iterable[str], service: str, open_numbers: Iterable[int]) -> list[str]:
+    """Return the pull-request stacks whose pull request is no longer open; no other stack ever."""
+    kept = {f"{service}-preview{number}" for number in open_numbers}
+    ours = re.compile(rf"{re.escape(service)}-preview[0-9]+")
+    return sorted(name for name in stacks if ours.fullmatch(name) and name not in kept)
+
+
+def open_pull_requests(text: str) -> list[int]:
+    """Read the numbers of the open pull requests: 'none', or numbers between spaces. Raises DeliveryError.
+
+    An empty text is refused: a listing that failed must not look like 'every pull request is closed'.
+    """
+    words = text.split()
+    if words == ["none"]:
+        return []
+    if not words or not all(word.isdigit() for word in words):
+        raise DeliveryError("OPEN must be the numbers of the open pull requests, or 'none'")
+    return [int(word) for word in words]
+
+
+def stack_policy(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the stack policy: no update may replace or delete what the template retains."""
+    retained = sorted(
+        name
+        for name, resource in resources.items()
+        if str(resource.get("DeletionPolicy", "")).startswith("Retain")
+    )
+    statements: list[dict[str, Any]] = [
+        {"Effect": "Allow", "Principal": "*", "Action": "Update:*", "Resource": "*"}
+    ]
+    if retained:
+        statements.append(
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": ["Update:Replace", "Update:Delete"],
+                "Resource": [f"LogicalResourceId/{name}" for name in retained],
+            }
+        )
+    return {"Statement": statements}

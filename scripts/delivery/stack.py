@@ -1,0 +1,243 @@
+"""One CloudFormation stack: its state, change sets, progress and the reason of a failure."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+from botocore.exceptions import ClientError
+from scripts.delivery.decide import DeliveryError, stack_policy
+
+_CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
+_POLL_SECONDS = 2.0
+_OPERATION_SECONDS = 3600
+_NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
+
+
+class Stack:
+    """A stack by its name. Raises DeliveryError where an operation ends badly."""
+
+    def __init__(
+        self, cloudformation: Any, name: str, say: Callable[[str], None], poll: float = _POLL_SECONDS
+    ) -> None:
+        self._cfn, self.name, self._say, self._poll = cloudformation, name, say, poll
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return what CloudFormation says of the stack, or None if there is none."""
+        try:
+            found: dict[str, Any] = self._cfn.describe_stacks(StackName=self.name)["Stacks"][0]
+        except ClientError as error:
+            if "does not exist" in str(error):
+                return None
+            raise
+        return None if found["StackStatus"] == "DELETE_COMPLETE" else found
+
+    def status(self) -> str | None:
+        found = self.describe()
+        return str(found["StackStatus"]) if found else None
+
+    def outputs(self) -> dict[str, str]:
+        return {o["OutputKey"]: o["OutputValue"] for o in (self.describe() or {}).get("Outputs", [])}
+
+    def template(self) -> str:
+        """Return the template as it was deployed."""
+        body = self._cfn.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        return body if isinstance(body, str) else json.dumps(body)
+
+    def resources(self) -> list[dict[str, Any]]:
+        """Return the resources of the stack and of the stacks nested in it."""
+        return list(self._resources(self.name))
+
+    def _resources(self, stack: str) -> Iterator[dict[str, Any]]:
+        for page in self._cfn.get_paginator("list_stack_resources").paginate(StackName=stack):
+            for resource in page["StackResourceSummaries"]:
+                yield resource
+                nested = resource["ResourceType"] == "AWS::CloudFormation::Stack"
+                if (
+                    nested
+                    and resource.get("PhysicalResourceId")
+                    and "DELETE" not in resource["ResourceStatus"]
+                ):
+                    yield from self._resources(resource["PhysicalResourceId"])
+
+    def matches(self, template: str, parameters: Mapping[str, str]) -> bool:
+        """Tell whether exactly this is deployed and complete."""
+        found = self.describe()
+        if not found or found["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            return False
+        deployed = {p["ParameterKey"]: p["ParameterValue"] for p in found.get("Parameters", [])}
+        given = all(deployed.get(name) == value for name, value in parameters.items())
+        declared = load_template(template).get("Parameters", {})
+        rest = all(
+            deployed.get(name) == str(declared[name].get("Default", ""))
+            for name in set(declared) - set(parameters)
+        )
+        return given and rest and self.template() == template
+
+    def apply(
+        self,
+        kind: str,
+        template_url: str,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+        role: str | None,
+    ) -> bool:
+        """Carry out a change set; return False if there was nothing to change."""
+        request = {"TemplateURL": template_url, "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
+        return self._apply(kind, parameters, request | ({"RoleARN": role} if role else {}))
+
+    def apply_body(self, kind: str, template: str, parameters: Mapping[str, str]) -> bool:
+        """Carry out a change set of a small template that lies in no bucket, in the caller's own name."""
+        return self._apply(kind, parameters, {"TemplateBody": template})
+
+    def _apply(self, kind: str, parameters: Mapping[str, str], request: Mapping[str, Any]) -> bool:
+        change_set = f"deploy-{time.time_ns()}"
+        request = {
+            **request,
+            "StackName": self.name,
+            "ChangeSetName": change_set,
+            "ChangeSetType": kind,
+            "Parameters": [{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+            "Capabilities": _CAPABILITIES,
+        }
+        self._cfn.create_change_set(**request)
+        if not self._await_change_set(change_set):
+            return False
+        seen = {event["EventId"] for event in self._events()}
+        self._cfn.execute_change_set(StackName=self.name, ChangeSetName=change_set)
+        end = self.wait(seen)
+        if end not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise DeliveryError(f"{self.name} is {end}: {self.reason(seen)}")
+        return True
+
+    def _await_change_set(self, change_set: str) -> bool:
+        name = {"StackName": self.name, "ChangeSetName": change_set}
+        for _ in self._ticks(f"the change set of {self.name}"):
+            found = self._cfn.describe_change_set(**name)
+            if found["Status"] == "CREATE_COMPLETE":
+                return True
+            if found["Status"] == "FAILED":
+                self._cfn.delete_change_set(**name)
+                reason = found.get("StatusReason", "")
+                if any(text in reason for text in _NO_CHANGE):
+                    return False
+                raise DeliveryError(f"the change set of {self.name} failed: {_line(reason)}")
+        return False
+
+    def delete(self) -> None:
+        """Delete the stack and wait until it is gone."""
+        found = self.describe()
+        if not found:
+            return
+        self.name, named = found["StackId"], self.name  # a deleted stack is known by its id only
+        try:
+            seen = {event["EventId"] for event in self._events()}
+            self._cfn.delete_stack(StackName=named)
+            end = self.wait(seen)
+            if end not in (None, "DELETE_COMPLETE"):
+                raise DeliveryError(f"{named} is {end}: {self.reason(seen)}")
+        finally:
+            self.name = named
+
+    def protect(self, template: str, *, termination: bool) -> None:
+        """Forbid updates that would replace or delete retained resources, and deletion if asked."""
+        policy = stack_policy(load_template(template).get("Resources", {}))
+        self._cfn.set_stack_policy(StackName=self.name, StackPolicyBody=json.dumps(policy))
+        if termination:
+            self.protect_from_deletion(on=True)
+
+    def protect_from_deletion(self, *, on: bool) -> None:
+        self._cfn.update_termination_protection(StackName=self.name, EnableTerminationProtection=on)
+
+    def wait(self, seen: set[str] | None = None) -> str | None:
+        """Wait for the running operation, saying each step; return the status it ends in."""
+        known = {event["EventId"] for event in self._events()} if seen is None else set(seen)
+        started = time.monotonic()
+        status = None
+        for _ in self._ticks(self.name):
+            found = self._cfn_status()
+            for event in reversed(list(self._events())):
+                if event["EventId"] not in known:
+                    known.add(event["EventId"])
+                    self._say(
+                        f"  {time.monotonic() - started:5.0f} s  {event.get('LogicalResourceId', ''):32} "
+                        f"{event.get('ResourceStatus', '')}"
+                    )
+            status = found
+            if status is None or not status.endswith("_IN_PROGRESS"):
+                break
+        return status
+
+    def _cfn_status(self) -> str | None:
+        """Return the status, of a deleted stack too, if it is asked by its id."""
+        try:
+            return str(self._cfn.describe_stacks(StackName=self.name)["Stacks"][0]["StackStatus"])
+        except ClientError as error:
+            if "does not exist" in str(error):
+                return None
+            raise
+
+    def reason(self, seen: set[str] | None = None) -> str:
+        """Return why the last operation failed: the first failure, from the innermost stack."""
+        return self._reason(self.name, seen or set())
+
+    def _reason(self, stack: str, seen: set[str]) -> str:
+        for event in reversed(list(self._events(stack))):
+            text = event.get("ResourceStatusReason", "")
+            if event["EventId"] in seen or not event.get("ResourceStatus", "").endswith("_FAILED"):
+                continue
+            if not text or "cancelled" in text.lower():
+                continue
+            nested = event.get("ResourceType") == "AWS::CloudFormation::Stack"
+            inner = event.get("PhysicalResourceId", "")
+            if nested and inner and inner != event.get("StackId"):
+                deeper = self._reason(inner, set())
+                if deeper != "no reason given":
+                    return deeper
+            return f"{event.get('LogicalResourceId')}: {_line(text)}"
+        return "no reason given"
+
+    def _events(self, stack: str | None = None) -> Iterator[dict[str, Any]]:
+        try:
+            pages = self._cfn.get_paginator("describe_stack_events").paginate(StackName=stack or self.name)
+            for page in pages:
+                yield from page["StackEvents"]
+        except ClientError as error:
+            if "does not exist" not in str(error):
+                raise
+
+    def _ticks(self, what: str) -> Iterator[None]:
+        deadline = time.monotonic() + _OPERATION_SECONDS
+        while time.monotonic() < deadline:
+            yield
+            time.sleep(self._poll)
+        raise DeliveryError(f"{what} took longer than {_OPERATION_SECONDS} s; it goes on by itself")
+
+
+def load_template(text: str) -> dict[str, Any]:
+    """Read a template; short forms like !Ref become plain values, which nothing here needs."""
+    loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader below)
+    return loaded if isinstance(loaded, dict) else {}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with CloudFormation's tags."""
+
+
+def _any_tag(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.ScalarNode):
+        return loader.construct_scalar(node)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    assert isinstance(node, yaml.MappingNode)  # noqa: S101 (yaml has three kinds of node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_multi_constructor("!", _any_tag)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,211 @@
+"""What deployments decide: every stack status, parameters, rollback targets, and what may be destroyed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scripts.delivery.decide import (
+    Action,
+    DeliveryError,
+    Record,
+    checked_parameters,
+    decide,
+    may_destroy,
+    open_pull_requests,
+    rollback_target,
+    stack_name,
+    stack_policy,
+    stage_parameters,
+    stale_previews,
+)
+
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html, StackStatus
+STATUSES = [
+    "CREATE_IN_PROGRESS",
+    "CREATE_FAILED",
+    "CREATE_COMPLETE",
+    "ROLLBACK_IN_PROGRESS",
+    "ROLLBACK_FAILED",
+    "ROLLBACK_COMPLETE",
+    "DELETE_IN_PROGRESS",
+    "DELETE_FAILED",
+    "DELETE_COMPLETE",
+    "UPDATE_IN_PROGRESS",
+    "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
+    "UPDATE_COMPLETE",
+    "UPDATE_FAILED",
+    "UPDATE_ROLLBACK_IN_PROGRESS",
+    "UPDATE_ROLLBACK_FAILED",
+    "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS",
+    "UPDATE_ROLLBACK_COMPLETE",
+    "REVIEW_IN_PROGRESS",
+    "IMPORT_IN_PROGRESS",
+    "IMPORT_COMPLETE",
+    "IMPORT_ROLLBACK_IN_PROGRESS",
+    "IMPORT_ROLLBACK_FAILED",
+    "IMPORT_ROLLBACK_COMPLETE",
+]
+
+
+class TestDecide:
+    @pytest.mark.parametrize("holds_data", [False, True])
+    @pytest.mark.parametrize("status", STATUSES)
+    def test_only_a_failed_creation_without_data_is_deleted(self, status: str, holds_data: bool) -> None:
+        action = decide(status, holds_data=holds_data).action
+        deletes = action is Action.DELETE_THEN_CREATE
+        assert deletes == (status == "ROLLBACK_COMPLETE" and not holds_data)
+
+    @pytest.mark.parametrize("status", [s for s in STATUSES if s.startswith("UPDATE_")])
+    def test_a_stack_that_was_ever_updated_is_never_created_or_deleted(self, status: str) -> None:
+        assert decide(status, holds_data=False).action in (Action.UPDATE, Action.WAIT, Action.REFUSE)
+
+    @pytest.mark.parametrize(
+        ("status", "action"),
+        [
+            (None, Action.CREATE),
+            ("DELETE_COMPLETE", Action.CREATE),
+            ("REVIEW_IN_PROGRESS", Action.CREATE),
+            ("CREATE_COMPLETE", Action.UPDATE),
+            ("UPDATE_COMPLETE", Action.UPDATE),
+            ("UPDATE_ROLLBACK_COMPLETE", Action.UPDATE),
+            ("CREATE_IN_PROGRESS", Action.WAIT),
+            ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", Action.WAIT),
+            ("DELETE_IN_PROGRESS", Action.WAIT),
+            ("UPDATE_ROLLBACK_FAILED", Action.REFUSE),
+            ("ROLLBACK_FAILED", Action.REFUSE),
+            ("DELETE_FAILED", Action.REFUSE),
+            ("SOMETHING_NEW", Action.REFUSE),
+        ],
+    )
+    def test_each_status_has_its_action_and_a_reason(self, status: str | None, action: Action) -> None:
+        decision = decide(status, holds_data=False)
+        assert decision.action is action
+        assert decision.reason
+        assert "\n" not in decision.reason
+
+
+class TestParameters:
+    SAMCONFIG: dict[str, Any] = {
+        "default": {"deploy": {"parameters": {"parameter_overrides": ["Stage=dev", "Runtime=lambda"]}}},
+        "prod": {"deploy": {"parameters": {"parameter_overrides": ["Stage=prod", "LogRetentionDays=365"]}}},
+    }
+
+    def test_a_stage_takes_its_section(self) -> None:
+        found = stage_parameters(self.SAMCONFIG, "prod", [])
+        assert found == {"Stage": "prod", "LogRetentionDays": "365"}
+
+    def test_a_stage_without_a_section_takes_the_default_under_its_own_name(self) -> None:
+        assert stage_parameters(self.SAMCONFIG, "preview7", []) == {"Stage": "preview7", "Runtime": "lambda"}
+
+    def test_the_command_has_the_last_word(self) -> None:
+        found = stage_parameters(self.SAMCONFIG, "dev", ["Runtime=fargate", "AuthIssuer=https://a/?b=c"])
+        assert found["Runtime"] == "fargate"
+        assert found["AuthIssuer"] == "https://a/?b=c"
+
+    @pytest.mark.parametrize("pair", ["Runtime", "=x", "Run time=x", "Stage=prod"])
+    def test_what_is_no_parameter_is_refused(self, pair: str) -> None:
+        with pytest.raises(DeliveryError):
+            stage_parameters(self.SAMCONFIG, "dev", [pair])
+
+    def test_a_name_that_the_template_lacks_is_refused(self) -> None:
+        assert checked_parameters({"Stage": "dev"}, ["Stage", "Runtime"]) == {"Stage": "dev"}
+        with pytest.raises(DeliveryError, match="Runtme"):
+            checked_parameters({"Runtme": "lambda"}, ["Stage", "Runtime"])
+
+    @pytest.mark.parametrize("stage", ["", "Dev", "a-b", "1a", "bootstrap", "x" * 17])
+    def test_what_is_no_stage_is_refused(self, stage: str) -> None:
+        with pytest.raises(DeliveryError):
+            stack_name("orders", stage)
+
+    def test_a_stage_names_its_stack(self) -> None:
+        assert stack_name("orders", "dev") == "orders-dev"
+
+
+class TestDestroy:
+    def test_a_typed_name_lets_it_go(self) -> None:
+        may_destroy("orders-dev", "dev", yes=False, data=True, typed="orders-dev")
+        may_destroy("orders-prod", "prod", yes=False, data=False, typed="orders-prod")
+
+    def test_yes_is_enough_outside_production(self) -> None:
+        may_destroy("orders-dev", "dev", yes=True, data=True, typed=None)
+
+    @pytest.mark.parametrize("typed", [None, "", "y", "orders", "orders-prod"])
+    def test_another_answer_stops_it(self, typed: str | None) -> None:
+        with pytest.raises(DeliveryError):
+            may_destroy("orders-dev", "dev", yes=False, data=False, typed=typed)
+
+    @pytest.mark.parametrize(("yes", "data"), [(True, False), (False, True), (True, True)])
+    def test_production_is_neither_waved_through_nor_emptied(self, yes: bool, data: bool) -> None:
+        with pytest.raises(DeliveryError):
+            may_destroy("orders-prod", "prod", yes=yes, data=data, typed="orders-prod")
+
+
+def _records(*steps: str) -> list[Record]:
+    """One record a step: 'b' deploys b; 'a<b' goes back to a, from b."""
+    found = []
+    for number, step in enumerate(steps):
+        artifact, _, left = step.partition("<")
+        instead_of = Record("", left, "1", {}).release if left else ""
+        found.append(Record(f"2026-01-01T00:00:{number:02}", artifact, "1", {}, instead_of))
+    return found
+
+
+class TestRollback:
+    @pytest.mark.parametrize(
+        ("history", "target"),
+        [
+            (["a", "b"], "a"),
+            (["a", "b", "c"], "b"),
+            (["a", "b", "b"], "a"),  # deployed twice is one step
+            (["a", "b", "c", "b<c"], "a"),  # two in a row go back two steps, not forth to c
+            (["a", "b", "a<b", "c"], "a"),  # b was bad
+            (["a", "b", "a<b", "b", "c"], "b"),  # b was deployed again on purpose
+        ],
+    )
+    def test_goes_to_what_ran_before(self, history: list[str], target: str) -> None:
+        assert rollback_target(_records(*history)).artifact == target
+        assert rollback_target(_records(*history)[::-1]).artifact == target
+
+    @pytest.mark.parametrize("history", [[], ["a"], ["a", "a"], ["a", "b", "a<b"]])
+    def test_says_when_there_is_nothing_before(self, history: list[str]) -> None:
+        with pytest.raises(DeliveryError):
+            rollback_target(_records(*history))
+
+    def test_other_parameters_are_another_release(self) -> None:
+        first = Record("1", "a", "1", {"Runtime": "lambda"})
+        assert rollback_target([first, Record("2", "a", "1", {"Runtime": "fargate"})]) == first
+
+
+class TestSweep:
+    STACKS = (
+        *("orders-dev", "orders-prod", "orders-bootstrap", "orders-preview3", "orders-preview4"),
+        *("orders-preview", "orders-preview3-FargateStack-1A", "orders-previewer", "billing-preview3"),
+    )
+
+    def test_takes_stacks_of_closed_pull_requests_only(self) -> None:
+        assert stale_previews(self.STACKS, "orders", [4]) == ["orders-preview3"]
+        assert stale_previews(self.STACKS, "orders", []) == ["orders-preview3", "orders-preview4"]
+
+    def test_a_failed_listing_is_not_an_empty_one(self) -> None:
+        assert open_pull_requests("none") == []
+        assert open_pull_requests("3\n14 ") == [3, 14]
+        for text in ("", " \n", "null", "3 none"):
+            with pytest.raises(DeliveryError):
+                open_pull_requests(text)
+
+
+def test_the_stack_policy_guards_what_the_template_retains() -> None:
+    policy = stack_policy(
+        {
+            "OrdersTable": {"DeletionPolicy": "Retain"},
+            "DataKey": {"DeletionPolicy": "RetainExceptOnCreate"},
+            "ApiFunction": {},
+            "Scratch": {"DeletionPolicy": "Delete"},
+        }
+    )
+    allow, deny = policy["Statement"]
+    assert (allow["Effect"], allow["Resource"]) == ("Allow", "*")
+    assert deny["Effect"] == "Deny"
+    assert deny["Action"] == ["Update:Replace", "Update:Delete"]
+    assert deny["Resource"] == ["LogicalResourceId/DataKey", "LogicalResourceId/OrdersTable"]
