@@ -144,7 +144,8 @@ class Delivery:
 
     def _retained(self, stack: Stack) -> list[Any]:
         declared = load_template(stack.template()).get("Resources", {})
-        return retained(stack.resources(), declared)
+        failed = stack.status() == "ROLLBACK_COMPLETE"
+        return retained(stack.left_behind() if failed else stack.resources(), declared)
 
     def _holds_data(self, stack: Stack) -> bool:
         return Data(self.client, say).held(self._retained(stack))

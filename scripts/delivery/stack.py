@@ -63,6 +63,15 @@ class Stack:
                 ):
                     yield from self._resources(resource["PhysicalResourceId"])
 
+    def left_behind(self) -> list[dict[str, Any]]:
+        """Return what a failed creation made, from its events."""
+        made = {
+            (event["LogicalResourceId"], event["PhysicalResourceId"]): event
+            for event in self._events()
+            if event.get("PhysicalResourceId") and event["PhysicalResourceId"] != event.get("StackId")
+        }
+        return list(made.values())
+
     def matches(self, template: str, parameters: Mapping[str, str]) -> bool:
         """Tell whether exactly this is deployed and complete."""
         found = self.describe()
