@@ -53,7 +53,7 @@ TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(MAKEFILE_LIST) | tr -d :)
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
 
@@ -97,6 +97,47 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 	.venv/bin/cfn-lint $(TEMPLATES)
 	@# Once more by SAM's own rules; it does not look into nested templates.
 	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
+	.venv-tools/bin/jactionlint --shellcheck=
+	.venv-tools/bin/zizmor --offline --quiet .github/workflows
+
+# Delivery (docs/delivery.md). Arguments travel as environment variables, so that no shell reads them.
+export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS
+DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
+stage = --stage "$${STAGE:-dev}"
+.PHONY: bootstrap package deploy smoke rollback destroy drift sweep pipeline-check release-files release-publish
+
+bootstrap: $(DEV) ## Once per account and region: roles and stores for the pipeline (PARAMETERS="Repository=owner/name")
+	@$(DELIVERY) bootstrap --parameters "$$PARAMETERS"
+
+package: $(DEV) $(TOOLS) ## Build and push the artefact of the sources, unless it is there (FORCE=1 builds all the same)
+	@$(DELIVERY) package $(stage) $(if $(FORCE),--force)
+
+deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key, PARAMETERS="Runtime=fargate")
+	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(FORCE),--force)
+
+smoke: ## Place, read, list and cancel an order at API_URL; SMOKE_TOKEN is the caller's (ACCESS=open|closed)
+	@$(PYTHON) scripts/smoke.py "$$API_URL" --access "$${ACCESS:-any}"
+
+rollback: $(DEV) ## Deploy what ran before, with its parameters: make rollback STAGE=dev
+	@$(DELIVERY) rollback $(stage)
+
+destroy: $(DEV) ## Delete a stage's stack, keep its data (YES=1 does not ask, DATA=delete: not for prod)
+	@$(DELIVERY) destroy $(stage) $(if $(YES),--yes) $(if $(filter delete,$(DATA)),--data)
+
+drift: $(DEV) ## Fail if anything in a stage is not as its templates say
+	@$(DELIVERY) drift $(stage)
+
+sweep: $(DEV) ## Remove previews of closed pull requests (OPEN="3 14" are the open ones; asked of GitHub in a workflow)
+	@$(DELIVERY) sweep --open "$$OPEN"
+
+pipeline-check: ## Is the repository set up to deploy? Reads AWS_REGION, AWS_DEV_ROLE, AWS_PROD_ROLE
+	@$(PYTHON) scripts/pipeline_check.py
+
+release-files: ## Archive, bill of materials and checksums of a release: make release-files TAG=v1.2.3
+	@$(PYTHON) -m scripts.release files "$$TAG"
+
+release-publish: ## Publish them as a GitHub release (needs gh)
+	@$(PYTHON) -m scripts.release publish "$$TAG"
 
 faults: $(DEV) $(LOCAL) ## The fault suite: ROUNDS rounds from SEED (default: one round, a fresh seed)
 	SEED=$(SEED) ROUNDS=$(ROUNDS) .venv/bin/python -m pytest tests/faults -q

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -34,6 +35,7 @@ from scripts.delivery.decide import (
     stale_previews,
 )
 from scripts.delivery.stack import Stack, load_template
+from scripts.release import ReleaseError, version_of
 
 SERVICE = "orders"
 BOOTSTRAP = f"{SERVICE}-bootstrap"
@@ -86,8 +88,10 @@ class Delivery:
 
     def package(self, stage: str, *, force: bool) -> str:
         """Make the artefact of the sources, unless it is there; return its key."""
-        key = self.artifacts(stage).package(_version(), say, force=force)
-        self._tell(artifact=key)
+        artifacts = self.artifacts(stage)
+        key, built = artifacts.package(version_of(), say, force=force)
+        image, _, digest = next(iter(artifacts.release(key)["images"]), "").partition("@")
+        self._tell(artifact=key, built=str(built).lower(), image_name=image, image_digest=digest)
         return key
 
     def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
@@ -118,7 +122,10 @@ class Delivery:
             say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)
         if changed:
-            self._record(stage, Record(_now(), key, artifacts.version(key), dict(parameters), instead_of))
+            self._record(
+                stage,
+                Record(_now(), key, str(artifacts.release(key)["version"]), dict(parameters), instead_of),
+            )
         url = stack.outputs().get("ApiUrl", "")
         if url:
             say(f"ApiUrl: {url}")
@@ -284,13 +291,28 @@ class Delivery:
                 file.writelines(f"{name}={value}\n" for name, value in outputs.items())
 
 
+def github_pull_requests(environ: Mapping[str, str]) -> str:
+    """Ask GitHub for the numbers of the open pull requests. Raises DeliveryError."""
+    api, repository = environ.get("GITHUB_API_URL", ""), environ.get("GITHUB_REPOSITORY", "")
+    if not api.startswith(("https://", "http://127.0.0.1")) or not repository:
+        raise DeliveryError("name the open pull requests: make sweep OPEN='3 14' (or OPEN=none)")
+    headers = {"Authorization": f"Bearer {environ.get('GITHUB_TOKEN', '')}", "Accept": "application/json"}
+    numbers: list[str] = []
+    for page in range(1, 101):
+        url = f"{api}/repos/{repository}/pulls?state=open&per_page=100&page={page}"
+        try:
+            with urlopen(Request(url, headers=headers), timeout=30) as answer:  # noqa: S310 (checked above)
+                found = [str(pull["number"]) for pull in json.load(answer)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DeliveryError(f"GitHub did not list the open pull requests: {error}") from None
+        numbers += found
+        if len(found) < 100:
+            return " ".join(numbers) or "none"
+    raise DeliveryError("more than 10,000 open pull requests")
+
+
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _version() -> str:
-    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return str(found)
 
 
 def _ask(question: str) -> str | None:
@@ -321,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--data", action="store_true", help="remove the data too; not for production"
             )
         if name == "sweep":
-            command.add_argument("--open", required=True, help="numbers of the open pull requests, or 'none'")
+            command.add_argument("--open", default="", help="numbers of the open pull requests, or 'none'")
     return parser
 
 
@@ -333,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(source_key())
         else:
             _run(Delivery(boto3.Session(), os.environ), given)
-    except (DeliveryError, BotoCoreError, ClientError) as error:
+    except (DeliveryError, ReleaseError, BotoCoreError, ClientError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -355,7 +377,7 @@ def _run(delivery: Delivery, given: argparse.Namespace) -> None:
         case "drift":
             delivery.drift(given.stage)
         case "sweep":
-            delivery.sweep(open_pull_requests(given.open))
+            delivery.sweep(open_pull_requests(given.open or github_pull_requests(os.environ)))
         case "bootstrap":
             delivery.bootstrap(given.parameters.split())
 

@@ -71,17 +71,18 @@ class Artifacts:
         body: str = found["Body"].read().decode()
         return body
 
-    def version(self, key: str) -> str:
-        """Return the version that the artefact says it is."""
+    def release(self, key: str) -> dict[str, Any]:
+        """Return what the artefact is: its version and its images."""
         found = self._s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}/release.json")
-        return str(json.loads(found["Body"].read())["version"])
+        release: dict[str, Any] = json.loads(found["Body"].read())
+        return release
 
-    def package(self, version: str, say: Callable[[str], None], *, force: bool = False) -> str:
-        """Build and push what the sources make, unless that was done before; return the key."""
+    def package(self, version: str, say: Callable[[str], None], *, force: bool = False) -> tuple[str, bool]:
+        """Build and push what the sources make, unless that was done before; return the key and whether."""
         key = source_key()
         if not force and self.template(key) is not None:
             say(f"artefact {key}: unchanged sources, nothing to build")
-            return key
+            return key, False
         say(f"artefact {key}: building the image and packaging the templates")
         packaged = ROOT / ".aws-sam" / "packaged.yaml"
         _sam("build")
@@ -91,7 +92,7 @@ class Artifacts:
         )
         self.keep(key, packaged.read_text(), version)
         say(f"artefact {key}: kept in s3://{self.bucket}/{self.prefix}/{key}/")
-        return key
+        return key, True
 
     def keep(self, key: str, packaged: str, version: str) -> None:
         """Store a packaged template, its images pinned by digest."""

@@ -1,0 +1,47 @@
+"""`make pipeline-check`: is the repository set up to deploy? Tells the workflow which stages are."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+
+_ROLE = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:role/.+")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+
+
+def ready(environ: Mapping[str, str]) -> tuple[dict[str, bool], list[str]]:
+    """Return which stages can be deployed, and what is wrong with the variables that are set."""
+    region, problems = environ.get("AWS_REGION", ""), []
+    roles = {stage: environ.get(f"AWS_{stage.upper()}_ROLE", "") for stage in ("dev", "prod")}
+    for stage, role in roles.items():
+        if role and not _ROLE.fullmatch(role):
+            problems.append(f"AWS_{stage.upper()}_ROLE is not the ARN of a role")
+    if any(roles.values()) and not _REGION.fullmatch(region):
+        problems.append("AWS_REGION is not a region" if region else "AWS_REGION is not set")
+    if roles["prod"] and not roles["dev"]:
+        problems.append("AWS_PROD_ROLE is set without AWS_DEV_ROLE: prod gets what dev ran")
+    return {stage: bool(role) for stage, role in roles.items()}, problems
+
+
+def main() -> int:
+    """Check the environment; return the exit code."""
+    stages, problems = ready(os.environ)
+    for problem in problems:
+        print(f"error: {problem}; see docs/delivery.md", file=sys.stderr)
+    if problems:
+        return 1
+    for stage, is_set in stages.items():
+        state = (
+            "set up" if is_set else f"not set up (AWS_{stage.upper()}_ROLE): skipped; see docs/delivery.md"
+        )
+        print(f"{stage}: {state}")
+    if path := os.environ.get("GITHUB_OUTPUT"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(f"{stage}={str(is_set).lower()}\n" for stage, is_set in stages.items())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

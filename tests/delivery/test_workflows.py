@@ -1,0 +1,275 @@
+"""The workflows name only what exists: targets, variables, paths, outputs; and keep to the house rules."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from scripts.delivery.artifact import SOURCES, source_key
+from scripts.delivery.stack import load_template
+from scripts.pipeline_check import ready
+from tests.delivery.conftest import ROOT
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+# Variables of a repository, its environments and secrets that docs/delivery.md tells to set.
+DOCUMENT = (ROOT / "docs" / "delivery.md").read_text()
+# Outputs that the commands write (scripts/delivery: _tell; scripts/pipeline_check.py).
+OUTPUTS = {
+    "package": {"artifact", "built", "image_name", "image_digest"},
+    "deploy": {"artifact", "api_url", "changed"},
+    "rollback": {"artifact", "api_url", "changed"},
+    "pipeline-check": {"dev", "prod"},
+}
+# What only reaches these steps through an action.
+ACTION_OUTPUTS = {"actions/setup-python": {"python-version"}}
+
+
+def _load(path: Any) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def _jobs() -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    for path in WORKFLOWS:
+        workflow = _load(path)
+        for name, job in workflow["jobs"].items():
+            yield path.name, name, job, workflow
+
+
+def _steps() -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    for file, name, job, workflow in _jobs():
+        for step in job["steps"]:
+            yield file, name, step, job, workflow
+
+
+RUNS = [(f, j, s, job) for f, j, s, job, _ in _steps() if "run" in s]
+USES = [(f, j, s) for f, j, s, _, _ in _steps() if "uses" in s]
+
+
+def _targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):(?!=)", MAKEFILE, re.M))
+
+
+def _expanded(step: dict[str, Any], job: dict[str, Any]) -> list[list[str]]:
+    """Return the words of each make call of a step, the matrix filled in."""
+    matrix = job.get("strategy", {}).get("matrix", {})
+    lines = [line.strip() for line in step["run"].splitlines() if line.strip()]
+    if '"$TARGET"' in step["run"]:
+        lines = [line.replace('"$TARGET"', target) for line in lines for target in matrix["target"]]
+    return [line.split() for line in lines]
+
+
+class TestNames:
+    @pytest.mark.parametrize(("file", "name", "step", "job"), RUNS)
+    def test_a_run_step_is_a_make_target_that_exists(
+        self, file: str, name: str, step: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        for words in _expanded(step, job):
+            assert words[0] == "make", f"{file}/{name}: {words}"
+            assert words[1] in _targets(), f"{file}/{name}: no target {words[1]}"
+
+    @pytest.mark.parametrize(("file", "name", "step", "job"), RUNS)
+    def test_a_variable_given_to_make_is_one_that_it_reads(
+        self, file: str, name: str, step: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        for words in _expanded(step, job):
+            read = _read_by(words[1])
+            given = (
+                {word.partition("=")[0] for word in words[2:]}
+                | set(step.get("env", {}))
+                | set(job.get("env", {}))
+            )
+            given -= {"TARGET", "PYTEST_ADDOPTS"}  # the shell's and pytest's own
+            assert given <= read, f"{file}/{name}: make {words[1]} does not read {given - read}"
+
+    @pytest.mark.parametrize(("file", "name", "step", "job"), RUNS)
+    def test_make_itself_accepts_the_call(
+        self, file: str, name: str, step: dict[str, Any], job: dict[str, Any]
+    ) -> None:
+        for words in _expanded(step, job):
+            command = ["make", "--dry-run", "--question", "PYTHON=true", *words[1:]]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+            assert "No rule to make target" not in done.stderr, f"{file}/{name}: {done.stderr}"
+            assert done.returncode in (0, 1), f"{file}/{name}: {done.stderr}"
+
+    def test_every_output_that_is_read_is_written(self) -> None:
+        for file, name, job, workflow in _jobs():
+            for step_id, output in re.findall(r"steps\.([\w-]+)\.outputs\.([\w-]+)", str(job)):
+                step = next((s for s in job["steps"] if s.get("id") == step_id), None)
+                assert step is not None, f"{file}/{name}: no step {step_id}"
+                if "uses" in step:
+                    assert output in ACTION_OUTPUTS[step["uses"].partition("@")[0]]
+                else:
+                    assert output in OUTPUTS[step["run"].split()[1]], f"{file}/{name}: {output}"
+            for needed, output in re.findall(r"needs\.([\w-]+)\.outputs\.([\w-]+)", str(job)):
+                assert needed in job["needs"], f"{file}/{name}: reads {needed} and does not wait for it"
+                assert output in workflow["jobs"][needed]["outputs"], f"{file}/{name}: {needed}.{output}"
+
+    def test_every_setting_is_documented(self) -> None:
+        for path in WORKFLOWS:
+            for kind, name in re.findall(r"\b(vars|secrets)\.(\w+)", path.read_text()):
+                assert f"`{name}`" in DOCUMENT, f"{path.name}: {kind}.{name} is not in docs/delivery.md"
+
+    def test_every_environment_is_one_that_the_bootstrap_trusts(self) -> None:
+        template = load_template((ROOT / "bootstrap" / "template.yaml").read_text())
+        known = {template["Parameters"]["ProdEnvironment"]["Default"], "preview"}
+        assert "PullRequestEnvironment=preview" in DOCUMENT
+        assert {job["environment"] for _, _, job, _ in _jobs() if "environment" in job} == known
+
+    def test_every_path_exists(self) -> None:
+        for file, _, step in USES:
+            given = step.get("with", {})
+            for path in [*str(given.get("path", "")).split(), str(given.get("subject-checksums", ""))]:
+                root = path.split("/")[0]
+                known = root.startswith(".venv") or root == "reports" or (ROOT / root).exists()
+                assert not path or known, f"{file}: {path}"
+            for pattern in re.findall(r"hashFiles\('([^']+)'\)", str(step)):
+                assert list(ROOT.glob(pattern)), f"{file}: {pattern}"
+
+
+def _read_by(target: str) -> set[str]:
+    """Return the variables that a target's recipe reads, by make or from the environment."""
+    found = re.search(rf"^{target}:(?!=).*?(?=^\S)", MAKEFILE + "\nend:", re.M | re.S)
+    assert found is not None, target
+    recipe = found[0].replace("$(stage)", "$${STAGE:-dev}")
+    names = set(re.findall(r"\$\$?[({]?(?:if |filter delete,\$\()?([A-Z][A-Z_]+)", recipe))
+    own = {
+        "smoke": {"SMOKE_TOKEN"},
+        "pipeline-check": {"AWS_REGION", "AWS_DEV_ROLE", "AWS_PROD_ROLE"},
+        "sweep": {"GITHUB_TOKEN"},
+        "release-publish": {"GITHUB_TOKEN"},
+    }
+    return names | own.get(target, set())
+
+
+class TestRules:
+    @pytest.mark.parametrize(("file", "name", "step"), USES)
+    def test_an_action_is_pinned_by_commit_with_its_version_beside_it(
+        self, file: str, name: str, step: dict[str, Any]
+    ) -> None:
+        action, _, commit = step["uses"].partition("@")
+        assert re.fullmatch(r"[0-9a-f]{40}", commit), f"{file}/{name}: {action}"
+        text = (ROOT / ".github" / "workflows" / file).read_text()
+        assert re.search(rf"{re.escape(step['uses'])} # v\d+\.\d+\.\d+\n", text), f"{file}: {action}"
+
+    def test_an_action_has_one_version_everywhere(self) -> None:
+        pins: dict[str, set[str]] = {}
+        for _, _, step in USES:
+            action, _, commit = step["uses"].partition("@")
+            pins.setdefault(action, set()).add(commit)
+        assert {action: commits for action, commits in pins.items() if len(commits) > 1} == {}
+
+    @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.name)
+    def test_a_workflow_may_read_and_jobs_ask_for_more(self, path: Any) -> None:
+        workflow = _load(path)
+        assert workflow["permissions"] == {"contents": "read"}
+        assert workflow["concurrency"]["group"]
+        for name, job in workflow["jobs"].items():
+            assert job["timeout-minutes"] <= 90, name
+            uses = " ".join(step.get("uses", "") for step in job["steps"])
+            may = job.get("permissions", {})
+            signs = "configure-aws-credentials" in uses or "attest-build-provenance" in uses
+            assert (may.get("id-token") == "write") == signs, name
+            assert ("attestations" in may) == ("attest-build-provenance" in uses), name
+            assert may.get("contents", "read") == ("write" if path.name == "release.yml" else "read")
+
+    def test_a_checkout_leaves_no_token_behind(self) -> None:
+        for file, name, step in USES:
+            if step["uses"].startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False, f"{file}/{name}"
+
+    def test_no_stored_key(self) -> None:
+        for path in WORKFLOWS:
+            secrets = set(re.findall(r"secrets\.(\w+)", path.read_text()))
+            assert secrets <= {"SMOKE_TOKEN"}, path.name
+            assert "aws-access-key-id" not in path.read_text()
+
+    def test_stages_are_deployed_one_at_a_time_and_never_broken_off(self) -> None:
+        for name in ("deploy.yml", "rollback.yml"):
+            concurrency = _load(ROOT / ".github" / "workflows" / name)["concurrency"]
+            assert concurrency == {"group": "deploy", "cancel-in-progress": False}
+
+    def test_prod_waits_for_dev_its_approval_and_gets_the_same_artefact(self) -> None:
+        jobs = _load(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]
+        assert jobs["prod"]["environment"] == "prod"
+        assert {"dev", "build"} <= set(jobs["prod"]["needs"])
+        artifacts = {
+            stage: next(s["env"]["ARTIFACT"] for s in jobs[stage]["steps"] if s.get("id") == "deploy")
+            for stage in ("dev", "prod")
+        }
+        assert set(artifacts.values()) == {"${{ needs.build.outputs.artifact }}"}
+        packages = [s for job in jobs.values() for s in job["steps"] if "make package" in s.get("run", "")]
+        assert len(packages) == 1
+
+    def test_previews_are_for_own_branches_and_always_removed(self) -> None:
+        jobs = _load(ROOT / ".github" / "workflows" / "preview.yml")["jobs"]
+        for job in jobs.values():
+            assert "head.repo.full_name == github.repository" in job["if"]
+        (removal,) = [s["run"] for s in jobs["remove"]["steps"] if "run" in s]
+        assert removal == "make destroy YES=1 DATA=delete"
+        assert (
+            "closed" in _load(ROOT / ".github" / "workflows" / "preview.yml")[True]["pull_request"]["types"]
+        )
+        assert "pull_request_target" not in "".join(p.read_text() for p in WORKFLOWS)
+
+
+class TestSources:
+    """The artefact's key covers all that the artefact is made of."""
+
+    def test_nested_templates_and_the_image_are_covered(self) -> None:
+        templates = [ROOT / "template.yaml"]
+        for path in templates:
+            assert _covered(str(path.relative_to(ROOT))), path
+            for resource in load_template(path.read_text())["Resources"].values():
+                if nested := resource.get("Properties", {}).get("TemplateURL"):
+                    templates.append((path.parent / nested).resolve())  # noqa: PERF401 (it grows as it is read)
+        assert len(templates) > 1
+        dockerfile = (ROOT / "Dockerfile").read_text()
+        for line in re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.M):
+            for source in line.split()[:-1]:
+                assert _covered(source), source
+
+    def test_a_change_makes_another_key(self, tmp_path: Any) -> None:
+        for name in ("template.yaml", "src/orders/domain.py", "fargate/template.yaml"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text("first")
+        keys = [source_key(tmp_path)]
+        (tmp_path / "src/orders/domain.py").write_text("second")
+        keys.append(source_key(tmp_path))
+        (tmp_path / "src/orders/domain.py").rename(tmp_path / "src/orders/other.py")
+        keys.append(source_key(tmp_path))
+        (tmp_path / "fargate/network.yaml").write_text("")
+        keys.append(source_key(tmp_path))
+        assert len(set(keys)) == 4
+        (tmp_path / "README.md").write_text("x")
+        (tmp_path / "src/orders/__pycache__").mkdir()
+        (tmp_path / "src/orders/__pycache__/x.pyc").write_text("x")
+        assert source_key(tmp_path) == keys[-1]
+
+
+def _covered(name: str) -> bool:
+    return any(name == source or name.startswith(f"{source}/") for source in SOURCES)
+
+
+class TestSetUpCheck:
+    ROLE = "arn:aws:iam::123456789012:role/orders-bootstrap-DevRole-1"
+
+    def test_a_fresh_fork_deploys_nothing_and_fails_nothing(self) -> None:
+        assert ready({}) == ({"dev": False, "prod": False}, [])
+
+    def test_a_set_up_repository_deploys(self) -> None:
+        environ = {"AWS_REGION": "eu-north-1", "AWS_DEV_ROLE": self.ROLE, "AWS_PROD_ROLE": self.ROLE}
+        assert ready(environ) == ({"dev": True, "prod": True}, [])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"AWS_REGION": ""}, {"AWS_REGION": "europe"}, {"AWS_DEV_ROLE": "orders-dev"}, {"AWS_DEV_ROLE": ""}],
+    )
+    def test_a_half_set_up_one_says_what_is_wrong(self, changes: dict[str, str]) -> None:
+        environ = {"AWS_REGION": "eu-north-1", "AWS_DEV_ROLE": self.ROLE, "AWS_PROD_ROLE": self.ROLE}
+        assert len(ready(environ | changes)[1]) == 1
