@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import FastAPI
-
 from orders.adapters.aws import Observed
 from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.kms import KmsCursorKey
 from orders.adapters.lean_client import LeanClient
 from orders.adapters.s3 import S3DocumentStore
-from orders.api.app import create_app
-from orders.api.auth import Authenticator
+from orders.api.app import App, create_app
+from orders.api.callers import Authenticator
 from orders.service import OrderService
 from orders.settings import Settings
 from orders.telemetry import Telemetry
@@ -20,7 +18,7 @@ from orders.telemetry import Telemetry
 _log = logging.getLogger("orders")
 
 
-def build_app(settings: Settings | None = None) -> FastAPI:
+def build_app(settings: Settings | None = None) -> App:
     """Build the application, from the environment unless given settings.
 
     From the environment it is the process's one application, and the process's logging becomes ours.

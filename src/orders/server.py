@@ -48,6 +48,7 @@ if __name__ == "__main__":
             timeout_graceful_shutdown=FINISH_SECONDS,
             access_log=False,  # orders.api.request_log writes one
             log_config=None,
+            lifespan="off",  # nothing to start, and asking would import FastAPI
             # The load balancer says who called and by which scheme.
             proxy_headers=True,
             forwarded_allow_ips="*",

@@ -150,7 +150,7 @@ class TestMetrics:
 
 class TestFailures:
     def test_an_unexpected_error_is_an_error_once(self, client: httpx.Client, log: Log, app: FastAPI) -> None:
-        @app.get("/boom")
+        @app.fastapi.get("/boom")
         async def boom() -> None:
             raise RuntimeError("Bearer abc.def")
 

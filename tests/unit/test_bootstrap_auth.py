@@ -10,7 +10,7 @@ import pytest
 from tests.support import a_settings
 
 from orders.adapters.jwt import JwtAuthenticator
-from orders.api.auth import OpenToAll
+from orders.api.callers import OpenToAll
 from orders.bootstrap import build_app
 
 

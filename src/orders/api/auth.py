@@ -1,9 +1,9 @@
-"""Who is calling, and what may they do."""
+"""How FastAPI's routes ask who is calling."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import Request
 from fastapi.openapi.models import HTTPBearer
@@ -11,25 +11,8 @@ from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.responses import Response
 
-from orders.domain import ANYONE, Caller
-from orders.errors import NotPermitted
-
-READ, WRITE, ADMIN = "orders:read", "orders:write", "orders:admin"
-
-
-class Authenticator(Protocol):
-    """Tells the caller from the Authorization header."""
-
-    async def caller(self, authorization: str | None) -> Caller:
-        """Return the caller. Raises `NotAuthenticated`."""
-
-
-class OpenToAll:
-    """No issuer is configured: everyone is the same anonymous caller, who may do everything."""
-
-    async def caller(self, authorization: str | None) -> Caller:
-        """Return the anonymous caller."""
-        return ANYONE
+from orders.api.callers import caller_of, require
+from orders.domain import Caller
 
 
 class AuthenticatedRoute(APIRoute):
@@ -40,10 +23,7 @@ class AuthenticatedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def authenticate(request: Request) -> Response:
-            authenticator: Authenticator = request.app.state.authenticator
-            # The API Gateway joins repeated headers with a comma, uvicorn does not: refused either way.
-            authorization = ",".join(request.headers.getlist("authorization")) or None
-            request.state.caller = await authenticator.caller(authorization)
+            request.state.caller = await caller_of(request, request.app.state.authenticator)
             return await handle(request)
 
         return authenticate
@@ -60,12 +40,11 @@ class Token(SecurityBase):
 
 
 def caller_with(scope: str) -> Callable[[Request], Awaitable[Caller]]:
-    """Return a dependency: the caller, refused without `scope` (`orders:admin` includes them all)."""
+    """Return a dependency: the caller, refused without `scope`."""
 
     async def caller(request: Request) -> Caller:
         found: Caller = request.state.caller
-        if found is not ANYONE and not found.scopes & {scope, ADMIN}:
-            raise NotPermitted(scope)
+        require(found, scope)
         return found
 
     return caller

@@ -6,15 +6,13 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from orders import errors, telemetry
 from orders.api.responses import etag, problem, public
-from orders.api.routes import router
 
 STATUS: dict[type[errors.OrderError], int] = {
     errors.OrderNotFound: 404,
@@ -32,14 +30,8 @@ STATUS: dict[type[errors.OrderError], int] = {
 _RETRY_AFTER = "2"
 
 
-def install(app: FastAPI) -> None:
-    """Let every error of `app` be answered as a problem."""
-    app.add_exception_handler(errors.OrderError, _order_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-
-
-def _order_error(request: Request, error: Exception) -> Response:
+def order_error(request: Request, error: Exception) -> Response:
+    """Answer an `OrderError`."""
     kind = type(error)
     telemetry.note(error=kind.__name__)
     status = STATUS[kind]  # type: ignore[index]  # Starlette calls us for OrderErrors only
@@ -69,8 +61,8 @@ def _order_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # Starlette calls us for these only
+def invalid_request(request: Request, error: Any) -> Response:
+    """Answer FastAPI's `RequestValidationError`."""
     telemetry.note(error="RequestValidationError")
     found = [
         {"at": "/".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()
@@ -89,19 +81,20 @@ def _invalid(request: Request, error: Exception) -> Response:
     )
 
 
-def _http(request: Request, error: Exception) -> Response:
+def http_error(request: Request, error: Exception) -> Response:
+    """Answer what the framework refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls us for these only
     title = HTTPStatus(error.status_code).phrase
     response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.url.path)
     response.headers.update(error.headers or {})
     if error.status_code == 405:  # the router names the methods of one route only
-        response.headers["allow"] = ", ".join(sorted(_methods(request)))
+        response.headers["allow"] = ", ".join(sorted(_methods(request, request.app.state.routes)))
     return response
 
 
-def _methods(request: Request) -> set[str]:
+def _methods(request: Request, routes: list[BaseRoute]) -> set[str]:
     found: set[str] = set()
-    for route in (*request.app.routes, *router.routes):
+    for route in routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             found |= route.methods or set()
     return found

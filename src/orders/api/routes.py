@@ -1,4 +1,4 @@
-"""The orders endpoints: HTTP to use case and back, no rules."""
+"""The orders endpoints as FastAPI reads and documents them. What is hot is done in `endpoints`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from orders.api.auth import READ, WRITE, AuthenticatedRoute, caller_with
-from orders.api.responses import etag, json_response, order_response, public
+from orders.api import endpoints
+from orders.api.auth import AuthenticatedRoute, caller_with
+from orders.api.callers import READ, WRITE
+from orders.api.responses import json_response
 from orders.api.schemas import (
     AttachmentList,
     ChangeStatus,
@@ -20,7 +22,6 @@ from orders.api.schemas import (
     UploadOut,
 )
 from orders.domain import Caller, OrderStatus
-from orders.errors import VersionConflict
 from orders.service import OrderService
 
 router = APIRouter(prefix="/orders", tags=["orders"], route_class=AuthenticatedRoute)
@@ -56,13 +57,10 @@ async def place_order(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Response:
     """Place an order; with an `Idempotency-Key`, once however often this is sent."""
-    placed = await service_of(request).place_order(
-        caller, body.customer, body.product, body.quantity, idempotency_key
+    root_path = request.scope.get("root_path", "")
+    return await endpoints.place_order(
+        service_of(request), caller, root_path, body.customer, body.product, body.quantity, idempotency_key
     )
-    headers = {"location": f"{request.scope.get('root_path', '')}/orders/{placed.order.id}"}
-    if placed.replayed:
-        headers["idempotent-replayed"] = "true"
-    return order_response(placed.order, 201, headers)
 
 
 @router.get("", response_model=OrderList, responses=problems(400), summary="List orders, newest first")
@@ -77,9 +75,7 @@ async def list_orders(
     status: Annotated[OrderStatus | None, Query()] = None,
 ) -> Response:
     """List orders. A page may be short, even empty: the list ends where `next_cursor` is null."""
-    listed = await service_of(request).list_orders(caller, limit, cursor, customer, status)
-    body = {"items": [public(order) for order in listed.orders], "next_cursor": listed.next_cursor}
-    return json_response(body, headers={"cache-control": "no-store"})
+    return await endpoints.list_orders(service_of(request), caller, limit, cursor, customer, status)
 
 
 @router.get(
@@ -92,10 +88,7 @@ async def get_order(
     request: Request, caller: Reader, order_id: str, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Get an order, or 304 when `If-None-Match` names its present state."""
-    order = await service_of(request).get_order(caller, order_id)
-    if if_none_match is not None and _matches(if_none_match, etag(order), weak=True):
-        return Response(status_code=304, headers={"etag": etag(order), "cache-control": "private, no-cache"})
-    return order_response(order)
+    return await endpoints.get_order(service_of(request), caller, order_id, if_none_match)
 
 
 @router.put(
@@ -112,13 +105,7 @@ async def change_status(
     if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Move the order along; with `If-Match`, only if it is still in the state you read."""
-    service = service_of(request)
-    if if_match is None or if_match.strip() == "*":
-        return order_response(await service.change_status(caller, order_id, body.status))
-    version = _version(if_match)
-    if version is None:  # a tag that no order can have
-        raise VersionConflict(await service.get_order(caller, order_id))
-    return order_response(await service.change_status(caller, order_id, body.status, version))
+    return await endpoints.change_status(service_of(request), caller, order_id, body.status, if_match)
 
 
 @router.post(
@@ -159,17 +146,3 @@ async def get_receipt(request: Request, caller: Reader, order_id: str) -> Respon
     """Go to the receipt. It is written moments after the order is placed; until then this is 404."""
     url = await service_of(request).receipt_url(caller, order_id)
     return Response(status_code=303, headers={"location": url, "cache-control": "no-store"})
-
-
-def _matches(header: str, tag: str, *, weak: bool) -> bool:
-    """Compare as RFC 9110, section 13.1.2 does: `*`, or any tag of a list."""
-    tags = {each.strip() for each in header.split(",")}
-    return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
-
-
-def _version(header: str) -> int | None:
-    """Return the version that an If-Match header names, or None when it names none."""
-    text = header.strip()
-    if len(text) > 2 and text[0] == text[-1] == '"' and text[1:-1].isascii() and text[1:-1].isdigit():
-        return int(text[1:-1])
-    return None

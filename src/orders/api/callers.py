@@ -1,0 +1,39 @@
+"""Who is calling, and what may they do. Knows no FastAPI: the front asks before it is imported."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from starlette.requests import HTTPConnection
+
+from orders.domain import ANYONE, Caller
+from orders.errors import NotPermitted
+
+READ, WRITE, ADMIN = "orders:read", "orders:write", "orders:admin"
+
+
+class Authenticator(Protocol):
+    """Tells the caller from the Authorization header."""
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Return the caller. Raises `NotAuthenticated`."""
+
+
+class OpenToAll:
+    """No issuer is configured: everyone is the same anonymous caller, who may do everything."""
+
+    async def caller(self, authorization: str | None) -> Caller:
+        """Return the anonymous caller."""
+        return ANYONE
+
+
+async def caller_of(request: HTTPConnection, authenticator: Authenticator) -> Caller:
+    """Return who sends the request. Raises `NotAuthenticated`."""
+    # The API Gateway joins repeated headers with a comma, uvicorn does not: refused either way.
+    return await authenticator.caller(",".join(request.headers.getlist("authorization")) or None)
+
+
+def require(caller: Caller, scope: str) -> None:
+    """Return if the caller has `scope` (`orders:admin` includes them all). Raises `NotPermitted`."""
+    if caller is not ANYONE and not caller.scopes & {scope, ADMIN}:
+        raise NotPermitted(scope)

@@ -1,0 +1,104 @@
+"""What the endpoints that matter for speed do: use case in, response out. No rules, and no FastAPI.
+
+Each is reached in two ways: through `routes`, where FastAPI reads the request, and through `front`,
+which reads plainly good requests without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+
+from orders.api.responses import etag, json_response, order_response, public
+from orders.domain import Caller, OrderStatus
+from orders.errors import DependencyUnavailable, Overloaded, VersionConflict
+from orders.service import OrderService
+
+# Shorter than the 5 s after which a load balancer's health check gives up.
+READY_TIMEOUT_SECONDS = 2.0
+
+
+async def place_order(
+    service: OrderService,
+    caller: Caller,
+    root_path: str,
+    customer: str,
+    product: str,
+    quantity: int,
+    idempotency_key: str | None,
+) -> Response:
+    """Place an order; with an idempotency key, once however often this is called."""
+    placed = await service.place_order(caller, customer, product, quantity, idempotency_key)
+    headers = {"location": f"{root_path}/orders/{placed.order.id}"}
+    if placed.replayed:
+        headers["idempotent-replayed"] = "true"
+    return order_response(placed.order, 201, headers)
+
+
+async def list_orders(
+    service: OrderService,
+    caller: Caller,
+    limit: int,
+    cursor: str | None,
+    customer: str | None,
+    status: OrderStatus | None,
+) -> Response:
+    """List orders, newest first."""
+    listed = await service.list_orders(caller, limit, cursor, customer, status)
+    body = {"items": [public(order) for order in listed.orders], "next_cursor": listed.next_cursor}
+    return json_response(body, headers={"cache-control": "no-store"})
+
+
+async def get_order(
+    service: OrderService, caller: Caller, order_id: str, if_none_match: str | None
+) -> Response:
+    """Get an order, or 304 when the header names its present state."""
+    order = await service.get_order(caller, order_id)
+    if if_none_match is not None and _matches(if_none_match, etag(order), weak=True):
+        return Response(status_code=304, headers={"etag": etag(order), "cache-control": "private, no-cache"})
+    return order_response(order)
+
+
+async def change_status(
+    service: OrderService, caller: Caller, order_id: str, status: OrderStatus, if_match: str | None
+) -> Response:
+    """Move the order along; with `if_match`, only if it is still in that state."""
+    if if_match is None or if_match.strip() == "*":
+        return order_response(await service.change_status(caller, order_id, status))
+    version = _version(if_match)
+    if version is None:  # a tag that no order can have
+        raise VersionConflict(await service.get_order(caller, order_id))
+    return order_response(await service.change_status(caller, order_id, status, version))
+
+
+async def health() -> Response:
+    """Answer without touching anything."""
+    return json_response({"status": "ok"}, headers={"cache-control": "no-store"})
+
+
+async def ready(service: OrderService, state: Any) -> Response:
+    """Ask the dependencies, briefly; say no while the server drains."""
+    if state.draining:
+        raise Overloaded
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
+            await service.check_dependencies()
+    except TimeoutError as late:
+        raise DependencyUnavailable("database") from late
+    return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
+
+
+def _matches(header: str, tag: str, *, weak: bool) -> bool:
+    """Compare as RFC 9110, section 13.1.2 does: `*`, or any tag of a list."""
+    tags = {each.strip() for each in header.split(",")}
+    return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
+
+
+def _version(header: str) -> int | None:
+    """Return the version that an If-Match header names, or None when it names none."""
+    text = header.strip()
+    if len(text) > 2 and text[0] == text[-1] == '"' and text[1:-1].isascii() and text[1:-1].isdigit():
+        return int(text[1:-1])
+    return None

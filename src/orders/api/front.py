@@ -1,0 +1,229 @@
+"""Reads plainly good requests for the hot endpoints itself; every other goes to FastAPI.
+
+FastAPI is three quarters of a cold start and of a warm request (`docs/decisions/` has the figures), and
+nearly all requests do not need it. So it stays what describes the API and explains what is wrong
+with a request, and is imported when the first such request comes. Nothing is decided twice: both
+ways ask the same authenticator, call the same `endpoints` and answer errors with the same handlers.
+Only the reading of a good request is here again, and may only ever say "unsure":
+`tests/api/test_front.py` sends both ways the same requests and compares every byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orders.api import endpoints, errors
+from orders.api.callers import READ, WRITE, caller_of, require
+from orders.domain import OrderStatus
+from orders.errors import OrderError
+
+_JSON = frozenset(
+    {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
+)
+_STATUSES = {status.value: status for status in OrderStatus}
+_is_limit = re.compile("[1-9][0-9]?|100", re.ASCII).fullmatch
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class PlaceOrder(msgspec.Struct, forbid_unknown_fields=True):
+    """`schemas.PlaceOrder`, but for the stripping of white space."""
+
+    customer: Name
+    product: Name
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+
+
+class ChangeStatus(msgspec.Struct, forbid_unknown_fields=True):
+    """`schemas.ChangeStatus`."""
+
+    status: OrderStatus
+
+
+_decode_order = msgspec.json.Decoder(PlaceOrder).decode
+_decode_status = msgspec.json.Decoder(ChangeStatus).decode
+
+
+class UnsureError(Exception):
+    """This request needs FastAPI's eye."""
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A request, with looks at it that are unsure of whatever is odd."""
+
+    scope: Scope
+    order_id: str
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """Return the header's value, None without it."""
+        found = [value for key, value in self.scope["headers"] if key == name]
+        if not found:
+            return None
+        if len(found) > 1 or not found[0]:
+            raise UnsureError
+        value: bytes = found[0]
+        return value.decode("latin-1")
+
+    def query(self, *names: str) -> list[str | None]:
+        """Return the parameters' values, None where there is none."""
+        if not self.scope["query_string"]:
+            return [None] * len(names)
+        pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        found = dict(pairs)
+        if len(found) < len(pairs) or not all(found.values()) or not found.keys() <= set(names):
+            raise UnsureError
+        return [found.get(name) for name in names]
+
+    def json(self, decode: Callable[[bytes], Any]) -> Any:
+        """Return the body as `decode` reads it."""
+        if not any(key == b"content-type" and value in _JSON for key, value in self.scope["headers"]):
+            raise UnsureError
+        try:
+            return decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise UnsureError from None
+
+
+def _read_get(request: Incoming) -> tuple[Any, ...]:
+    return request.order_id, request.header(b"if-none-match")
+
+
+def _read_list(request: Incoming) -> tuple[Any, ...]:
+    limit, cursor, customer, status = request.query("limit", "cursor", "customer", "status")
+    if (
+        (limit and not _is_limit(limit))
+        or (cursor and len(cursor) > 512)
+        or (customer and len(customer) > 200)
+        or (status and status not in _STATUSES)
+    ):
+        raise UnsureError
+    return int(limit) if limit else 20, cursor, customer, _STATUSES[status] if status else None
+
+
+def _read_place(request: Incoming) -> tuple[Any, ...]:
+    order: PlaceOrder = request.json(_decode_order)
+    for text in (order.customer, order.product):
+        if text[0].isspace() or text[-1].isspace():
+            raise UnsureError
+    key = request.header(b"idempotency-key")
+    if key is not None and len(key) > 255:
+        raise UnsureError
+    return request.scope.get("root_path", ""), order.customer, order.product, order.quantity, key
+
+
+def _read_change(request: Incoming) -> tuple[Any, ...]:
+    return request.order_id, request.json(_decode_status).status, request.header(b"if-match")
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """One hot endpoint. `path` is what the documentation, and so the log, calls it."""
+
+    path: str
+    matches: Callable[[str], re.Match[str] | None]
+    needs: str
+    read: Callable[[Incoming], tuple[Any, ...]]
+    call: Callable[..., Awaitable[Response]]
+
+
+def _hot(path: str, *rest: Any) -> Hot:
+    return Hot(path, re.compile(path.replace("{order_id}", "([^/]+)")).fullmatch, *rest)
+
+
+HOT = {
+    "GET": (
+        _hot("/orders/{order_id}", READ, _read_get, endpoints.get_order),
+        _hot("/orders", READ, _read_list, endpoints.list_orders),
+    ),
+    "POST": (_hot("/orders", WRITE, _read_place, endpoints.place_order),),
+    "PUT": (_hot("/orders/{order_id}/status", WRITE, _read_change, endpoints.change_status),),
+}
+HEALTH: dict[str, Callable[[Any], Awaitable[Response]]] = {
+    "/health": lambda _: endpoints.health(),
+    "/health/ready": lambda state: endpoints.ready(state.service, state),
+}
+
+
+class Front:
+    """Stands before FastAPI."""
+
+    def __init__(self, behind: ASGIApp, state: Any) -> None:
+        self._behind = behind
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            path = get_route_path(scope)
+            for hot in HOT.get(scope["method"], ()):
+                if match := hot.matches(path):
+                    await self._serve(hot, match, scope, receive, send)
+                    return
+            if path in HEALTH and scope["method"] == "GET":
+                scope["route"] = Route(path)
+                await self._answer(HEALTH[path](self._state), scope, receive, send)
+                return
+        await self._behind(scope, receive, send)
+
+    async def _serve(
+        self, hot: Hot, match: re.Match[str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        messages: list[Message] = []
+        order_id = match[1] if match.lastindex else ""
+
+        async def work() -> Response:
+            caller = await caller_of(Request(scope), self._state.authenticator)
+            body = b""
+            if scope["method"] != "GET":
+                while True:
+                    message = await receive()
+                    messages.append(message)
+                    body += message.get("body", b"")
+                    if not message.get("more_body"):
+                        break
+            arguments = hot.read(Incoming(scope, order_id, body))
+            require(caller, hot.needs)
+            return await hot.call(self._state.service, caller, *arguments)
+
+        route = {"route": Route(hot.path), "path_params": {"order_id": order_id} if order_id else {}}
+        scope.update(route)
+        try:
+            await self._answer(work(), scope, receive, send)
+        except UnsureError:
+            for name in route:
+                del scope[name]
+
+            async def again() -> Message:
+                return messages.pop(0) if messages else await receive()
+
+            await self._behind(scope, again, send)
+
+    @staticmethod
+    async def _answer(work: Awaitable[Response], scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await work
+        except OrderError as error:
+            response = errors.order_error(Request(scope), error)
+        except HTTPException as error:  # the body is too large
+            response = errors.http_error(Request(scope), error)
+        await response(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the request log asks of a route."""
+
+    path: str
