@@ -1,0 +1,537 @@
+"""Every alarm fires on a bad series and stays quiet on a good one, and leads to its runbook.
+
+The alarms are taken from the templates and evaluated as CloudWatch would (see `cloudwatch.py`): a wrong
+metric name, dimension, statistic, expression, threshold or number of periods makes one of these fail.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import httpx
+import pytest
+from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
+from tests.template.cloudwatch import Key, Metrics, Samples, composite_state, key, state
+from tests.template.templates import ROOT, Evaluator, mentions, template
+
+from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.api.app import create_app
+from orders.service import OrderService
+from orders.telemetry import METRICS
+
+MONITORING = "monitoring/template.yaml"
+MODES = {"lambda": {"lambda"}, "fargate": {"fargate"}, "both": {"lambda", "fargate"}}
+NAMES = {
+    "ServiceName": "orders-test",
+    "AlarmEmail": "",
+    "KmsKeyArn": "arn:key",
+    "LogRetentionDays": "7",
+    "ApiLogGroupName": "/orders-test/api",
+    "RelayLogGroupName": "/orders-test/relay",
+    "ReceiptsLogGroupName": "/orders-test/receipts",
+    "TableName": "table",
+    "RelayFunctionName": "relay",
+    "ReceiptsFunctionName": "receipts",
+    "ReceiptsQueueName": "receipts",
+    "ReceiptsDeadLetterQueueName": "receipts-dead",
+    "RelayDeadLetterQueueName": "relay-dead",
+}
+LAMBDA = {"ApiFunctionName": "api", "HttpApiId": "a1b2c3"}
+FARGATE = {
+    "LoadBalancerName": "app/lb/1",
+    "TargetGroupName": "targetgroup/tg/1",
+    "ClusterName": "cluster",
+    "ServiceOfTasksName": "tasks",
+}
+
+
+def resolve(value: Any, evaluator: Evaluator, parameters: Mapping[str, str]) -> Any:
+    """Return `value` without intrinsic functions. A resource's reference is its logical id."""
+    match value:
+        case {"Ref": "AWS::NoValue"}:
+            return None
+        case {"Ref": name}:
+            return parameters.get(name, name)
+        case {"Fn::GetAtt": [name, attribute]} | {"Fn::GetAtt": (name, attribute)}:
+            return f"{name}.{attribute}"
+        case {"Fn::If": [condition, then, otherwise]}:
+            chosen = then if evaluator.is_true({"Condition": condition}) else otherwise
+            return resolve(chosen, evaluator, parameters)
+        case {"Fn::Sub": [text, more]}:
+            names = {name: resolve(each, evaluator, parameters) for name, each in more.items()}
+            return substituted(text, {**parameters, **names})
+        case {"Fn::Sub": str() as text}:
+            return substituted(text, parameters)
+        case dict():
+            resolved = {name: resolve(each, evaluator, parameters) for name, each in value.items()}
+            return {name: each for name, each in resolved.items() if each is not None}
+        case list():
+            found = [resolve(each, evaluator, parameters) for each in value]
+            return [each for each in found if each is not None]
+    return value
+
+
+def substituted(text: str, names: Mapping[str, str]) -> str:
+    return re.sub(r"\$\{([\w:.]+)\}", lambda found: str(names.get(found[1], found[1])), text)
+
+
+@cache
+def resources(mode: str) -> dict[str, dict[str, Any]]:
+    """Return the monitoring stack's resources as they are made for the front doors that there are."""
+    source = template(MONITORING)
+    given = {
+        **NAMES,
+        **{name: value if "lambda" in MODES[mode] else "" for name, value in LAMBDA.items()},
+        **{name: value if "fargate" in MODES[mode] else "" for name, value in FARGATE.items()},
+    }
+    evaluator = Evaluator(source, **given)
+    defaults = {
+        name: str(each["Default"]) for name, each in source["Parameters"].items() if "Default" in each
+    }
+    found: dict[str, dict[str, Any]] = resolve(evaluator.resources(), evaluator, defaults | given)
+    return found
+
+
+@cache
+def alarms(mode: str) -> dict[str, dict[str, Any]]:
+    """Return the properties of every alarm, with those of deployments."""
+    wanted = {"AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"}
+    found = {name: each["Properties"] for name, each in resources(mode).items() if each["Type"] in wanted}
+    for path, front_door in (("template.yaml", "lambda"), ("fargate/template.yaml", "fargate")):
+        if front_door in MODES[mode]:
+            source = template(path)
+            found |= {
+                f"{path}:{name}": resolve(each["Properties"], Evaluator(source), {})
+                for name, each in source["Resources"].items()
+                if each["Type"] in wanted
+            }
+    return found
+
+
+def state_of(mode: str, name: str, series: Mapping[Key, Samples]) -> str:
+    """Return the state of an alarm."""
+    alarm = alarms(mode)[name]
+    if "AlarmRule" in alarm:
+        return composite_state(alarm, lambda part: state_of(mode, part, series))
+    return state(alarm, Metrics(series))
+
+
+def ours(name: str) -> Key:
+    return key("Orders", name, service="orders-test")
+
+
+def function(name: str, of: str) -> Key:
+    return key("AWS/Lambda", name, FunctionName=of)
+
+
+def queue(name: str, of: str) -> Key:
+    return key("AWS/SQS", name, QueueName=of)
+
+
+def balancer(name: str) -> Key:
+    return key("AWS/ApplicationELB", name, LoadBalancer="app/lb/1")
+
+
+def gateway(name: str) -> Key:
+    return key("AWS/ApiGateway", name, ApiId="a1b2c3")
+
+
+def each_minute(*values: float) -> Samples:
+    """One sample a minute."""
+    return [[value] for value in values]
+
+
+NOTHING: Samples = [[]] * 5
+
+
+@dataclass
+class Case:
+    """The series on which an alarm fires, and those on which it does not."""
+
+    bad: list[dict[Key, Samples]]
+    good: list[dict[Key, Samples]]
+
+
+def errors(*counts: int, of: int = 100) -> dict[Key, Samples]:
+    """As the application counts: one sample for each request."""
+    return {
+        ours("Requests"): [[1.0] * of] * len(counts),
+        ours("ServerErrors"): [[1.0] * each + [0.0] * (of - each) for each in counts],
+    }
+
+
+def latencies(*minutes: list[float]) -> dict[Key, Samples]:
+    return {ours("Latency"): list(minutes)}
+
+
+def single(name: Key, *, bad: list[Samples], good: list[Samples]) -> Case:
+    return Case([{name: series} for series in bad], [{name: series} for series in good])
+
+
+def dead_letters(name: str) -> Case:
+    return single(
+        queue("ApproximateNumberOfMessagesVisible", name),
+        bad=[each_minute(0, 1), each_minute(7)],
+        good=[each_minute(3, 0), NOTHING],
+    )
+
+
+def failures(name: str, of: str) -> Case:
+    records, invocations = ours(name), function("Errors", of)
+    return Case(
+        bad=[
+            {records: each_minute(0, 1, 0, 0, 2)},
+            {invocations: each_minute(1, 0, 0, 1, 0)},
+            {records: [[1.0], [], [], [], []], invocations: each_minute(0, 0, 0, 1, 0)},
+        ],
+        good=[
+            {},
+            {records: [[], [], [1.0], [], []], invocations: each_minute(0, 0, 0, 0, 0)},
+            {records: each_minute(9, 9, 0, 0, 0, 0, 0)},
+        ],
+    )
+
+
+def deployment(name: Key, threshold: int) -> Case:
+    return single(
+        name,
+        bad=[each_minute(threshold)],
+        good=[each_minute(threshold - 1), each_minute(threshold, 0), NOTHING],
+    )
+
+
+FAST, SLOW = [1900.0] * 99 + [9000.0], [200.0] * 97 + [2100.0] * 3
+
+# Objectives: for each front door, its requests and bad ones a minute over six hours.
+Traffic = Callable[[list[float], list[float]], dict[Key, Samples]]
+
+
+def through_gateway(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
+    return {gateway("Count"): each_minute(*requests), gateway("5xx"): each_minute(*bad)}
+
+
+def through_tasks(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
+    return {
+        balancer("RequestCount"): each_minute(*requests),
+        balancer("HTTPCode_Target_5XX_Count"): [[each] if each else [] for each in bad],
+    }
+
+
+def lost_by_balancer(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
+    """No healthy task: the load balancer answers 503, and does not count those as requests."""
+    return {
+        balancer("RequestCount"): [[each] if each else [] for each in requests],
+        balancer("HTTPCode_ELB_5XX_Count"): [[each] if each else [] for each in bad],
+    }
+
+
+def slow_at_gateway(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
+    mixed = [[9000.0] * int(b) + [100.0] * int(n - b) for n, b in zip(requests, bad, strict=True)]
+    return {gateway("Count"): [[1.0] * int(n) for n in requests], gateway("Latency"): mixed}
+
+
+def slow_tasks(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
+    mixed = [[9.0] * int(b) + [0.1] * int(n - b) for n, b in zip(requests, bad, strict=True)]
+    return {
+        balancer("RequestCount"): [[1.0] * int(n) for n in requests],
+        balancer("TargetResponseTime"): mixed,
+    }
+
+
+BUSY = [100.0] * 360
+
+
+def burns(mode: str, kind: str, fast: bool, window: str = "") -> Case:
+    """Series for an objective's alarm, or for its part that watches the `window`, through each front door."""
+    doors = {
+        ("lambda", "availability"): [through_gateway],
+        ("fargate", "availability"): [through_tasks, lost_by_balancer],
+        ("lambda", "latency"): [slow_at_gateway],
+        ("fargate", "latency"): [slow_tasks],
+    }
+    traffics = [traffic for each in sorted(MODES[mode]) for traffic in doors[each, kind]]
+    allowed = 0.1 if kind == "availability" else 1  # bad ones of a hundred that just keep the objective
+    long, short, rate = (60, 5, 14.4) if fast else (360, 30, 6)
+
+    def bad(share: float, minutes: int, calm: int = 0) -> list[dict[Key, Samples]]:
+        burnt = [0.0] * (360 - minutes - calm) + [allowed * share] * minutes + [0.0] * calm
+        return [traffic(BUSY, burnt) for traffic in traffics]
+
+    fires = bad(rate * 1.2, long)
+    if "fargate" in MODES[mode] and kind == "availability":  # nothing answers but the load balancer
+        fires.append(
+            lost_by_balancer([100.0] * (360 - long) + [0.0] * long, [0.0] * (360 - long) + [100.0] * long)
+        )
+    blip = bad(60, 2 if fast else 12)  # much, but for a moment: only the short window is bad
+    over = bad(60, long - short, short)  # much, but no more: only the long window is bad
+    quiet_night = [
+        traffic([0.0] * 357 + [1.0, 0.0, 0.0], [0.0] * 357 + [1.0, 0.0, 0.0]) for traffic in traffics
+    ]
+    quiet = [{}, *bad(0, 0), *bad(rate * 0.9, long), *quiet_night]
+    match window:
+        case "long":
+            return Case(fires + over, quiet + blip)
+        case "short":
+            return Case(fires + blip, quiet + over)
+    return Case(fires, quiet + blip + over)
+
+
+def objectives(mode: str) -> dict[str, Case]:
+    return {
+        f"{kind.capitalize()}{speed}Burn{window.capitalize()}Alarm": burns(
+            mode, kind, speed == "Fast", window
+        )
+        for kind in ("availability", "latency")
+        for speed in ("Fast", "Slow")
+        for window in ("", "long", "short")
+    }
+
+
+@cache
+def cases(mode: str) -> dict[str, Case]:
+    """Series for every alarm. An alarm that is not here fails `test_every_alarm_has_its_series`."""
+    throttled = [function("Throttles", name) for name in ("relay", "receipts")]
+    found = {
+        "ServerErrorsAlarm": Case(
+            bad=[errors(5, 5, 0, 0, 5), errors(50, 50, 50)],
+            good=[errors(5, 5, 4, 4, 4), errors(1, 1, 1, 1, 1, of=3), {}],
+        ),
+        "LatencyAlarm": Case(
+            bad=[latencies(SLOW, FAST, SLOW, FAST, SLOW)],
+            good=[
+                latencies(*[FAST] * 5),
+                latencies(*[[9000.0]] * 5),
+                latencies(*[SLOW] * 3, *[FAST] * 3),
+                {},
+            ],
+        ),
+        "ThrottlesAlarm": single(
+            ours("Throttles"),
+            bad=[[[1.0] * 10, [4.0, 6.0], [], [50.0], []]],
+            good=[[[50.0], [50.0], [], [], []], [[9.0]] * 5, NOTHING],
+        ),
+        "RelayAgeAlarm": single(
+            function("IteratorAge", "relay"),
+            bad=[each_minute(70e3, 80e3, 90e3)],
+            good=[each_minute(70e3, 80e3, 90e3, 2e3), each_minute(60e3, 60e3, 60e3), NOTHING],
+        ),
+        "RelayFailuresAlarm": failures("RelayFailures", "relay"),
+        "RelayDeadLettersAlarm": dead_letters("relay-dead"),
+        "ReceiptsAgeAlarm": single(
+            queue("ApproximateAgeOfOldestMessage", "receipts"),
+            bad=[each_minute(310, 10, 320, 10, 330)],
+            good=[each_minute(310, 320, 10, 10, 10), each_minute(*[300] * 5), NOTHING],
+        ),
+        "ReceiptFailuresAlarm": failures("ReceiptFailures", "receipts"),
+        "ReceiptsDeadLettersAlarm": dead_letters("receipts-dead"),
+        **objectives(mode),
+    }
+    if "lambda" in MODES[mode]:
+        throttled.append(function("Throttles", "api"))
+        found |= {
+            "FunctionErrorsAlarm": single(
+                function("Errors", "api"),
+                bad=[each_minute(0, 1, 0, 0, 1)],
+                good=[each_minute(0, 9, 0, 0, 0), NOTHING],
+            ),
+            "FunctionConcurrencyAlarm": single(
+                function("ConcurrentExecutions", "api"),
+                bad=[each_minute(800, 810, 900)],
+                good=[each_minute(900, 799, 900), NOTHING],
+            ),
+            "template.yaml:ApiErrorsAlarm": deployment(
+                key("AWS/Lambda", "Errors", FunctionName="ApiFunction", Resource="ApiFunction:live"), 3
+            ),
+            "template.yaml:HttpApiServerErrorsAlarm": deployment(
+                key("AWS/ApiGateway", "5xx", ApiId="HttpApi"), 5
+            ),
+        }
+    if "fargate" in MODES[mode]:
+        targets = key(
+            "AWS/ApplicationELB",
+            "UnHealthyHostCount",
+            LoadBalancer="app/lb/1",
+            TargetGroup="targetgroup/tg/1",
+        )
+        found |= {
+            "UnhealthyTargetsAlarm": single(
+                targets,
+                bad=[each_minute(0, 1, 1, 0, 1), [[0.0], [0.0], [], [], []]],  # no task at all tells nothing
+                good=[each_minute(0, 1, 1, 0, 0), each_minute(0, 0, 0, 0, 0)],
+            ),
+            "TaskProcessorAlarm": single(
+                key("AWS/ECS", "CPUUtilization", ClusterName="cluster", ServiceName="tasks"),
+                bad=[each_minute(*[90] * 10)],
+                good=[each_minute(*[90] * 9, 60), each_minute(*[85] * 10), NOTHING],
+            ),
+            "TaskRestartsAlarm": single(
+                key("AWS/Events", "Invocations", RuleName="TaskStopsRule"),
+                bad=[[[], [1.0], [], [1.0], []]],
+                good=[[[], [], [1.0], [], []], [[1.0], [1.0], [], [], [], [], []], NOTHING],
+            ),
+            "fargate/template.yaml:ServerErrorsAlarm": deployment(
+                key(
+                    "AWS/ApplicationELB",
+                    "HTTPCode_Target_5XX_Count",
+                    LoadBalancer="LoadBalancer.LoadBalancerFullName",
+                    TargetGroup="TargetGroup.TargetGroupFullName",
+                ),
+                5,
+            ),
+        }
+    refused = [{name: each_minute(0, 3, 0, 0, 1)} for name in throttled]
+    found["FunctionThrottlesAlarm"] = Case(
+        bad=refused,
+        good=[{name: each_minute(0, 0, 0, 0, 7) for name in throttled}, {}],
+    )
+    return found
+
+
+EVERY = [(mode, name) for mode in MODES for name in sorted(cases(mode))]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_alarm_has_its_series(mode: str) -> None:
+    assert cases(mode).keys() == alarms(mode).keys()
+
+
+@pytest.mark.parametrize(("mode", "name"), EVERY)
+def test_fires_on_a_bad_series(mode: str, name: str) -> None:
+    assert cases(mode)[name].bad
+    for series in cases(mode)[name].bad:
+        assert state_of(mode, name, series) == "ALARM"
+
+
+@pytest.mark.parametrize(("mode", "name"), EVERY)
+def test_stays_quiet_on_a_good_series(mode: str, name: str) -> None:
+    assert cases(mode)[name].good
+    for series in cases(mode)[name].good:
+        assert state_of(mode, name, series) == "OK"
+
+
+class Broken(MemoryOrderStore):
+    """A database that fails in a way nobody expected."""
+
+    async def get(self, order_id: str) -> Any:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("mode", ["lambda", "fargate"])
+def test_the_application_s_own_lines_fire_an_alarm(
+    mode: str, loop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = OrderService(Broken(), MemoryDocumentStore(), FixedCursorKey())
+    app = create_app(service, a_settings(service_name="orders-test", runtime=mode))
+    transport = LambdaTransport(app) if mode == "lambda" else ServerTransport(app, loop)
+    with httpx.Client(transport=transport, base_url="http://api.test") as client:
+        for _ in range(20):
+            client.post("/orders", json=AN_ORDER)
+        healthy = capsys.readouterr().out
+        for _ in range(20):
+            client.get("/orders/0199a6f5-1c00-7000-8000-000000000001")
+        broken = capsys.readouterr().out
+    assert state_of(mode, "ServerErrorsAlarm", extracted(healthy)) == "OK"
+    assert state_of(mode, "ServerErrorsAlarm", extracted(healthy + broken)) == "ALARM"
+
+
+def extracted(output: str, minutes: int = 5) -> dict[Key, Samples]:
+    """The metrics that CloudWatch makes of our lines, were they written again every minute."""
+    values: dict[Key, list[float]] = {}
+    for line in map(json.loads, output.splitlines()):
+        for directive in line.get("_aws", {"CloudWatchMetrics": []})["CloudWatchMetrics"]:
+            for names in directive["Dimensions"]:
+                for metric in directive["Metrics"]:
+                    dimensions = {name: line[name] for name in names}
+                    name = key(directive["Namespace"], metric["Name"], **dimensions)
+                    values.setdefault(name, []).append(line[metric["Name"]])
+    return {name: [each] * minutes for name, each in values.items()}
+
+
+class TestRunbooks:
+    def sections(self) -> set[str]:
+        text = (ROOT / "docs/runbooks.md").read_text()
+        return {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+
+    def test_every_alarm_leads_to_its_section_and_every_section_has_an_alarm(self) -> None:
+        descriptions = [each["AlarmDescription"] for mode in MODES for each in alarms(mode).values()]
+        links = [re.search(r" docs/runbooks\.md#([a-z-]+)$", each) for each in descriptions]
+        assert all(links), [each for each, link in zip(descriptions, links, strict=True) if not link]
+        assert {link[1] for link in links if link} == self.sections()
+
+    def test_every_section_names_its_alarms(self) -> None:
+        text = (ROOT / "docs/runbooks.md").read_text()
+        sections = {part.split("\n")[0].lower().replace(" ", "-"): part for part in text.split("\n## ")[1:]}
+        for name, alarm in alarms("both").items():
+            if ":" not in name and not name.endswith(("LongAlarm", "ShortAlarm")):
+                assert f"`{name}`" in sections[alarm["AlarmDescription"].rpartition("#")[2]], name
+
+    def test_links_between_sections_lead_somewhere(self) -> None:
+        text = (ROOT / "docs/runbooks.md").read_text()
+        assert set(re.findall(r"\]\(#([a-z-]+)\)", text)) <= self.sections()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_alarm_tells_somebody_unless_it_is_part_of_another(mode: str) -> None:
+    parts = " ".join(each.get("AlarmRule", "") for each in alarms(mode).values())
+    for name, alarm in alarms(mode).items():
+        if ":" in name:  # a deployment is what these tell
+            continue
+        told = [] if f'"{name}"' in parts else ["AlarmTopic"]
+        assert alarm.get("AlarmActions", []) == alarm.get("OKActions", []) == told, name
+
+
+def test_mail_is_sent_only_to_an_address() -> None:
+    assert "AlarmSubscription" not in resources("both")
+    source = template(MONITORING)
+    evaluator = Evaluator(source, **NAMES | {"AlarmEmail": "on-call@example.com"})
+    assert "AlarmSubscription" in evaluator.resources()
+
+
+class TestDashboard:
+    @pytest.mark.parametrize("mode", MODES)
+    def test_shows_the_front_doors_that_there_are(self, mode: str) -> None:
+        body = resources(mode)["Dashboard"]["Properties"]["DashboardBody"]
+        titles = {widget["properties"].get("title") for widget in json.loads(body)["widgets"]}
+        assert titles >= {"Requests and errors", "Orders", "From the table to the bus", "Errors"}
+        assert ({"HTTP API", "API function"} <= titles) == ("lambda" in MODES[mode])
+        assert ({"Load balancer", "Tasks"} <= titles) == ("fargate" in MODES[mode])
+        assert "${" not in body
+
+    def test_shows_metrics_that_we_write(self) -> None:
+        body = json.loads(resources("both")["Dashboard"]["Properties"]["DashboardBody"])
+        shown: set[str] = set()
+        for metrics in mentions(body, "metrics"):
+            namespace = name = ""
+            for each in metrics:
+                if isinstance(each[0], str) and each[0] != "...":
+                    namespace = namespace if each[0] == "." else each[0]
+                    name = name if each[1] == "." else each[1]
+                    shown |= {name} if namespace == "Orders" else set()
+        assert shown <= METRICS.keys()
+        assert METRICS.keys() - shown == {"RelayLag"}  # IteratorAge shows the same, with what waits still
+
+
+# What Logs Insights knows, and what CloudWatch and ECS write.
+OF_OTHERS = {"@timestamp", "detail"}
+WORDS = {
+    *("filter", "fields", "sort", "stats", "limit", "by", "as", "asc", "desc", "and", "or"),
+    *("count", "sum", "latest", "pct", "x", "request", "ERROR"),
+    *("times", "last", "example", "requests", "errors", "p50", "p99", "cold"),
+}
+
+
+def test_queries_ask_for_fields_that_lines_have() -> None:
+    written = set()
+    for path in ROOT.glob("src/orders/**/*.py"):
+        source = path.read_text()
+        written |= set(re.findall(r'"(\w+)"', source)) | set(re.findall(r"(\w+)=", source))
+    for name, resource in resources("both").items():
+        if resource["Type"] == "AWS::Logs::QueryDefinition":
+            text = re.sub(r"#.*", "", resource["Properties"]["QueryString"])
+            asked = set(re.findall(r"@?[a-zA-Z_]\w*", re.sub(r"detail\.[\w.]+", "", text)))
+            assert asked <= written | WORDS | OF_OTHERS, f"{name}: {asked - written - WORDS - OF_OTHERS}"
