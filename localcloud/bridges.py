@@ -21,8 +21,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ministack.app
+from ministack import app as ministack_app
 from ministack.app import app
-from ministack.core import lambda_runtime
+from ministack.core import iam_actions, lambda_runtime
 from ministack.core.concurrency import spawn_background
 from ministack.core.responses import get_account_id, get_region, new_uuid
 from ministack.services import (
@@ -71,6 +72,7 @@ def install() -> Any:
         loopback_as_tls,
         live_targets,
         api_as_origin,
+        conditions_of_policies,
     ):
         bridge()
     return app
@@ -751,22 +753,50 @@ def live_targets() -> None:
 
 
 def api_as_origin() -> None:
-    """AWS: CloudFront resolves an HTTP API's host name. Here it becomes the emulator's path."""
+    """AWS: CloudFront resolves the host name of a front door. Here it becomes the emulator's path."""
 
     def wrap(forward: Any) -> Any:
         def forwarded(
             origin: dict[str, Any], method: str, uri: str, query: Any, *args: Any, **kwargs: Any
         ) -> Any:
-            match = re.match(r"^([0-9a-f]{8})\.execute-api\.", origin["domain_name"])
-            if match:
+            name = origin["domain_name"]
+            api = re.match(r"^([0-9a-f]{8})\.execute-api\.", name)
+            path = (
+                f"/_aws/execute-api/{api.group(1)}/$default" if api else "/".join(["", *name.split("/")[1:]])
+            )
+            if path != "/":
                 here = {"domain_name": "127.0.0.1", "http_port": int(_PORT), "protocol_policy": "http-only"}
-                origin = {**origin, **here}
-                uri = f"/_aws/execute-api/{match.group(1)}/$default{uri}"
+                origin, uri = {**origin, **here}, f"/{path}{uri}"
             return forward(origin, method, uri, query, *args, **kwargs)
 
         return forwarded
 
     _changed(cloudfront, "_forward_to_origin", wrap)
+
+
+def conditions_of_policies() -> None:
+    """AWS: policies may ask how a caller came and what it asks for. ministack lacks some of these keys.
+
+    For AUTH=true. aws:SecureTransport is true here although nothing is encrypted: policies that refuse
+    plain HTTP would refuse everything. kms:MacAlgorithm, events:source and events:detail-type come from
+    the request.
+    """
+
+    def wrap(context: Any) -> Any:
+        def keys(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
+            found = dict(context(service, action, body, parameters))
+            if action.endswith("Mac") and service == "kms":
+                found["kms:macalgorithm"] = json.loads(body).get("MacAlgorithm", "")
+            if action == "events:PutEvents":
+                entries = json.loads(body).get("Entries", [])
+                found["events:source"] = [entry.get("Source", "") for entry in entries]
+                found["events:detail-type"] = [entry.get("DetailType", "") for entry in entries]
+            return found
+
+        return keys
+
+    _changed(iam_actions, "request_tag_context", wrap)
+    _changed(ministack_app, "pin_request_origin", lambda pin: lambda source, secure: pin(source, True))
 
 
 # Images ----------------------------------------------------------------------------------------------
