@@ -61,6 +61,10 @@ run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=
 	@$(MAKE) -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
+.PHONY: mutations
+mutations: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
+	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/privileges
+
 .PHONY: token
 token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read orders:write")
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.issuer --sub "$(SUB)" --scopes "$(SCOPES)"

@@ -60,6 +60,8 @@ def _conditions_hold(conditions: Mapping[str, Mapping[str, Any]], context: Mappi
 def _holds(operator: str, wanted: list[str], value: str | None) -> bool:
     if operator.endswith("IfExists"):
         return value is None or _holds(operator.removesuffix("IfExists"), wanted, value)
+    if operator.startswith("ForAllValues:"):  # holds for a request that has no value
+        return value is None or _holds(operator.removeprefix("ForAllValues:"), wanted, value)
     if operator in ("StringEquals", "ArnEquals", "Bool") and not (
         operator == "ArnEquals" and any("*" in w for w in wanted)
     ):

@@ -1,0 +1,227 @@
+"""What each role of the stack does, as named steps that raise when a permission is missing.
+
+The API's steps go through the API itself. Lambda's own part (polling the stream and the queue, writing the
+log, setting a failed batch aside) happens in no code of ours, so those steps make Lambda's calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import boto3
+import httpx
+from fastapi import FastAPI
+from localcloud.embedded import REGION, EmbeddedAws
+from tests.issuer import authenticator, bearer
+from tests.support import AN_ORDER, ServerTransport
+
+from orders.adapters.eventbridge import EventBridgePublisher
+from orders.adapters.s3 import S3DocumentStore
+from orders.bootstrap import build_app
+from orders.ports import Event
+from orders.settings import Settings
+
+ALICE, ADMIN = bearer("alice"), bearer("root", "orders:admin")
+
+Step = Callable[[], Any]
+
+
+class Refused(Exception):
+    """A step did not do what it should."""
+
+
+@dataclass
+class World:
+    """The stack, and what was put into it before any permission was taken away."""
+
+    aws: EmbeddedAws
+    settings: Settings
+    tried: dict[str, str] = field(default_factory=dict)  # the session that the walks go with
+    order_id: str = ""
+    stream: str = ""
+    _clients: dict[tuple[str, bool], Any] = field(default_factory=dict)
+
+    def client(self, service: str) -> Any:
+        """Return a client of the role that is tried."""
+        return self._client(service, False)
+
+    def root(self, service: str) -> Any:
+        """Return a client that may do everything."""
+        return self._client(service, True)
+
+    def _client(self, service: str, root: bool) -> Any:
+        environ = self.aws.environ if root else self.tried
+        if (service, root) not in self._clients:
+            self._clients[service, root] = boto3.Session(
+                environ["AWS_ACCESS_KEY_ID"],
+                environ["AWS_SECRET_ACCESS_KEY"],
+                environ.get("AWS_SESSION_TOKEN"),
+                REGION,
+            ).client(service, endpoint_url=self.aws.endpoint)
+        return self._clients[service, root]
+
+    @cached_property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The one that every call of the API runs on."""
+        return asyncio.new_event_loop()
+
+    @cached_property
+    def app(self) -> FastAPI:
+        """The application, with the credentials that the environment has at its first use."""
+        app = build_app(self.settings)
+        app.state.authenticator = authenticator()
+        return app
+
+    @cached_property
+    def documents(self) -> S3DocumentStore:
+        """The receipts function's, likewise."""
+        return S3DocumentStore(self.settings.bucket_name, self.settings.kms_key_arn, 1)
+
+
+def _expect(response: httpx.Response, *statuses: int) -> httpx.Response:
+    if response.status_code not in statuses:
+        raise Refused(f"{response.request.method} {response.request.url}: {response.status_code}")
+    return response
+
+
+@contextmanager
+def api(world: World) -> Iterator[dict[str, Step]]:
+    """Yield the steps of the API: every route, with all that it reads and writes."""
+    client = httpx.Client(transport=ServerTransport(world.app, world.loop), base_url="http://api.test")
+    world.app.state.service._cursor_key._key = None  # as a new process, ask for it
+    order = f"/orders/{world.order_id}"
+
+    def get(path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
+        return _expect(client.get(path, headers=caller), 200)
+
+    def place() -> str:
+        key = {"idempotency-key": uuid.uuid4().hex}
+        placed = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
+        again = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
+        if again.headers.get("idempotent-replayed") != "true":
+            raise Refused("no replay")
+        return str(placed.json()["id"])
+
+    def ship() -> None:
+        for status in ("cancelled", "pending"):  # the second is refused: that reads the stored order
+            _expect(client.put(f"{order}/status", json={"status": status}, headers=ALICE), 200, 409)
+
+    def upload() -> None:
+        asked = {"name": "note.txt", "content_type": "text/plain"}
+        offer = _expect(client.post(f"{order}/attachments", json=asked, headers=ALICE), 200).json()
+        _expect(httpx.post(offer["url"], data=offer["fields"], files={"file": b"hello"}), 200, 201, 204)
+
+    def download() -> None:
+        listed = get(f"{order}/attachments").json()["items"]
+        _expect(httpx.get(listed[0]["url"]), 200)
+
+    def receipt() -> None:
+        link = _expect(client.get(f"{order}/receipt", headers=ALICE), 303).headers["location"]
+        _expect(httpx.get(link), 200)
+
+    with client:
+        yield {
+            "place an order, twice with one key": place,
+            "get an order": lambda: get(order),
+            "change an order's status": ship,
+            "list one's own orders": lambda: get("/orders"),
+            "list all orders": lambda: get("/orders", ADMIN),
+            "list a customer's orders": lambda: get("/orders?customer=John%20Doe", ADMIN),
+            "turn to the next page": lambda: get(
+                "/orders?limit=1&cursor=" + get("/orders?limit=1").json()["next_cursor"]
+            ),
+            "upload an attachment": upload,
+            "list attachments": lambda: get(f"{order}/attachments"),
+            "download an attachment": download,
+            "fetch the receipt": receipt,
+            "be ready": lambda: get("/health/ready"),
+        }
+
+
+def _writes_log(world: World, group: str) -> dict[str, Step]:
+    logs = world.client("logs")
+    name, stream = world.aws.resources[group], uuid.uuid4().hex
+    line = {"timestamp": int(time.time() * 1000), "message": "{}"}
+    put = {"logGroupName": name, "logStreamName": f"ready-{group}", "logEvents": [line]}
+    return {
+        "open a log stream": lambda: logs.create_log_stream(logGroupName=name, logStreamName=stream),
+        "write the log": lambda: logs.put_log_events(**put),
+    }
+
+
+@contextmanager
+def api_log(world: World) -> Iterator[dict[str, Step]]:
+    """Yield what the API's function does beside the API."""
+    yield _writes_log(world, "ApiLogGroup")
+
+
+@contextmanager
+def relay(world: World) -> Iterator[dict[str, Step]]:
+    """Yield the steps of the relay."""
+    streams, sqs = world.client("dynamodbstreams"), world.client("sqs")
+    publisher = EventBridgePublisher(
+        world.settings.event_bus_name, world.client("events"), sleep=lambda _: None
+    )
+    detail = {"event_id": "x:1", "occurred_at": "2026-01-01T00:00:00Z", "traceparent": ""}
+
+    def publish() -> None:
+        if publisher.publish([Event("OrderPlaced", detail)]):
+            raise Refused("the bus took nothing")
+
+    def shard() -> str:
+        described = world.root("dynamodbstreams").describe_stream(StreamArn=world.stream)["StreamDescription"]
+        return str(described["Shards"][0]["ShardId"])
+
+    def iterator(client: Any) -> str:
+        asked = {"StreamArn": world.stream, "ShardId": shard(), "ShardIteratorType": "TRIM_HORIZON"}
+        return str(client.get_shard_iterator(**asked)["ShardIterator"])
+
+    yield {
+        "publish an event": publish,
+        "find the stream": lambda: streams.list_streams(TableName=world.settings.table_name),
+        "describe the stream": lambda: streams.describe_stream(StreamArn=world.stream),
+        "enter the stream": lambda: iterator(streams),
+        "read the stream": lambda: streams.get_records(ShardIterator=iterator(world.root("dynamodbstreams"))),
+        "set a failed batch aside": lambda: sqs.send_message(
+            QueueUrl=world.aws.outputs["RelayDeadLetterQueueUrl"], MessageBody="{}"
+        ),
+        **_writes_log(world, "RelayLogGroup"),
+    }
+
+
+@contextmanager
+def receipts(world: World) -> Iterator[dict[str, Step]]:
+    """Yield the steps of the receipts function."""
+    sqs, url = world.client("sqs"), world.aws.outputs["ReceiptsQueueUrl"]
+    yield {
+        "write a receipt": lambda: world.loop.run_until_complete(
+            world.documents.put_receipt(uuid.uuid4().hex, b"<p>")
+        ),
+        "look at the queue": lambda: sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]),
+        "take a message": lambda: sqs.receive_message(QueueUrl=url, VisibilityTimeout=0),
+        "settle a message": lambda: _delete(sqs, url),
+        **_writes_log(world, "ReceiptsLogGroup"),
+    }
+
+
+def _delete(sqs: Any, url: str) -> None:
+    with suppress(sqs.exceptions.ReceiptHandleIsInvalid):  # let in; there is no such message
+        sqs.delete_message(QueueUrl=url, ReceiptHandle="none")
+
+
+@contextmanager
+def image_version(world: World) -> Iterator[dict[str, Step]]:
+    """Yield the steps of the custom resource."""
+    function = world.client("lambda")
+    name = world.aws.resources["RelayFunction"]
+    yield {
+        "read a version's image": lambda: function.get_function(FunctionName=name, Qualifier="1"),
+        **_writes_log(world, "ImageVersionLogGroup"),
+    }
