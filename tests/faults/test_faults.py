@@ -219,8 +219,9 @@ class Observer:
 
 
 @pytest.mark.timeout(60 + 200 * ROUNDS)
-@pytest.mark.parametrize("seed", [SEED + n for n in range(ROUNDS)])
-def test_nothing_is_lost_or_doubled(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("turn", range(ROUNDS))
+def test_nothing_is_lost_or_doubled(turn: int, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = SEED + turn
     rng = random.Random(seed)  # noqa: S311
     proxy = FaultProxy(seed)
     told = Acknowledged()
