@@ -51,16 +51,10 @@ class Message:
 class Operator:
     """The commands, on one stack."""
 
-    def __init__(self, stack: str, say: Say = print) -> None:
+    def __init__(self, resources: dict[str, str], say: Say = print) -> None:
         self._say = say
         self._sqs: Any = boto3.client("sqs")
-        pages: Any = boto3.client("cloudformation").get_paginator("list_stack_resources")
-        self._ids: dict[str, str] = {
-            resource["LogicalResourceId"]: resource["PhysicalResourceId"]
-            for page in pages.paginate(StackName=stack)
-            for resource in page["StackResourceSummaries"]
-            if resource.get("PhysicalResourceId")
-        }
+        self._ids = resources
 
     def show(self, queues: list[str], limit: int) -> None:
         """Say what is in the queues and why, and leave it there."""
@@ -193,8 +187,10 @@ class Operator:
     def _reason(self, queue: str, message: Message) -> str:
         if queue == "receipts":
             return _receipt_reason(message)
-        failure = json.loads(message.body)
-        context, batch = failure["requestContext"], failure["DDBStreamBatchInfo"]
+        try:
+            context, batch = _failure(message)
+        except Stuck as problem:
+            return str(problem)
         tries = f"{context['condition']} after {context['approximateInvokeCount']} tries"
         try:
             problems = [_record_reason(record) for record in self._records(batch)]
@@ -216,7 +212,7 @@ class Operator:
         delivered = []
         for message in messages:
             try:
-                self._relay(self._records(json.loads(message.body)["DDBStreamBatchInfo"]))
+                self._relay(self._records(_failure(message)[1]))
             except Stuck as problem:
                 self._say(f"  {message.id}: {problem}")
             else:
@@ -268,6 +264,17 @@ class Operator:
         return [record | {"eventSourceARN": batch["streamArn"]} for record in records]
 
 
+def resources_of(stack: str) -> dict[str, str]:
+    """Return the stack's resources: logical id to physical id."""
+    pages: Any = boto3.client("cloudformation").get_paginator("list_stack_resources")
+    return {
+        resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+        for page in pages.paginate(StackName=stack)
+        for resource in page["StackResourceSummaries"]
+        if resource.get("PhysicalResourceId")
+    }
+
+
 def _message(raw: dict[str, Any]) -> Message:
     return Message(
         id=raw["MessageId"],
@@ -278,6 +285,18 @@ def _message(raw: dict[str, Any]) -> Message:
             name: value.get("StringValue", "") for name, value in raw.get("MessageAttributes", {}).items()
         },
     )
+
+
+def _failure(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what Lambda writes of a batch that it gave up: how it was tried, and where it is.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-dynamodb-errors.html
+    """
+    try:
+        failure = json.loads(message.body)
+        return failure["requestContext"], failure["DDBStreamBatchInfo"]
+    except (KeyError, TypeError, ValueError) as problem:
+        raise Stuck("it does not say which record it is about") from problem
 
 
 def _receipt_reason(message: Message) -> str:
@@ -337,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     queues = asked.queue or list(QUEUES)
     try:
-        operator = Operator(asked.stack)
+        operator = Operator(resources_of(asked.stack))
         if asked.command == "list":
             operator.show(queues, asked.limit)
             return 0

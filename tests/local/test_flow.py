@@ -311,6 +311,16 @@ class TestWhatGetsStuck:
         eventually(lambda: after in flow.receipts(), "the receipt of the order after it")
         eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
         assert "order#torn unreadable: KeyError: 'id'" in dlq(capsys, "list", "--queue", "relay")[1]
+
+        url = flow.aws.resources["RelayDeadLetterQueue"]
+        [message] = flow.sqs.receive_message(QueueUrl=url)["Messages"]
+        flow.purge("RelayDeadLetterQueue")
+        failure = json.loads(message["Body"])
+        failure["DDBStreamBatchInfo"] |= {"startSequenceNumber": "1" * 21, "endSequenceNumber": "1" * 21}
+        flow.sqs.send_message(QueueUrl=url, MessageBody=json.dumps(failure))
+        status, said = dlq(capsys, "redrive", "--yes")
+        assert (status, flow.waiting("RelayDeadLetterQueue")) == (1, 1)
+        assert "it has left the stream, which keeps records for 24 hours" in said
         flow.purge("RelayDeadLetterQueue")
 
     @pytest.fixture
@@ -389,6 +399,7 @@ class TestWhatGetsStuck:
         assert status == 1
         assert "--from must be before --to" in said
         assert main(["--stack", "no-such-stack"]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def with_web(case: Callable[[httpx.AsyncClient, httpx.AsyncClient], Any]) -> Callable[..., Any]:
