@@ -81,17 +81,17 @@ def build_image(tag: str = IMAGE, *arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def fargate_door(aws: EmbeddedAws, port: int, *options: str) -> Iterator[str]:
+def fargate_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
     """Run the image's default command in a container on `port` of loopback (0: any)."""
-    build_image()
     variables = [f"--env={k}={v}" for k, v in container_environ(aws, "fargate").items()]
-    with container([*TASK_LIMITS, f"--publish=127.0.0.1:{port}:8080", *variables, *options]) as name:
-        yield published(name)
+    published = [f"--publish=127.0.0.1:{port}:8080", *variables]
+    with container(build_image(), [*TASK_LIMITS, *published]) as name:
+        yield address(name)
 
 
 @contextlib.contextmanager
-def container(options: list[str], command: tuple[str, ...] = (), image: str = IMAGE) -> Iterator[str]:
-    """Run a container and remove it at the end; its name is yielded."""
+def container(image: str, options: list[str], *command: str) -> Iterator[str]:
+    """Run a container and remove it at the end; its id is yielded."""
     started = docker("run", "--detach", *options, image, *command)
     if not started:
         raise CannotServe("the container does not start; is the port free?")
@@ -101,8 +101,8 @@ def container(options: list[str], command: tuple[str, ...] = (), image: str = IM
         docker("rm", "--force", "--volumes", started[0])
 
 
-def published(name: str) -> str:
-    """Return the address under which a container's port 8080 is published."""
+def address(name: str) -> str:
+    """Return where a container's published port 8080 answers."""
     return f"http://{docker('port', name, '8080')[0]}"
 
 

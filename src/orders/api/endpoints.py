@@ -97,8 +97,9 @@ def _matches(header: str, tag: str, *, weak: bool) -> bool:
 
 
 def _version(header: str) -> int | None:
-    """Return the version that an If-Match header names, or None when it names none."""
+    """Return the version that an If-Match header names, or None when it names none that an order can have."""
     text = header.strip()
-    if len(text) > 2 and text[0] == text[-1] == '"' and text[1:-1].isascii() and text[1:-1].isdigit():
+    # DynamoDB refuses numbers of more than 38 digits.
+    if 2 < len(text) < 20 and text[0] == text[-1] == '"' and text[1:-1].isascii() and text[1:-1].isdigit():
         return int(text[1:-1])
     return None

@@ -1,0 +1,77 @@
+"""The commands of the README: sam build, sam local invoke, sam local start-api."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from localcloud.embedded import ROOT, EmbeddedAws
+from localcloud.local import (
+    container_environ,
+    lambda_door,
+    sam_arguments,
+    sam_build,
+    sam_environ,
+    wait_until_healthy,
+)
+from tests.cloud.image.conftest import events
+from tests.support import AN_ORDER
+
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
+SAM = ROOT / ".venv-tools" / "bin" / "sam"
+
+
+@pytest.fixture(scope="module")
+def built(reachable_aws: EmbeddedAws) -> Path:
+    return sam_build(container_environ(reachable_aws, "lambda")["AWS_ENDPOINT_URL"])
+
+
+def function_of(event: str) -> str:
+    return {"relay": "RelayFunction", "receipts": "ReceiptsFunction"}.get(event.split("-")[0], "ApiFunction")
+
+
+@pytest.mark.parametrize("name", events())
+def test_invoke_answers_every_sample_event(reachable_aws: EmbeddedAws, built: Path, name: str) -> None:
+    command = [str(SAM), "local", "invoke", function_of(name), "--event", str(events()[name])]
+    done = subprocess.run(
+        [*command, *sam_arguments(reachable_aws, built)],
+        cwd=ROOT,
+        env=dict(sam_environ(reachable_aws)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    if function_of(name) == "ApiFunction":
+        assert answer["statusCode"] < 500, answer
+    else:
+        assert answer.keys() == {"batchItemFailures"}
+
+
+def test_start_api_walks_the_api(reachable_aws: EmbeddedAws, report: list[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with lambda_door(reachable_aws, port) as url, httpx.Client(base_url=url, timeout=60) as client:
+        seconds = wait_until_healthy(url)
+        report.append(f"sam local start-api --warm-containers EAGER: {seconds:.1f} s to the first 200")
+        placed = client.post("/orders", json=AN_ORDER)
+        assert placed.status_code == 201
+        place = placed.headers["location"]
+        assert client.get(place).json() == placed.json()
+        assert client.get(place, headers={"if-none-match": placed.headers["etag"]}).status_code == 304
+        shipped = client.put(f"{place}/status", json={"status": "shipped"})
+        assert shipped.json()["version"] == 2
+        assert client.put(f"{place}/status", json={"status": "pending"}).status_code == 409
+        assert shipped.json() in client.get("/orders", params={"limit": 100}).json()["items"]
+        assert client.get("/orders/nope").headers["content-type"] == "application/problem+json"
+        assert client.get("/").json()["runtime"] == "lambda"
+        for path in ("/docs", "/openapi.json", "/health/ready"):
+            assert client.get(path).status_code == 200
