@@ -7,6 +7,8 @@ import bisect
 import uuid
 from typing import Any
 
+import msgspec
+
 from orders.adapters.dynamodb import DynamoOrderStore, shard_of
 from orders.ports import OrderQuery
 
@@ -49,17 +51,19 @@ class CountingDynamo:
                 "pk": {"S": "x"},
                 "shard": values[":key"],
             }
-        if shape is dict:
-            return answer
-        import msgspec
-
         return msgspec.convert(answer, shape)
 
     @staticmethod
     def _item(position: str) -> dict[str, dict[str, str]]:
         moment, order_id = position.split("#")
         text = {"id": order_id, "customer": "c", "product": "p", "status": "pending", "position": position}
-        text |= {"created_at": moment, "updated_at": moment, "pk": f"order#{order_id}", "write_id": "w"}
+        text |= {
+            "created_at": moment,
+            "updated_at": moment,
+            "pk": f"order#{order_id}",
+            "write_id": "w",
+            "fingerprint": "f",
+        }
         return {name: {"S": value} for name, value in text.items()} | {
             "quantity": {"N": "1"},
             "version": {"N": "1"},

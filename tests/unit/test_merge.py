@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ class CannedIndex:
         self.shards = [sorted(shard, reverse=True) for shard in shards]
         self.items_read = 0
 
-    async def call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
         assert operation == "Query"
         values = request["ExpressionAttributeValues"]
         shard = self.shards[int(values[":key"]["S"].removeprefix("orders#"))]
@@ -35,7 +36,7 @@ class CannedIndex:
         }
         if len(page) == request["Limit"]:  # DynamoDB gives a key here even when nothing follows
             answer["LastEvaluatedKey"] = {"position": {"S": page[-1][0]}}
-        return answer
+        return msgspec.convert(answer, shape)
 
 
 def item(position: str, status: str) -> dict[str, Any]:
@@ -50,6 +51,8 @@ def item(position: str, status: str) -> dict[str, Any]:
         "status": {"S": status},
         "created_at": moment,
         "updated_at": moment,
+        "fingerprint": {"S": "f"},
+        "write_id": {"S": "w"},
     }
 
 
