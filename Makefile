@@ -165,6 +165,13 @@ format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
+.PHONY: switch publish-console
+switch: $(RUN) ## Change the runtime under a running API: make switch TO=fargate|lambda (STACK=orders-dev; ARGS=--plan)
+	@.venv/bin/python -m scripts.switch "$(TO)" --stack $(or $(STACK),orders-dev) $(ARGS)
+
+publish-console: $(RUN) ## Put the console behind the edge (STACK=orders-dev)
+	@.venv/bin/python -m scripts.publish_console --edge $(or $(STACK),orders-dev)-edge
+
 lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
 	scripts/lock
 

@@ -23,7 +23,7 @@ from typing import Any
 import ministack.app
 from ministack import app as ministack_app
 from ministack.app import app
-from ministack.core import iam_actions, lambda_runtime
+from ministack.core import iam_actions, iam_evaluator, lambda_runtime
 from ministack.core.concurrency import spawn_background
 from ministack.core.responses import get_account_id, get_region, new_uuid
 from ministack.services import (
@@ -710,6 +710,15 @@ def loopback_as_tls() -> None:
         return lambda source_ip, secure: pin(source_ip, True)
 
     _changed(ministack.app, "pin_request_origin", wrap)
+
+    def wrap_fetch(serve: Any) -> Any:
+        def served(*args: Any, **kwargs: Any) -> Any:
+            iam_evaluator.pin_request_origin("127.0.0.1", True)  # CloudFront's own request to a bucket
+            return serve(*args, **kwargs)
+
+        return served
+
+    _changed(cloudfront, "_serve_s3_origin", wrap_fetch)
 
 
 def live_targets() -> None:
