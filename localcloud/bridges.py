@@ -768,12 +768,10 @@ def api_as_origin() -> None:
         def forwarded(
             origin: dict[str, Any], method: str, uri: str, query: Any, *args: Any, **kwargs: Any
         ) -> Any:
-            name = origin["domain_name"]
-            api = re.match(r"^([0-9a-f]{8})\.execute-api\.", name)
-            path = (
-                f"/_aws/execute-api/{api.group(1)}/$default" if api else "/".join(["", *name.split("/")[1:]])
-            )
-            if path != "/":
+            api = re.match(r"^([0-9a-f]{8})\.execute-api\.", origin["domain_name"])
+            # A load balancer's name holds a path already: see addresses_that_answer.
+            path = f"_aws/execute-api/{api[1]}/$default" if api else origin["domain_name"].partition("/")[2]
+            if path:
                 here = {"domain_name": "127.0.0.1", "http_port": int(_PORT), "protocol_policy": "http-only"}
                 origin, uri = {**origin, **here}, f"/{path}{uri}"
             return forward(origin, method, uri, query, *args, **kwargs)
