@@ -61,6 +61,10 @@ run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=
 	@$(MAKE) -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
+.PHONY: audit
+audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT=required refuses silence
+	.venv/bin/python scripts/audit.py requirements*.txt
+
 .PHONY: mutations
 mutations: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
 	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/privileges
@@ -101,6 +105,10 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 	.venv/bin/cfn-lint $(TEMPLATES)
 	@# Once more by SAM's own rules; it does not look into nested templates.
 	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
+	.venv-tools/bin/hadolint Dockerfile
+	@echo ".venv-tools/bin/checkov --config-file .checkov.yaml"
+	@.venv-tools/bin/checkov --config-file .checkov.yaml $(addprefix --file ,$(TEMPLATES)) || { echo "checkov: see above"; exit 1; }
+	.venv/bin/python scripts/audit.py requirements.txt
 	.venv-tools/bin/jactionlint --shellcheck=
 	.venv-tools/bin/zizmor --offline --quiet .github/workflows
 
