@@ -32,6 +32,7 @@ from ministack.services import (
     budgets,
     cloudfront,
     cloudwatch,
+    cloudwatch_logs,
     dynamodb,
     ec2,
     ecr,
@@ -54,6 +55,7 @@ def install() -> Any:
         recorded_types,
         scaling_targets,
         event_archives,
+        events_to_logs,
         alarms,
         firewall_and_budgets,
         unchanged_nested_resources,
@@ -264,6 +266,25 @@ def event_archives() -> None:
         "update_with_logical_id": True,
         "delete": lambda physical_id, props: eventbridge._delete_archive({"ArchiveName": physical_id}),
     }
+
+
+def events_to_logs() -> None:
+    """AWS: a log group can be the target of a rule. ministack has no such target."""
+
+    def wrap(invoke: Any) -> Any:
+        def invoked(target: dict[str, Any], event: Any, rule: Any, view: Any = None) -> Any:
+            _, _, service, *_, group = target.get("Arn", "").removesuffix(":*").split(":", 6)
+            if service != "logs":
+                return invoke(target, event, rule, view)
+            view = view or eventbridge._pattern_event_view(event)
+            entry = {"timestamp": int(time.time() * 1000), "message": json.dumps(view.event_with_detail())}
+            request = {"logGroupName": group, "logStreamName": new_uuid()}
+            cloudwatch_logs._create_log_stream(request)
+            return cloudwatch_logs._put_log_events({**request, "logEvents": [entry]})
+
+        return invoked
+
+    _changed(eventbridge, "_invoke_target", wrap)
 
 
 def alarms() -> None:

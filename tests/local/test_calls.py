@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 from localcloud.embedded import EmbeddedAws
+from tests.local.running import api_client
 from tests.support import AN_ORDER
 
-from orders.bootstrap import build_app
 from orders.settings import Settings
 
 
@@ -73,10 +72,7 @@ def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Embed
     calls: Callable[[], list[str]] = lambda: [proxy.calls.pop(0) for _ in range(len(proxy.calls))]  # noqa: E731
 
     async def case() -> None:
-        app = build_app(Settings.from_env())
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://api.test"
-        ) as client:
+        async with api_client(Settings.from_env()) as client:
             assert calls() == []  # starting up
 
             key = {"idempotency-key": "calls"}

@@ -22,16 +22,18 @@ import httpx
 import pytest
 from localcloud.embedded import EmbeddedAws, embedded_aws
 from scripts.dlq import main
+from tests.local.running import api_client
 from tests.support import AN_ORDER, ROOT
 
 from orders.adapters.eventbridge import EventBridgePublisher
-from orders.bootstrap import build_app
 from orders.relay_handler import relay
 from orders.settings import Settings
 from orders.telemetry import Telemetry
 
 ORDERS = 200
 STACK = "orders-flow"
+# Functions start anew in some tests; on a busy machine that takes its time.
+pytestmark = pytest.mark.timeout(300)
 
 
 class Flow:
@@ -123,7 +125,7 @@ def void(_: Any) -> None:
     """Drop a value."""
 
 
-def eventually(check: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def eventually(check: Callable[[], bool], what: str, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -134,14 +136,16 @@ def eventually(check: Callable[[], bool], what: str, seconds: float = 60) -> Non
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     source = tmp_path_factory.mktemp("flow") / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-    parameters = {"Runtime": "lambda", "AttachmentMaxBytes": "1000"}
+    parameters = {"Runtime": "lambda", "AttachmentMaxBytes": "1000", "LogEvents": "true"}
     with (
         embedded_aws(stack=STACK, source=source, auth=True, parameters=parameters) as aws,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in aws.environ.items():
             patch.setenv(name, value)
-        yield Flow(aws, source)
+        flow = Flow(aws, source)
+        flow.relay_mapping(MaximumRetryAttempts=2)  # the template's ten prove no more and take longer
+        yield flow
 
 
 @pytest.fixture
@@ -150,10 +154,8 @@ def call(flow: Flow) -> Callable[..., Any]:
 
     def run(case: Callable[[httpx.AsyncClient], Any]) -> Any:
         async def bounded() -> Any:
-            transport = httpx.ASGITransport(build_app(Settings.from_env(flow.aws.environ)))
-            async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
-                async with asyncio.timeout(60):
-                    return await case(client)
+            async with asyncio.timeout(60), api_client(Settings.from_env(flow.aws.environ)) as client:
+                return await case(client)
 
         return asyncio.run(bounded())
 
@@ -410,6 +412,19 @@ def with_web(case: Callable[[httpx.AsyncClient, httpx.AsyncClient], Any]) -> Cal
             await case(client, web)
 
     return run
+
+
+class TestEventLog:
+    def test_every_event_is_logged_when_asked_for(self, flow: Flow, call: Callable[..., Any]) -> None:
+        order_id = call(place)
+        logs: Any = boto3.client("logs")
+        group = flow.aws.resources["EventsLogGroup"]
+
+        def logged() -> bool:
+            found = logs.filter_log_events(logGroupName=group, filterPattern=f'"{order_id}"')["events"]
+            return [json.loads(each["message"])["detail"]["event_id"] for each in found] == [f"{order_id}:1"]
+
+        eventually(logged, "the event in the log group")
 
 
 class TestDocuments:
