@@ -46,6 +46,12 @@ HANDLERS = {
     "Chalice + boto3": ("bench.peers.chalice_boto3", "v1", PEERS_PYTHON),
     "floor: bare handler, hand-signed HTTP": ("bench.peers.floor", "v2", sys.executable),
 }
+# Our function with logs, metrics and traces as shipped, without any, and with Powertools' in their place
+TOLD = {
+    "as shipped": "orders.lambda_handler",
+    "silent": "bench.peers.orders_silent",
+    "Powertools Logger and Metrics": "bench.peers.orders_powertools",
+}
 SERVERS = {
     OURS: ["-m", "orders.server"],
     EVERYONE: ["-m", "uvicorn", "bench.peers.fastapi_boto3:app"],
@@ -100,6 +106,22 @@ def warm(quick: bool) -> dict[str, Figures]:
             return json.loads(run(arguments, endpoint, python))  # type: ignore[no-any-return]
 
         return interleaved(2 if quick else 5, HANDLERS, measure)
+
+
+def observability(quick: bool) -> dict[str, Figures]:
+    """What logs, metrics and traces cost our function, cold and warm."""
+    with canned() as endpoint:
+
+        def measure(name: str) -> Figures:
+            def child(mode: str, calls: int) -> Figures:
+                arguments = ["-m", "bench.child", mode, TOLD[name], "v2", str(calls)]
+                return json.loads(run(arguments, endpoint))  # type: ignore[no-any-return]
+
+            return {"cold_ms": child("cold", 1)["cpu_ms"]} | child("warm", 200 if quick else 400)
+
+        for name in TOLD:  # compiles the bytecode, as the image has it
+            measure(name)
+        return interleaved(3 if quick else 9, TOLD, measure)
 
 
 def emulator() -> str:
@@ -271,6 +293,7 @@ PARTS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "container": container,
     "clients": client_choice,
     "lists": lists.measure,
+    "observability": observability,
 }
 
 

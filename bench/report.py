@@ -87,6 +87,13 @@ def table(found: dict[str, Any], ours: str, everyone: str) -> str:
             f"busiest shard {each['busiest_to_mean']:.2f} of the mean"
             for shards, each in found["lists"]["writes_at_3000_a_second"].items()
         ]
+    if "observability" in found:
+        lines += ["", "**What logs, metrics and traces cost our function** (CPU)", ""]
+        lines += ["| | cold start, ms | GET, us | POST, us | list, us |", "| --- " * 5 + "|"]
+        lines += [
+            f"| {name} | {' | '.join(number(each[key]) for key in ('cold_ms', 'get', 'post', 'list'))} |"
+            for name, each in found["observability"].items()
+        ]
     return "\n".join(lines)
 
 
