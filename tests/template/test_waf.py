@@ -1,0 +1,53 @@
+"""The web ACL: what it asks of a request, and that nothing secret gets into its log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.template.templates import Evaluator, template
+
+ACL = template("waf/template.yaml")["Resources"]["WebAcl"]["Properties"]
+RULES: dict[str, dict[str, Any]] = {rule["Name"]: rule for rule in ACL["Rules"]}
+
+
+def test_it_holds_the_managed_rules_and_a_rate() -> None:
+    groups = {
+        rule["Statement"]["ManagedRuleGroupStatement"]["Name"]
+        for rule in RULES.values()
+        if "ManagedRuleGroupStatement" in rule["Statement"]
+    }
+    assert groups == {"AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"}
+    rate = RULES["RateOfOneAddress"]["Statement"]["RateBasedStatement"]
+    assert rate["Limit"] == {"Ref": "RequestsPerFiveMinutes"}
+    assert rate["EvaluationWindowSec"] == 300
+    assert len({rule["Priority"] for rule in RULES.values()}) == len(RULES)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_mode_decides_for_every_rule_between_blocking_and_counting(name: str) -> None:
+    rule = RULES[name]
+    condition, blocking, counting = (rule.get("Action") or rule["OverrideAction"])["Fn::If"]
+    assert condition == "Blocks"
+    assert blocking.keys() <= {"Block", "None"}
+    assert counting == {"Count": {}}
+    source = template("waf/template.yaml")
+    assert Evaluator(source).is_true({"Condition": "Blocks"})
+    assert not Evaluator(source, Mode="count").is_true({"Condition": "Blocks"})
+
+
+def test_its_log_holds_no_credentials() -> None:
+    log = template("waf/template.yaml")["Resources"]["WebAclLog"]["Properties"]
+    headers = {each["SingleHeader"]["Name"] for each in log["RedactedFields"] if "SingleHeader" in each}
+    assert headers == {"authorization", "cookie", "idempotency-key"}
+    assert {"QueryString": {}} in log["RedactedFields"]
+
+
+def test_the_load_balancer_takes_it_by_parameter() -> None:
+    nested = template("fargate/template.yaml")
+    association = nested["Resources"]["WebAclOfLoadBalancer"]
+    assert association["Properties"]["ResourceArn"] == {"Ref": "LoadBalancer"}
+    assert association["Condition"] == "HasWebAcl"
+    handed = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
+    assert handed["WebAclArn"] == {"Ref": "WebAclArn"}
+    assert template()["Parameters"]["WebAclArn"]["Default"] == ""
