@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
-from tests.support import ROOT, a_settings
+from tests.support import ROOT
 
 from orders.adapters.memory import MemoryDocumentStore
 from orders.adapters.s3 import S3DocumentStore
@@ -147,10 +147,10 @@ class TestS3:
                 asyncio.run(store.receipt_url(ID))
 
     def test_the_api_starts_without_the_sdk(self) -> None:
-        names = [f"ORDERS_{name.upper()}" for name in a_settings().__slots__]
         program = "import sys, orders.bootstrap as b; b.build_app(); sys.exit('boto3' in sys.modules)"
-        environ = dict.fromkeys(names, "1") | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
-        environ |= {"ORDERS_AUTH_ISSUER": "", "ORDERS_LOG_LEVEL": "INFO"}
+        required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
+        environ = {f"ORDERS_{name}": "arn:any" for name in required}
+        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
         subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
 
 

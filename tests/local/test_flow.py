@@ -33,7 +33,7 @@ from orders.telemetry import Telemetry
 ORDERS = 200
 STACK = "orders-flow"
 # Functions start anew in some tests; on a busy machine that takes its time.
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("flow")]
 
 
 class Flow:
