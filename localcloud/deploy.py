@@ -23,6 +23,14 @@ PLACEHOLDER_IMAGE = "local/orders:source"
 ARTIFACTS_BUCKET = "localcloud-artifacts"
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
 
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """ministack's loader of templates on libyaml, which is several times as fast."""
+
+    yaml_constructors = CfnLoader.yaml_constructors
+    yaml_multi_constructors = CfnLoader.yaml_multi_constructors
+
+
 # The app's required settings from the outputs, for a stack without ApiFunction (Runtime=fargate).
 _ENVIRONMENT = {
     "ORDERS_TABLE_NAME": "OrdersTableName",
@@ -98,7 +106,7 @@ def fingerprint(template: Path, parameters: dict[str, str]) -> str:
 
 
 def _package(template: Path, upload: Callable[[str], str]) -> str:
-    document = yaml.load(template.read_text(), Loader=CfnLoader)  # noqa: S506  # a SafeLoader with CFN's tags
+    document = yaml.load(template.read_text(), Loader=_Loader)  # noqa: S506  # safe, with CFN's tags
     for resource in document["Resources"].values():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::CloudFormation::Stack":
@@ -131,7 +139,7 @@ def _wait(cloudformation: Any, stack: str, progress: Callable[[str], None]) -> N
             return
         if time.monotonic() > deadline:
             raise DeployFailed("no answer from CloudFormation after 300 s")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def _events(cloudformation: Any, stack: str) -> Iterator[dict[str, Any]]:
