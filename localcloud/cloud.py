@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             case ["down"]:
                 _down()
             case ["status"]:
-                return _status()
+                _status()
             case _:
                 raise CannotDeploy("RUNTIME must be lambda or fargate: make cloud-up RUNTIME=fargate")
     except CannotDeploy as error:
@@ -82,23 +82,22 @@ def _down() -> None:
     _say("Gone: containers, images and data.")
 
 
-def _status() -> int:
+def _status() -> None:
     endpoint = running_endpoint(STATE)
     if not endpoint:
         print("The local AWS is not up. make cloud-up RUNTIME=lambda|fargate starts it.")
-        return 1
+        return
+    print(f"  AWS       {endpoint}")
     stack = describe(endpoint, STACK)
     if stack is None:
-        print(f"The local AWS is up at {endpoint}; no stack is deployed.")
-        return 1
+        print("  Stack     none is deployed")
+        return
     outputs = stack_outputs(stack)
+    url = outputs.get("ApiUrl", "")
     print(f"  Stack     {STACK}: {stack['StackStatus']}, Runtime={outputs.get('Runtime', '?')}")
-    healthy = outputs.get("ApiUrl") and _is_healthy(outputs["ApiUrl"])
-    print(f"  API       {outputs.get('ApiUrl', '-')} ({'healthy' if healthy else 'does not answer'})")
-    print(f"  AWS       {endpoint}")
+    print(f"  API       {url or '-'} ({'healthy' if url and _is_healthy(url) else 'does not answer'})")
     for line in containers(endpoint) or ["none"]:
         print(f"  Container {line}")
-    return 0 if healthy else 1
 
 
 def _panel(endpoint: str, outputs: Mapping[str, str], seconds: float) -> str:
@@ -157,8 +156,7 @@ def start(state: Path, *, auth: bool = False) -> str:
 def running_endpoint(state: Path) -> str:
     """Return the endpoint of the emulator that `start` left running, or nothing."""
     try:
-        pid, endpoint = int((state / "pid").read_text()), (state / "endpoint").read_text()
-        os.kill(pid, 0)
+        endpoint = (state / "endpoint").read_text() if _pid(state) else ""
         with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=5):  # noqa: S310  # ours
             return endpoint
     except (OSError, ValueError):
@@ -168,8 +166,9 @@ def running_endpoint(state: Path) -> str:
 def stop(state: Path) -> None:
     """End the emulator, its containers and its images, and delete `state`."""
     endpoint = (state / "endpoint").read_text() if (state / "endpoint").exists() else ""
-    if (state / "pid").exists():
-        _end(int((state / "pid").read_text()))
+    pid = _pid(state)
+    if pid:
+        _end(pid)
     if endpoint and engine_problem() == "":
         ours = _docker(
             "ps", "--all", "--quiet", "--filter", f"label=ministack.instance={_instance(endpoint)}"
@@ -182,6 +181,16 @@ def stop(state: Path) -> None:
             for name in (n for n in names if "<none>" not in n):
                 _docker("rmi", name)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _pid(state: Path) -> int:
+    """Return the emulator's process id, or 0: the id on file may be another program's since a reboot."""
+    try:
+        pid = int((state / "pid").read_text())
+    except (OSError, ValueError):
+        return 0
+    shown = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return pid if "localcloud.emulator" in shown.stdout else 0
 
 
 def _end(pid: int) -> None:

@@ -44,6 +44,12 @@ class Deployment:
     def client(self, service: str) -> Any:
         return cloud.client(self.endpoint, service)
 
+    def resource(self, stack: str, logical_id: str) -> str:
+        """Return the physical id of a resource of the stack, or of one nested in it."""
+        formation = self.client("cloudformation")
+        found = formation.describe_stack_resource(StackName=stack, LogicalResourceId=logical_id)
+        return str(found["StackResourceDetail"]["PhysicalResourceId"])
+
     def tasks(self) -> list[str]:
         """Name the containers of the running tasks."""
         names = [line.split()[0] for line in cloud.containers(self.endpoint)]
@@ -54,7 +60,8 @@ class Deployment:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     state = tmp_path_factory.mktemp("cloud")
     try:
-        yield Deployment(cloud.start(state))
+        # Functions and tasks have the rights of their own roles, and nothing more.
+        yield Deployment(cloud.start(state, auth=True))
     finally:
         cloud.stop(state)
 
@@ -113,10 +120,7 @@ def test_fargate_serves_the_same_orders_from_the_same_image(deployment: Deployme
     order = _walk(deployment.url)
     _receipt(deployment.url, order["id"])
 
-    stack = deployment.client("cloudformation").describe_stack_resource(
-        StackName=_STACK, LogicalResourceId="RelayFunction"
-    )
-    relay = stack["StackResourceDetail"]["PhysicalResourceId"]
+    relay = deployment.resource(_STACK, "RelayFunction")
     code = deployment.client("lambda").get_function(FunctionName=relay)["Code"]
     assert deployment.outputs["ImageUri"] == code["ResolvedImageUri"]
     wanted = deployment.outputs["ImageUri"]
@@ -144,6 +148,17 @@ def test_every_task_answers(deployment: Deployment) -> None:
         return all("not-there" in _docker("logs", name) for name in tasks)
 
     _until(all_answered)
+
+
+def test_tasks_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
+    role = deployment.resource(deployment.resource(_STACK, "FargateStack"), "TaskRole")
+    change = {"RoleName": role, "PolicyArn": deployment.resource(_STACK, "AppPolicy")}
+    deployment.client("iam").detach_role_policy(**change)
+    try:
+        assert httpx.post(f"{deployment.url}/orders", json=_BODY, timeout=60).status_code >= 500
+    finally:
+        deployment.client("iam").attach_role_policy(**change)
+    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").status_code == 200
 
 
 def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path: Path) -> None:
