@@ -162,6 +162,9 @@ load: $(LOAD) ## Load on any API, with a report: make load API=http://localhost:
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
 
+diagram: $(DEV) ## Draw docs/architecture.md from the templates
+	@.venv/bin/python -m scripts.diagram
+
 rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invoice
 	@.venv/bin/python -m scripts.rename "$(NAME)" "$(ENTITY)"
 
