@@ -312,7 +312,7 @@ class TestWhatGetsStuck:
         after = call(place)
         eventually(lambda: after in flow.receipts(), "the receipt of the order after it")
         eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
-        assert "order#torn unreadable: KeyError: 'id'" in dlq(capsys, "list", "--queue", "relay")[1]
+        assert "order#torn unreadable: " in dlq(capsys, "list", "--queue", "relay")[1]
 
         url = flow.aws.resources["RelayDeadLetterQueue"]
         [message] = flow.sqs.receive_message(QueueUrl=url)["Messages"]
