@@ -1,11 +1,15 @@
-"""A CloudFormation custom resource: which image, by digest, does a published function version run?
+"""Two CloudFormation custom resources, for what the templates cannot say.
 
-SAM builds and pushes the image for the functions; the Fargate tasks get the digest that this answers.
+`ImageVersion`: which image, by digest, does a published function version run? SAM builds and pushes the
+image for the functions; the Fargate tasks get the digest that this answers.
+`Configuration`: a fingerprint of the parameters' values, so that the functions are published anew when
+one of them changes.
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/crpg-ref.html
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import urllib.request
@@ -29,11 +33,22 @@ def handler(event: Mapping[str, Any], _context: object) -> None:
     }
     try:
         if event["RequestType"] != "Delete":
-            answer["Data"] = image_of(event["ResourceProperties"]["FunctionVersionArn"])
+            answer["Data"] = _data(event["ResourceProperties"])
     except Exception as error:
         answer |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
     print(json.dumps({"message": "answered", **answer}))  # noqa: T201  # the function's log
     _put(event["ResponseURL"], json.dumps(answer).encode())
+
+
+def _data(properties: Mapping[str, Any]) -> dict[str, str]:
+    if "Values" in properties:
+        return {"Fingerprint": fingerprint_of(properties["Values"])}
+    return image_of(properties["FunctionVersionArn"])
+
+
+def fingerprint_of(values: list[str]) -> str:
+    """Return a short text that differs whenever one of the values does."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def image_of(version_arn: str) -> dict[str, str]:

@@ -174,6 +174,20 @@ class TestOneApplication:
             if resource["Type"] == "AWS::Serverless::Function":
                 assert "Environment" not in resource["Properties"], name
 
+    def test_a_parameter_that_changes_publishes_the_functions_anew(self) -> None:
+        source = template()
+        used = set(mentions(source["Globals"]["Function"], "Ref"))
+        for text in mentions(source["Globals"]["Function"], "Fn::Sub"):
+            used |= set(re.findall(r"\$\{(\w+)\}", text))
+        followed = {each["Ref"] for each in source["Resources"]["Configuration"]["Properties"]["Values"]}
+        # An image is built for one architecture, so another one comes with another image.
+        assert followed == used & source["Parameters"].keys() - {"Architecture"}
+        fingerprint = {"Fn::GetAtt": ["Configuration", "Fingerprint"]}
+        for resource in source["Resources"].values():
+            if resource.get("Properties", {}).get("AutoPublishAlias"):
+                assert resource["Properties"]["VersionDescription"] == fingerprint
+                assert "${OriginSecretVersion}" in resource["Properties"]["Description"]["Fn::Sub"]
+
     def test_every_function_runs_the_one_image(self) -> None:
         functions = {
             name: each

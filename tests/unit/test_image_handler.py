@@ -94,3 +94,24 @@ def test_a_failure_is_answered_too(monkeypatch: pytest.MonkeyPatch, sent: list[R
 def test_a_registry_that_is_not_ecr() -> None:
     arn = image_handler.repository_arn("127.0.0.1:4566/orders:tag", VERSION)
     assert arn == "arn:aws:ecr:eu-west-1:111122223333:repository/orders"
+
+
+class TestConfiguration:
+    def fingerprint(self, monkeypatch: pytest.MonkeyPatch, sent: list[Request], *values: str) -> str:
+        sent.clear()
+        asked = {**event("Update"), "ResourceProperties": {"Values": list(values)}}
+        monkeypatch.setattr("boto3.client", lambda _: pytest.fail("nothing is asked of AWS"))
+        image_handler.handler(asked, None)
+        assert isinstance(sent[0].data, bytes)
+        answer = json.loads(sent[0].data)
+        assert answer["Status"] == "SUCCESS"
+        found: str = answer["Data"]["Fingerprint"]
+        return found
+
+    def test_it_differs_when_any_value_does(
+        self, monkeypatch: pytest.MonkeyPatch, sent: list[Request]
+    ) -> None:
+        configurations = [("1024", ""), ("2048", ""), ("", "1024"), ("1024", "https://issuer")]
+        found = {self.fingerprint(monkeypatch, sent, *values) for values in configurations}
+        assert len(found) == len(configurations)
+        assert self.fingerprint(monkeypatch, sent, "1024", "") in found
