@@ -58,7 +58,7 @@ help: ## List the commands
 setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
 
 run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000; AUTH=1 asks for tokens)
-	@$(MAKE) -j2 --no-print-directory $(RUN) $(LOCAL)
+	@$(MAKE) -s -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
 .PHONY: audit
