@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
@@ -98,6 +98,9 @@ class Operator:
         """Send the archived events of the window to the bus again; return whether all went."""
         events: Any = boto3.client("events")
         archive = events.describe_archive(ArchiveName=self._id("OrdersArchive"))
+        # The API takes whole seconds; cutting the end down to them would lose the last events.
+        start = start.replace(microsecond=0)
+        end = end.replace(microsecond=0) + timedelta(seconds=bool(end.microsecond))
         window = f"{start:%Y-%m-%d %H:%M:%S}Z to {end:%Y-%m-%d %H:%M:%S}Z"
         if not really:
             self._say(f"Would replay the events from {window}.")
