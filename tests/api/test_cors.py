@@ -1,0 +1,86 @@
+"""Pages of other origins: those listed may call the API, with a token in a header, never with cookies."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from tests.issuer import authenticator, bearer
+from tests.support import a_settings
+
+from orders.api.app import App, create_app
+from orders.service import OrderService
+from orders.settings import Settings
+
+OURS, EVIL = "https://console.test", "https://evil.test"
+NOT_OURS = [
+    EVIL,
+    "null",
+    "http://console.test",
+    "https://console.test.evil.test",
+    "https://console.test:8443",
+    "*",
+]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return a_settings(cors_origins=(OURS,))
+
+
+@pytest.fixture
+def app(service: OrderService, settings: Settings) -> App:
+    return create_app(service, settings, authenticator())
+
+
+def preflight(client: httpx.Client, origin: str, method: str, headers: str) -> httpx.Response:
+    asked = {
+        "origin": origin,
+        "access-control-request-method": method,
+        "access-control-request-headers": headers,
+    }
+    return client.options("/orders", headers=asked)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_listed_page_may_send_what_the_api_takes(client: httpx.Client, method: str) -> None:
+    answer = preflight(client, OURS, method, "authorization,content-type,idempotency-key,if-match")
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == OURS
+    assert method in answer.headers["access-control-allow-methods"]
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", NOT_OURS)
+def test_other_pages_may_not(client: httpx.Client, origin: str) -> None:
+    asked = preflight(client, origin, "POST", "authorization")
+    assert asked.status_code == 400
+    assert "access-control-allow-origin" not in asked.headers
+    answer = client.get("/orders", headers=bearer("alice") | {"origin": origin})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(("method", "header"), [("DELETE", "authorization"), ("POST", "x-made-up")])
+def test_what_the_api_does_not_take_is_refused(client: httpx.Client, method: str, header: str) -> None:
+    assert preflight(client, OURS, method, header).status_code == 400
+
+
+@pytest.mark.parametrize(("path", "status"), [("/orders", 401), ("/nope", 404), ("/orders?limit=0", 422)])
+def test_a_listed_page_can_read_refusals(client: httpx.Client, path: str, status: int) -> None:
+    token = {} if status == 401 else bearer("alice")
+    answer = client.get(path, headers=token | {"origin": OURS})
+    assert answer.status_code == status
+    assert answer.headers["access-control-allow-origin"] == OURS
+    assert answer.headers["vary"].lower() == "origin"
+
+
+class TestEveryone:
+    """Even if someone lists "*" by environment; the template's pattern takes no such origin."""
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return a_settings(cors_origins=("*",))
+
+    def test_never_goes_with_credentials(self, client: httpx.Client) -> None:
+        answer = client.get("/orders", headers={"origin": EVIL, "cookie": "a=b"})
+        assert "access-control-allow-credentials" not in answer.headers
+        assert "access-control-allow-credentials" not in preflight(client, EVIL, "GET", "cookie").headers
