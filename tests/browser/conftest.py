@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from localcloud.embedded import ROOT, embedded_aws
+from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
+from localcloud.issuer import AUDIENCE, Issuer
 from localcloud.run import application
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -24,14 +25,44 @@ _FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def site() -> Iterator[str]:
-    """What `make run` serves, on a fresh local AWS and a free port."""
+def aws() -> Iterator[EmbeddedAws]:
+    """A fresh local AWS."""
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    with embedded_aws(log=REPORTS / "aws.log") as aws:
+        yield aws
+
+
+@pytest.fixture(scope="session")
+def site(aws: EmbeddedAws) -> Iterator[str]:
+    """What `make run` serves, on a free port."""
+    port = _free_port()
+    with application(aws, port):
+        yield f"http://localhost:{port}"
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    """The issuer of `make run AUTH=1`, on a free port."""
+    issuer = Issuer(f"http://127.0.0.1:{_free_port()}")
+    server = issuer.serve()
+    yield issuer
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def guarded_site(aws: EmbeddedAws, issuer: Issuer) -> Iterator[str]:
+    """What `make run AUTH=1` serves."""
+    port = _free_port()
+    with application(aws, port, {"ORDERS_AUTH_ISSUER": issuer.url, "ORDERS_AUTH_AUDIENCE": AUDIENCE}):
+        yield f"http://localhost:{port}"
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    with embedded_aws(log=REPORTS / "aws.log") as aws, application(aws, port):
-        yield f"http://localhost:{port}"
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="session")

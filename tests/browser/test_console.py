@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from localcloud.issuer import Issuer
 from playwright.sync_api import Page, expect
 from tests.browser.conftest import Visit
 
@@ -146,36 +147,22 @@ def test_an_attachment_is_uploaded_and_listed(visit: Visit, a_file: Path) -> Non
     assert download.value.path().read_text() == a_file.read_text()
 
 
-def test_an_api_that_asks_for_a_token_gets_it(visit: Visit) -> None:
-    visit.expected_statuses = {401}
-    page = visit.page
-    seen: list[str | None] = []
-
-    def guarded(route) -> None:  # type: ignore[no-untyped-def]
-        authorization = route.request.headers.get("authorization")
-        seen.append(authorization)
-        if authorization == "Bearer right":
-            route.continue_()
-        else:
-            problem = {"title": "Not authenticated", "status": 401, "detail": "A token is needed."}
-            route.fulfill(status=401, json=problem, headers={"content-type": "application/problem+json"})
-
-    def about(route) -> None:  # type: ignore[no-untyped-def]
-        answer = route.fetch()
-        route.fulfill(response=answer, json={**answer.json(), "authentication": "jwt"})
-
-    page.route("**/orders**", guarded)
-    page.route(visit.site + "/", about)
-    visit.open()
+def test_an_api_that_asks_for_a_token_gets_it(visit: Visit, guarded_site: str, issuer: Issuer) -> None:
+    visit.expected_statuses = {401, 404}
+    visit.site = guarded_site
+    page = visit.open()
     token = page.get_by_label("Bearer token")
-    token.fill("wrong")
+    token.fill("nonsense")
     token.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("401")
+    expect(page.get_by_role("alert")).to_contain_text("Not authenticated (401)")
     visit.picture("token")
-    token.fill("right")
+    token.fill(issuer.token("ada"))
     token.press("Enter")
     expect(page.locator("#announcement")).to_have_text("The token is in use.")
-    assert seen[:2] == ["Bearer wrong", "Bearer right"]
+    place(page, "Ada Lovelace")
+    expect(page.locator("#orders tr")).to_have_count(1)  # her own, not those of the tests before
+    expect(page.get_by_role("link", name="Open receipt")).to_be_visible(timeout=30_000)
+    # The token is nowhere but in the page.
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
@@ -191,6 +178,10 @@ def test_everything_can_be_done_from_the_keyboard(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Place order")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#order-heading")).to_be_focused()
+    receipt = page.get_by_role("link", name="Open receipt")
+    expect(receipt).to_be_visible(timeout=30_000)
+    page.keyboard.press("Tab")
+    expect(receipt).to_be_focused()
     page.keyboard.press("Tab")
     expect(page.get_by_label("New status")).to_be_focused()
 

@@ -1,0 +1,106 @@
+"""The edge on the local AWS: the API and the console at one address, and origins that answer nobody else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urljoin
+
+import boto3
+import httpx
+import pytest
+from localcloud.cloud import client
+from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
+from scripts.publish_console import publish
+from scripts.switch import Stack
+
+pytestmark = [pytest.mark.xdist_group("edge"), pytest.mark.timeout(180)]
+
+
+class Edge:
+    """Both stacks, and the ways to call them."""
+
+    def __init__(self, aws: EmbeddedAws) -> None:
+        formation = client(aws.endpoint, "cloudformation")
+        values = {name: aws.outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
+        formation.create_stack(
+            StackName="edge",
+            TemplateBody=(ROOT / "edge/template.yaml").read_text(),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
+        )
+        waiter = formation.get_waiter("stack_create_complete")
+        waiter.wait(StackName="edge", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        self.stack = Stack("edge", pause_seconds=0.2)
+        self.orders = Stack("orders-local", pause_seconds=0.2)
+        headers = {"host": self.stack.outputs["DistributionDomain"], "x-forwarded-proto": "https"}
+        self.public = httpx.Client(base_url=aws.endpoint, headers=headers, timeout=60)
+        self.origin = httpx.Client(base_url=aws.outputs["LambdaApiUrl"], timeout=60)
+
+
+@pytest.fixture(scope="module")
+def edge() -> Iterator[Edge]:
+    with embedded_aws() as aws, pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.environ.items():
+            patch.setenv(name, value)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)  # a session of another test keeps its own credentials
+        edge = Edge(aws)
+        with edge.public, edge.origin:
+            yield edge
+
+
+def test_the_api_answers_at_the_edge(edge: Edge) -> None:
+    body = {"customer": "a", "product": "b", "quantity": 1}
+    placed = edge.public.post("/orders?ignored=1", json=body, headers={"idempotency-key": "edge-1"})
+    assert placed.status_code == 201
+    found = edge.public.get(placed.headers["location"], headers={"if-none-match": placed.headers["etag"]})
+    assert found.status_code == 304
+    assert edge.public.get("/").json()["runtime"] == "lambda"
+    assert edge.public.get("/orders", params={"limit": 1}).json()["items"] == [placed.json()]
+    assert edge.public.get("/orders/unknown").headers["content-type"] == "application/problem+json"
+
+
+def test_the_console_comes_from_its_private_bucket(edge: Edge) -> None:
+    outputs = edge.stack.outputs
+    assert publish(outputs["ConsoleBucketName"], outputs["DistributionId"]) >= 4
+    moved = edge.public.get("/console")
+    assert (moved.status_code, moved.headers["location"]) == (308, "/console/")
+    page = edge.public.get("/console/")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    links = re.findall(r'(?:src|href)="([^".][^":]*)"', page.text)
+    assert {"app.js", "style.css"} <= set(links)
+    for link in [each for each in links if not each.startswith("#")]:
+        answer = edge.public.get(urljoin("/console/", link))
+        assert answer.status_code == 200
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert edge.public.get("/console/nope.js").status_code in (403, 404)
+
+
+def test_the_origin_answers_the_edge_only_also_while_the_secret_changes(edge: Edge) -> None:
+    assert edge.origin.get("/orders").status_code == 200  # not closed yet
+    arn = edge.stack.outputs["OriginSecretArn"]
+    edge.orders.change(OriginSecretArn=arn)
+
+    def statuses() -> tuple[int, int, int]:
+        edged = edge.public.get("/orders").status_code
+        return edge.origin.get("/orders").status_code, edge.origin.get("/docs").status_code, edged
+
+    assert statuses() == (403, 403, 200)
+
+    secrets: Any = boto3.client("secretsmanager")
+    old = json.loads(secrets.get_secret_value(SecretId=arn)["SecretString"])["current"]
+    new = "n" * 48
+    version = secrets.put_secret_value(
+        SecretId=arn, SecretString=json.dumps({"current": new, "previous": old})
+    )["VersionId"]
+    assert statuses() == (403, 403, 200)  # nobody has looked yet
+    edge.orders.change(OriginSecretVersion=version)
+    assert statuses() == (403, 403, 200)  # the edge still sends the old one
+    edge.stack.change(OriginSecretVersion=version)
+    assert statuses() == (403, 403, 200)
+
+    def origin_with(secret: str) -> int:
+        return edge.origin.get("/orders", headers={"x-origin-secret": secret}).status_code
+
+    assert [origin_with(secret) for secret in (new, old, "none", "")] == [200, 200, 403, 403]
