@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from tests.api import hostile
 from tests.issuer import ISSUER, authenticator, bearer
+from tests.support import a_settings
 
 from orders.adapters.memory import MemoryDocumentStore
 from orders.api.app import create_app
@@ -303,3 +304,24 @@ def test_odd_header_values_break_nothing(send: Send, client: httpx.Client, name:
 def test_the_start_page_says_that_tokens_are_asked_for(client: httpx.Client) -> None:
     assert client.get("/").json()["authentication"] == "jwt"
     assert ISSUER.url not in client.get("/").text
+
+
+class TestLog:
+    """With every detail logged, still no credential is, and no customer."""
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return a_settings(debug_sample_percent=100, log_level="DEBUG")
+
+    def test_holds_no_credentials(self, send: Send, capsys: pytest.CaptureFixture[str]) -> None:
+        secret = {"idempotency-key": "S3CRET-key", "cookie": "S3CRET=1", "x-origin-secret": "S3CRET"}
+        for _, headers in hostile.bad_authorizations():
+            given = [("authorization", header.encode()) for header in headers]
+            send("POST", "/orders?customer=S3CRET", json=hostile.GOOD, headers=[*given, *secret.items()])
+        placed = hostile.GOOD | {"customer": "S3CRET"}
+        assert send("POST", "/orders", json=placed, headers=ALICE | secret).status_code == 201
+        send("POST", "/orders", json=placed | {"quantity": "S3CRET"}, headers=ALICE | secret)
+        log = capsys.readouterr().out
+        assert log.count('"message":"request"') > 50
+        assert "S3CRET" not in log
+        assert "eyJ" not in log  # how every token begins
