@@ -80,9 +80,10 @@ test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: test-browser
+CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
 test-browser: $(DEV) $(LOCAL) ## The console and /docs in a headless Chromium; pictures in reports/browser (CHROMIUM=path)
-	@command -v "$${CHROMIUM:-chromium}" >/dev/null || { echo "make test-browser needs Chromium: apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
-	.venv/bin/python -m pytest -m browser -n0 tests/browser $(ARGS)
+	@test -n "$(CHROMIUM)" || { echo "make test-browser needs Chromium or Chrome: apt-get install chromium, or CHROMIUM=path" >&2; exit 1; }
+	CHROMIUM="$(CHROMIUM)" .venv/bin/python -m pytest -m browser -n0 tests/browser $(ARGS)
 
 cloud-up: $(RUN) $(LOCAL) $(TOOLS) ## Both runtimes in containers by `sam deploy`, no account: make cloud-up RUNTIME=lambda|fargate
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud up "$(RUNTIME)"

@@ -137,6 +137,7 @@ locals {
           "logs:*",
           "s3:*Bucket*",
           "s3:*Configuration",
+          "secretsmanager:*",
           "sns:*",
           "sqs:*",
         ]
@@ -148,6 +149,7 @@ locals {
           "arn:${local.partition}:lambda:${local.here}:function:${var.service}-*",
           "arn:${local.partition}:logs:${local.here}:log-group:*${var.service}-*",
           "arn:${local.partition}:s3:::${var.service}-*",
+          "arn:${local.partition}:secretsmanager:${local.here}:secret:OriginSecret-*",
           "arn:${local.partition}:sns:${local.here}:${var.service}-*",
           "arn:${local.partition}:sqs:${local.here}:${var.service}-*",
         ]
@@ -160,6 +162,7 @@ locals {
           "apigateway:*",
           "application-autoscaling:*",
           "budgets:*",
+          "cloudfront:*",
           "cloudwatch:*",
           "codedeploy:*",
           "ec2:*Address*",
@@ -200,6 +203,7 @@ locals {
           "route53:GetChange",
           "route53:GetHostedZone",
           "route53:ListResourceRecordSets",
+          "secretsmanager:GetRandomPassword",
           "wafv2:*",
           "xray:*Group*",
           "xray:*Tag*",

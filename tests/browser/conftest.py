@@ -67,7 +67,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         env = {**os.environ, "HOME": home}
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS, env=env)
