@@ -30,6 +30,7 @@ from localcloud.embedded import REGION, ROOT, embedded_aws
 from tests.delivery.iam import allowed
 from tests.privileges import walk
 from tests.privileges.walk import Refused, Step, World
+from tests.template.templates import template
 
 from orders.settings import Settings
 
@@ -242,6 +243,14 @@ def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, 
         ],
     }
     return uses.get(resource, [])
+
+
+def test_every_role_of_the_template_is_walked() -> None:
+    kinds = {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
+    found = {name for name, each in template()["Resources"].items() if each["Type"] in kinds}
+    assert found - {"DeploymentRole"} == {
+        role.resource for role in ROLES
+    }  # CodeDeploy's, by AWS's own policy
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.resource)
