@@ -111,7 +111,7 @@ def _issuer() -> Iterator[dict[str, str]]:
         return
     from localcloud.issuer import AUDIENCE, HOME, Issuer  # needs the token library, `make run` alone does not
 
-    issuer = Issuer.load(ROOT / HOME)
+    issuer = Issuer.load(STATE / HOME.name)
     try:
         server = issuer.serve()
     except OSError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from localcloud.embedded import ROOT
+from localcloud.issuer import Issuer
 
 _BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
@@ -27,12 +28,13 @@ def port() -> int:
 
 
 @contextmanager
-def _running(port: int, state: Path) -> Iterator[subprocess.Popen[str]]:
+def _running(port: int, state: Path, **more: str) -> Iterator[subprocess.Popen[str]]:
     environ = {
         **os.environ,
         "PORT": str(port),
         "LOCALCLOUD_STATE": str(state),
         "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
+        **more,
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "localcloud.run"],
@@ -99,6 +101,21 @@ def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_pat
         assert "nothing to deploy" in output
         assert f"http://localhost:{port}/docs" in output
         assert _all_gone(pids)
+
+
+def test_with_auth_it_asks_for_tokens_of_its_own_issuer(port: int, tmp_path: Path) -> None:
+    api = f"http://127.0.0.1:{port}"
+    with _running(port, tmp_path, AUTH="1"):
+        _until_it_answers(port)
+        assert httpx.get(f"{api}/").json()["authentication"] == "jwt"
+        assert httpx.post(f"{api}/orders", json=_BODY).status_code == 401
+        issuer = Issuer.load(tmp_path / "issuer.json")  # as `make token` does
+        alice, bob = ({"authorization": f"Bearer {issuer.token(sub)}"} for sub in ("alice", "bob"))
+        placed = httpx.post(f"{api}/orders", json=_BODY, headers=alice)
+        assert placed.status_code == 201
+        order = f"{api}{placed.headers['location']}"
+        assert httpx.get(order, headers=alice).status_code == 200
+        assert httpx.get(order, headers=bob).status_code == 404
 
 
 def test_children_end_when_only_the_command_is_killed(port: int, tmp_path: Path) -> None:
