@@ -325,10 +325,10 @@ def main() -> None:
         began = time.monotonic()
         found[name] = measure(options.quick)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        results.mkdir(exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n")
     text = report.table(found, OURS, EVERYONE)
     print(text)
-    results.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
     (results / "results.md").write_text(text + "\n")
     (results / "results.svg").write_text(report.plot(found, OURS, EVERYONE))
 

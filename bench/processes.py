@@ -52,15 +52,15 @@ def run(arguments: list[str], endpoint: str, python: str = sys.executable) -> st
 
 @contextlib.contextmanager
 def started(
-    command: list[str], environ: dict[str, str], log: Path | None = None
+    command: list[str], environ: dict[str, str], stdout: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a process for the length of the block, in a group of its own; end the whole group after."""
-    with open(log or os.devnull, "w") as errors:
+    with open(os.devnull, "w") as errors:
         process = subprocess.Popen(
             command,
             env=environ,
             cwd=ROOT,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=errors,
             text=True,
             start_new_session=True,
@@ -78,7 +78,9 @@ def started(
 @contextlib.contextmanager
 def canned(delay_ms: int = 0) -> Iterator[str]:
     """Run the canned DynamoDB; give its URL."""
-    with started([sys.executable, "-m", "bench.canned", "0", str(delay_ms)], environment("")) as process:
+    with started(
+        [sys.executable, "-m", "bench.canned", "0", str(delay_ms)], environment(""), subprocess.PIPE
+    ) as process:
         assert process.stdout
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
 

@@ -93,7 +93,7 @@ def now() -> datetime:
 
 def timestamp(moment: datetime) -> str:
     """Format a UTC moment with a fixed width, so that text order is time order."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def new_order_id() -> str:

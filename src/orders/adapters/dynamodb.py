@@ -36,6 +36,7 @@ import uuid
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -301,11 +302,9 @@ class Partition:
 
 def merge(partitions: list[Partition], limit: int) -> tuple[list[Stored], list[Partition]]:
     """Return the newest `limit` + 1 items read, and the partitions that may hide newer ones."""
-    items = sorted(
-        (item for partition in partitions for item in partition.items),
-        key=lambda item: item.position.s,
-        reverse=True,
-    )[: limit + 1]
+    items = [item for partition in partitions for item in partition.items]
+    items.sort(key=attrgetter("position.s"), reverse=True)
+    del items[limit + 1 :]
     edge = items[-1].position.s if len(items) > limit else ""
     return items, [partition for partition in partitions if partition.depth > edge]
 

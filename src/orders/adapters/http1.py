@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionResetError("closed before use")
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
-        timer = loop.call_later(timeout, self._fail, TimeoutError("no answer in time"))
+        timer = loop.call_later(timeout, self._time_out)
         try:
             self._transport.write(request)
             return await self._waiting
@@ -78,6 +78,9 @@ class Connection(asyncio.Protocol):
         """Drop the connection at once."""
         self.reusable = False
         self._transport.abort()
+
+    def _time_out(self) -> None:
+        self._fail(TimeoutError("no answer in time"))
 
     def _fail(self, reason: Exception) -> None:
         self.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from hmac import compare_digest
+from itertools import chain
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -102,7 +103,7 @@ class RequestBoundary:
 
     def _within_bounds(self, scope: Scope) -> ASGIApp:
         """Return the application, or a refusal of what is too large or too much; liveness always passes."""
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADER_BYTES:
             detail = "The headers are too large."
             return problem(431, "Request Header Fields Too Large", detail, scope["path"])
         if self._in_flight > MAX_IN_FLIGHT and not scope["path"].endswith("/health"):
