@@ -73,6 +73,8 @@ def started(
                     os.killpg(process.pid, number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(5)
+            if process.stdout:
+                process.stdout.close()
 
 
 @contextlib.contextmanager
