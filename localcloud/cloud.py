@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from localcloud import engine
 from localcloud.embedded import LOCAL_PYTHON, ROOT, aws_environ
 
 STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local")) / "cloud"
@@ -125,7 +126,7 @@ def start(state: Path, *, auth: bool = False) -> str:
         return running
     state.mkdir(parents=True, exist_ok=True)
     command = [str(LOCAL_PYTHON), "-m", "localcloud.emulator", "--detached", "--state", str(state / "aws")]
-    gateway = _engine_gateway()
+    gateway = engine.gateway()
     if gateway:
         command += ["--also-bind", gateway]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_", "PYTHON"))}
@@ -169,17 +170,17 @@ def stop(state: Path) -> None:
     pid = _pid(state)
     if pid:
         _end(pid)
-    if endpoint and engine_problem() == "":
-        ours = _docker(
+    if endpoint and engine.problem() == "":
+        ours = engine.docker(
             "ps", "--all", "--quiet", "--filter", f"label=ministack.instance={_instance(endpoint)}"
         )
         if ours:
-            _docker("rm", "--force", "--volumes", *ours)
+            engine.docker("rm", "--force", "--volumes", *ours)
         registry = f"reference={endpoint.removeprefix('http://')}/*"
         for shape in ("{{.Repository}}:{{.Tag}}", "{{.Repository}}@{{.Digest}}"):
-            names = _docker("images", "--digests", "--filter", registry, "--format", shape)
+            names = engine.docker("images", "--digests", "--filter", registry, "--format", shape)
             for name in (n for n in names if "<none>" not in n):
-                _docker("rmi", name)
+                engine.docker("rmi", name)
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -214,7 +215,7 @@ def _lives(pid: int) -> bool:
 def containers(endpoint: str) -> list[str]:
     """Name the containers that the emulator at `endpoint` has: functions and tasks."""
     owner = f"label=ministack.instance={_instance(endpoint)}"
-    return _docker("ps", "--filter", owner, "--format", "{{.Names}} {{.Image}} {{.Status}}")
+    return engine.docker("ps", "--filter", owner, "--format", "{{.Names}} {{.Image}} {{.Status}}")
 
 
 def _instance(endpoint: str) -> str:
@@ -358,47 +359,10 @@ def _is_healthy(url: str) -> bool:
 # The container engine --------------------------------------------------------------------------------
 
 
-def engine_problem() -> str:
-    """Return why no container engine can be used, or nothing."""
-    try:
-        found = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)
-    except FileNotFoundError:
-        return "Docker is needed and there is no `docker` command; `make run` needs none"
-    except subprocess.TimeoutExpired:
-        return "the container engine does not answer"
-    return "" if found.returncode == 0 else "no container engine runs: start Docker and try again"
-
-
 def _require_engine() -> None:
-    problem = engine_problem()
+    problem = engine.problem()
     if problem:
         raise CannotDeploy(problem)
-
-
-def _docker(*arguments: str) -> list[str]:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
-
-
-def _engine_gateway() -> str:
-    """Return the host's address on the engine's network, when this machine has it (Linux).
-
-    Containers and programs outside reach it alike, so that presigned addresses work for both. Elsewhere
-    containers come by host.docker.internal to loopback.
-    """
-    import ipaddress
-    import socket
-
-    for network in _docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"):
-        for config in json.loads(network) or []:
-            gateway = config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
-            with socket.socket() as probe:
-                try:
-                    probe.bind((gateway, 0))
-                except OSError:
-                    continue
-            return str(gateway)
-    return ""
 
 
 def _runtime_interface_emulator(state: Path) -> Path:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 
-def engine_problem() -> str:
+def problem() -> str:
     """Return why no container engine can be used, or nothing."""
     try:
         found = subprocess.run(["docker", "version"], capture_output=True, timeout=20, check=False)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws
-from localcloud.engine import docker, engine_problem, gateway
+from localcloud.engine import docker, gateway, problem
 
 BUILD = ROOT / ".aws-sam" / "local"
 IMAGE = "orders-local:latest"
@@ -44,8 +44,8 @@ def main(runtime: str) -> int:
     try:
         if runtime not in doors:
             raise CannotServe("RUNTIME must be lambda or fargate: make local RUNTIME=fargate")
-        if problem := engine_problem():
-            raise CannotServe(problem)
+        if reason := problem():
+            raise CannotServe(reason)
         print("Starting the local AWS, building the image ...", flush=True)
         with embedded_aws(also_bind=gateway()) as aws, doors[runtime](aws, int(os.environ["PORT"])) as url:
             wait_until_healthy(url)
