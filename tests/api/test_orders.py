@@ -120,6 +120,11 @@ class TestGetOrder:
         response = client.get(f"/orders/{order['id']}", headers={"if-none-match": tag})
         assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
 
+    def test_a_header_sent_twice_is_one_list(self, client: httpx.Client) -> None:
+        order = place(client)
+        twice = [("if-none-match", '"7"'), ("if-none-match", '"1"')]
+        assert client.get(f"/orders/{order['id']}", headers=twice).status_code == 304
+
     def test_a_changed_one_is(self, client: httpx.Client) -> None:
         order = place(client)
         client.put(f"/orders/{order['id']}/status", json={"status": "shipped"})

@@ -58,6 +58,7 @@ class RequestBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _with_joined_headers(scope)
         if self._root_path:  # routes are found, and links made, under the prefix
             scope["root_path"] = self._root_path
         begun = time.perf_counter()
@@ -120,3 +121,15 @@ class RequestBoundary:
             return True
         given = [value for name, value in scope["headers"] if name == ORIGIN_SECRET_HEADER]
         return len(given) == 1 and any(compare_digest(given[0], secret) for secret in self._origin_secrets)
+
+
+def _with_joined_headers(scope: Scope) -> Scope:
+    """Make one list of a header that was sent several times, as the HTTP API does before Lambda sees it.
+
+    https://www.rfc-editor.org/rfc/rfc9110.html#section-5.3
+    """
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        joined[name] = joined[name] + b"," + value if name in joined else value
+    return scope if len(joined) == len(headers) else {**scope, "headers": list(joined.items())}
