@@ -11,7 +11,7 @@ from costs.model import Prices, Setup, Traffic, load_measured
 from costs.report import SIZES, page, plot, table, verdict
 
 ROOT = Path(__file__).parents[1]
-_MEASURED = Path(__file__).with_name("measured.toml")
+_MEASURED = ROOT / "bench" / "results" / "results.json"
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
     parser.add_argument("--requests", type=float, help="a month; default: three sizes")
     parser.add_argument("--region", default="us-east-1", help="a table of costs/prices.toml")
-    parser.add_argument("--measured", type=Path, default=_MEASURED, help="measured figures (TOML)")
+    parser.add_argument("--measured", type=Path, default=_MEASURED, help="what make bench wrote")
     parser.add_argument(
         "--peak-factor", type=float, default=Traffic.peak_factor, help="busiest rate over the mean"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -138,6 +139,30 @@ class TestBreakEven:
         assert break_even(Traffic(requests=0), Setup(), replace(MEASURED, server_cpu_ms=1000), PRICES) is None
 
 
+class TestMeasured:
+    def test_figures_of_a_bench_are_weighed_by_the_traffic(self, tmp_path: Path) -> None:
+        ours = {
+            "cold": {"cpu_ms": 300},
+            "warm": {"get": 1000, "post": 2000, "list": 5000},
+            "server": {"get_16": 1000, "post_16": 500, "list_16": 100},
+        }
+        found = {part: {"orders (this project)": figures} for part, figures in ours.items()}
+        machine = {"python": "3.13", "machine": "x86_64", "quick": False}
+        path = tmp_path / "results.json"
+        path.write_text(json.dumps(found | {"machine": machine}))
+        measured = load_measured(path)
+        # 70 % reads, 20 % writes, 10 % lists
+        assert measured.lambda_cpu_ms == pytest.approx(0.7 * 1 + 0.2 * 2 + 0.1 * 5)
+        assert measured.server_cpu_ms == pytest.approx(0.7 * 1 + 0.2 * 2 + 0.1 * 10)
+        assert measured.cold_start_cpu_ms == 300
+
+    def test_a_file_that_lacks_one_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.json"
+        path.write_text("{}")
+        with pytest.raises(ValueError, match="make bench writes it"):
+            load_measured(path)
+
+
 class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "word"),
@@ -149,7 +174,7 @@ class TestCommand:
             (["--requests", "-1"], "requests"),
             (["--requests", "nan"], "requests"),
             (["--peak-factor", "0.5"], "peak_factor"),
-            (["--measured", "nowhere.toml"], "nowhere.toml"),
+            (["--measured", "nowhere.json"], "nowhere.json"),
         ],
     )
     def test_bad_input_gets_one_line(
@@ -176,7 +201,7 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
     arguments: tuple[Any, ...] = (
         Traffic(requests=0),
         Setup(),
-        load_measured(ROOT / "costs/measured.toml"),
+        load_measured(ROOT / "bench/results/results.json"),
         PRICES,
     )
     assert (ROOT / "docs/costs.md").read_text() == page(*arguments), "run make cost"
