@@ -120,7 +120,7 @@ def _started(
             stdin=subprocess.PIPE,  # closing it ends the emulator, also when we are killed
             stdout=subprocess.PIPE,
             stderr=errors,
-            start_new_session=True,  # Ctrl-C is for us; we stop the emulator in order
+            start_new_session=True,  # Ctrl-C is for us; we stop the emulator
         )
     try:
         yield EmbeddedAws("", process)

@@ -127,7 +127,7 @@ def lambda_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for us; we stop it in order
+            start_new_session=True,  # Ctrl-C is for us; we stop it
         )
     try:
         yield f"http://127.0.0.1:{port}"

@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 # English that is not about the entity.
-_KEEP = re.compile(r"\b(?:in|out of|text|time|sort|reading|tab|any) order\b", re.IGNORECASE)
+_KEEP = re.compile(
+    r"\b(?:(?:out of|text|time|sort|reading|tab|any) order\b|in order(?= to\b|;|,| \(|\.(?=[\s\"]|$)))",
+    re.IGNORECASE,
+)
 # `order` as a word or a part of a name, with its article; not within border, recorder or OrderedDict.
 _WORD = re.compile(
     r"(?P<article>\b[Aa]n )?"

@@ -123,7 +123,7 @@ def bad_authorizations() -> Iterator[tuple[str, list[str]]]:
         "signature of zeros": f"{head}.{body}.{b64(bytes(256))}",
         "signature of another": f"{head}.{body}.{STRANGER.sign(claims()).split('.')[2]}",
         "other sub, old signature": f"{head}.{b64(claims(sub='bob'))}.{signature}",
-        "other scope, old signature": f"{head}.{b64(claims(scope='orders:admin orders:all'))}.{signature}",
+        "other scope, old signature": f"{head}.{b64(claims(scope='orders:admin'))}.{signature}",
         "other header, old signature": f"{b64({'alg': 'RS256', **kid, 'x': 1})}.{body}.{signature}",
         "header is a list": f"{b64(b'[]')}.{body}.{signature}",
         "header nested deep": f"{b64(b'[' * 5000)}.{body}.{signature}",

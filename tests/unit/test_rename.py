@@ -19,6 +19,10 @@ from scripts.rename import main, renamed
         ("AnOrder, anOrder", "AnInvoice, anInvoice"),
         ("border recorder ordering OrderedDict reorder", "border recorder ordering OrderedDict reorder"),
         ("in order to, out of order", "in order to, out of order"),
+        (
+            "for x in order: [y for y in order] in order.z",
+            "for x in invoice: [y for y in invoice] in invoice.z",
+        ),
         ("def f(order: Order) -> None: the order.", "def f(invoice: Invoice) -> None: the invoice."),
     ],
 )
