@@ -121,7 +121,8 @@ def _pinned(body: str, repository: str) -> list[str]:
 
 
 def _sam(*words: str) -> None:
-    environ = {**os.environ, "SAM_CLI_TELEMETRY": "0"}
+    # Lambda refuses an image whose index holds attestations, which newer builders add unasked.
+    environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     try:
         done = subprocess.run([str(SAM), *words], cwd=ROOT, env=environ, timeout=_BUILD_SECONDS)
     except FileNotFoundError:
