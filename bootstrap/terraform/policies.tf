@@ -80,8 +80,9 @@ locals {
         Action = [
           "logs:CreateLogGroup",
           "logs:CreateLogStream",
-          "logs:PutLogEvents",
+          "logs:DescribeLogGroups",
           "logs:DescribeLogStreams",
+          "logs:PutLogEvents",
         ]
         Resource = [
           "arn:${local.partition}:logs:${local.here}:log-group:*",
@@ -137,6 +138,7 @@ locals {
           "logs:*",
           "s3:*Bucket*",
           "s3:*Configuration",
+          "s3:*Tag*Resource",
           "secretsmanager:*",
           "sns:*",
           "sqs:*",
@@ -191,9 +193,13 @@ locals {
           "kms:UntagResource",
           "kms:UpdateKeyDescription",
           "kms:EnableKey",
-          "kms:GenerateDataKey",
           "kms:Decrypt",
+          "kms:Encrypt",
+          "kms:GenerateDataKey*",
+          "kms:ReEncrypt*",
+          "kms:RevokeGrant",
           "lambda:*EventSourceMapping*",
+          "lambda:*Tag*",
           "logs:*LogDelivery*",
           "logs:*QueryDefinition*",
           "logs:*ResourcePolicy",

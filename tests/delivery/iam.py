@@ -36,15 +36,16 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _like(pattern: str, value: str) -> bool:
+def like(pattern: str, value: str) -> bool:
+    """Tell whether a pattern with * and ? covers the value."""
     regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
     return re.fullmatch(regex, value, re.DOTALL) is not None
 
 
 def _matches(statement: Statement, action: str, resource: str, context: Mapping[str, str]) -> bool:
     return (
-        any(_like(p.lower(), action.lower()) for p in _listed(statement["Action"]))
-        and any(_like(p, resource) for p in _listed(statement.get("Resource", "*")))
+        any(like(p.lower(), action.lower()) for p in _listed(statement["Action"]))
+        and any(like(p, resource) for p in _listed(statement.get("Resource", "*")))
         and _conditions_hold(statement.get("Condition", {}), context)
     )
 
@@ -67,5 +68,5 @@ def _holds(operator: str, wanted: list[str], value: str | None) -> bool:
     ):
         return value in wanted
     if operator in ("StringLike", "ArnLike", "ArnEquals"):
-        return value is not None and any(_like(w, value) for w in wanted)
+        return value is not None and any(like(w, value) for w in wanted)
     raise NotImplementedError(operator)

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from cfnlint.decode import cfn_yaml
-from tests.delivery.conftest import ROOT, Bootstrap
-from tests.delivery.iam import allowed, trusts
+from localcloud.embedded import EmbeddedAws
+from scripts.delivery.stack import load_template
+from tests.delivery.conftest import ROOT, Bootstrap, client
+from tests.delivery.iam import allowed, like, trusts
 
 pytestmark = pytest.mark.xdist_group("bootstrap")  # one emulator and one Terraform run for all of it
 
@@ -353,3 +355,182 @@ def test_the_template_keeps_its_artefacts() -> None:
     for name in ("ArtifactBucket", "ImageRepository"):
         assert template["Resources"][name]["DeletionPolicy"] == "Retain"
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
+
+
+# For each type in our templates (and what SAM makes of them) a call that making it takes, and on what:
+# {} is a name that CloudFormation makes from the stack's, * what AWS names.
+TYPES = {
+    "AWS::ApiGatewayV2::Api": ("apigateway:POST", "*"),
+    "AWS::ApiGatewayV2::ApiMapping": ("apigateway:POST", "*"),
+    "AWS::ApiGatewayV2::DomainName": ("apigateway:POST", "*"),
+    "AWS::ApiGatewayV2::Stage": ("apigateway:POST", "*"),
+    "AWS::ApplicationAutoScaling::ScalableTarget": ("application-autoscaling:RegisterScalableTarget", "*"),
+    "AWS::ApplicationAutoScaling::ScalingPolicy": ("application-autoscaling:PutScalingPolicy", "*"),
+    "AWS::CloudFormation::CustomResource": ("lambda:InvokeFunction", "arn:aws:lambda:{}:function:{}"),
+    "AWS::CloudFormation::Stack": ("cloudformation:CreateStack", "arn:aws:cloudformation:{}:stack/{}/1"),
+    "AWS::CloudWatch::Alarm": ("cloudwatch:PutMetricAlarm", "*"),
+    "AWS::CloudWatch::AnomalyDetector": ("cloudwatch:PutAnomalyDetector", "*"),
+    "AWS::CloudWatch::CompositeAlarm": ("cloudwatch:PutCompositeAlarm", "*"),
+    "AWS::CloudWatch::Dashboard": ("cloudwatch:PutDashboard", "*"),
+    "AWS::CodeDeploy::Application": ("codedeploy:CreateApplication", "*"),
+    "AWS::CodeDeploy::DeploymentGroup": ("codedeploy:CreateDeploymentGroup", "*"),
+    "AWS::DynamoDB::Table": ("dynamodb:UpdateContinuousBackups", "arn:aws:dynamodb:{}:table/{}"),
+    "AWS::EC2::EIP": ("ec2:AllocateAddress", "*"),
+    "AWS::EC2::FlowLog": ("ec2:CreateFlowLogs", "*"),
+    "AWS::EC2::InternetGateway": ("ec2:CreateInternetGateway", "*"),
+    "AWS::EC2::NatGateway": ("ec2:CreateNatGateway", "*"),
+    "AWS::EC2::Route": ("ec2:CreateRoute", "*"),
+    "AWS::EC2::RouteTable": ("ec2:CreateRouteTable", "*"),
+    "AWS::EC2::SecurityGroup": ("ec2:CreateSecurityGroup", "*"),
+    "AWS::EC2::SecurityGroupEgress": ("ec2:AuthorizeSecurityGroupEgress", "*"),
+    "AWS::EC2::SecurityGroupIngress": ("ec2:AuthorizeSecurityGroupIngress", "*"),
+    "AWS::EC2::Subnet": ("ec2:CreateSubnet", "*"),
+    "AWS::EC2::SubnetRouteTableAssociation": ("ec2:AssociateRouteTable", "*"),
+    "AWS::EC2::VPC": ("ec2:ModifyVpcAttribute", "*"),
+    "AWS::EC2::VPCEndpoint": ("ec2:CreateVpcEndpoint", "*"),
+    "AWS::EC2::VPCGatewayAttachment": ("ec2:AttachInternetGateway", "*"),
+    "AWS::ECS::Cluster": ("ecs:CreateCluster", "*"),
+    "AWS::ECS::ClusterCapacityProviderAssociations": ("ecs:PutClusterCapacityProviders", "*"),
+    "AWS::ECS::Service": ("ecs:CreateService", "*"),
+    "AWS::ECS::TaskDefinition": ("ecs:RegisterTaskDefinition", "*"),
+    "AWS::ElasticLoadBalancingV2::Listener": ("elasticloadbalancing:CreateListener", "*"),
+    "AWS::ElasticLoadBalancingV2::ListenerRule": ("elasticloadbalancing:CreateRule", "*"),
+    "AWS::ElasticLoadBalancingV2::LoadBalancer": ("elasticloadbalancing:CreateLoadBalancer", "*"),
+    "AWS::ElasticLoadBalancingV2::TargetGroup": ("elasticloadbalancing:CreateTargetGroup", "*"),
+    "AWS::Events::Archive": ("events:CreateArchive", "arn:aws:events:{}:archive/OrdersArchive-1"),
+    "AWS::Events::EventBus": ("events:CreateEventBus", "arn:aws:events:{}:event-bus/{}"),
+    "AWS::Events::Rule": ("events:PutRule", "arn:aws:events:{}:rule/{}/rule"),
+    "AWS::IAM::ManagedPolicy": ("iam:CreatePolicy", "arn:aws:iam::{}:policy/{}"),
+    "AWS::IAM::Role": ("iam:CreateRole", "arn:aws:iam::{}:role/{}"),
+    "AWS::KMS::Alias": ("kms:CreateAlias", "*"),
+    "AWS::KMS::Key": ("kms:CreateKey", "*"),
+    "AWS::Lambda::Alias": ("lambda:CreateAlias", "arn:aws:lambda:{}:function:{}:live"),
+    "AWS::Lambda::EventSourceMapping": ("lambda:CreateEventSourceMapping", "*"),
+    "AWS::Lambda::Function": ("lambda:CreateFunction", "arn:aws:lambda:{}:function:{}"),
+    "AWS::Lambda::Permission": ("lambda:AddPermission", "arn:aws:lambda:{}:function:{}"),
+    "AWS::Lambda::Version": ("lambda:PublishVersion", "arn:aws:lambda:{}:function:{}"),
+    "AWS::Logs::LogGroup": ("logs:CreateLogGroup", "arn:aws:logs:{}:log-group:/aws/vendedlogs/{}/http-api"),
+    "AWS::Logs::MetricFilter": ("logs:PutMetricFilter", "arn:aws:logs:{}:log-group:/{}/api"),
+    "AWS::Logs::QueryDefinition": ("logs:PutQueryDefinition", "*"),
+    "AWS::Logs::ResourcePolicy": ("logs:PutResourcePolicy", "*"),
+    "AWS::Route53::RecordSet": ("route53:ChangeResourceRecordSets", "*"),
+    "AWS::S3::Bucket": ("s3:PutLifecycleConfiguration", "arn:aws:s3:::{}"),
+    "AWS::S3::BucketPolicy": ("s3:PutBucketPolicy", "arn:aws:s3:::{}"),
+    "AWS::SNS::Subscription": ("sns:Subscribe", "arn:aws:sns:{}:{}"),
+    "AWS::SNS::Topic": ("sns:CreateTopic", "arn:aws:sns:{}:{}"),
+    "AWS::SNS::TopicPolicy": ("sns:SetTopicAttributes", "arn:aws:sns:{}:{}"),
+    "AWS::SQS::Queue": ("sqs:CreateQueue", "arn:aws:sqs:{}:{}"),
+    "AWS::SQS::QueuePolicy": ("sqs:SetQueueAttributes", "arn:aws:sqs:{}:{}"),
+    "AWS::WAFv2::WebACL": ("wafv2:CreateWebACL", "*"),
+    "AWS::WAFv2::WebACLAssociation": ("wafv2:AssociateWebACL", "*"),
+    "AWS::WAFv2::LoggingConfiguration": ("wafv2:PutLoggingConfiguration", "*"),
+    "AWS::XRay::Group": ("xray:CreateGroup", "*"),
+}
+BY_SAM = {
+    "AWS::Serverless::Function": [
+        *("Lambda::Function", "Lambda::Version", "Lambda::Alias", "Lambda::Permission"),
+        *("Lambda::EventSourceMapping", "CodeDeploy::Application", "CodeDeploy::DeploymentGroup"),
+    ],
+    "AWS::Serverless::HttpApi": ["ApiGatewayV2::Api", "ApiGatewayV2::Stage"],
+}
+STACK_TEMPLATES = [
+    ROOT / "template.yaml",
+    *sorted(ROOT.glob("fargate/*.yaml")),
+    *sorted(ROOT.glob("monitoring/*.yaml")),
+]
+
+
+def _types() -> set[str]:
+    found: set[str] = set()
+    for path in STACK_TEMPLATES:
+        for resource in load_template(path.read_text())["Resources"].values():
+            kind = (
+                "AWS::CloudFormation::CustomResource"
+                if resource["Type"].startswith("Custom::")
+                else resource["Type"]
+            )
+            found |= {f"AWS::{each}" for each in BY_SAM[kind]} if kind in BY_SAM else {kind}
+    return found
+
+
+class TestCoverage:
+    """The bootstrap keeps up with the templates."""
+
+    @pytest.mark.parametrize("kind", sorted(_types()))
+    def test_cloudformation_may_make_each_type(self, by_cloudformation: Bootstrap, kind: str) -> None:
+        assert kind in TYPES, f"say in TYPES what making {kind} takes, and allow it in bootstrap/"
+        action, resource = TYPES[kind]
+        if resource.startswith("arn:aws:s3"):
+            resource = resource.format("orders-dev-documents-1")
+        elif resource != "*":
+            where = (
+                by_cloudformation.account if ":iam:" in resource else f"{REGION}:{by_cloudformation.account}"
+            )
+            resource = resource.format(where, "orders-dev-Resource-1")
+        context = {
+            "aws:RequestedRegion": REGION,
+            "iam:PermissionsBoundary": by_cloudformation.boundary_arn,
+        }
+        assert allowed(by_cloudformation.statements("execution"), action, resource, **context), (
+            action,
+            resource,
+        )
+
+    def test_every_role_is_made_inside_the_boundary(self) -> None:
+        for path in STACK_TEMPLATES:
+            resources = load_template(path.read_text())["Resources"]
+            for name, resource in resources.items():
+                if resource["Type"] == "AWS::IAM::Role":
+                    assert resource["Properties"]["PermissionsBoundary"][0] == "HasBoundary", (path, name)
+                if resource["Type"] == "AWS::Serverless::Function":  # SAM's own role would have none
+                    assert resource["Properties"]["Role"], (path, name)
+                    preference = resource["Properties"].get("DeploymentPreference")
+                    assert preference is None or preference["Role"], (path, name)
+
+    def test_what_the_roles_ask_for_lies_inside_the_boundary(
+        self, by_cloudformation: Bootstrap, aws: EmbeddedAws
+    ) -> None:
+        """As deployed: every statement of every role, its own resources held against the boundary's."""
+        iam = client(aws.endpoint, "000000000000", "iam")
+        boundary = json.dumps(by_cloudformation.managed(by_cloudformation.boundary_arn)["Statement"])
+        fence = json.loads(boundary.replace(by_cloudformation.account, "000000000000"))
+        roles = [
+            r["RoleName"] for r in iam.list_roles()["Roles"] if r["RoleName"].startswith("orders-local-")
+        ]
+        assert len(roles) >= 4
+        for role in roles:
+            for statement in _statements(iam, role):
+                for action in _list(statement["Action"]):
+                    for resource in _list(statement["Resource"]):
+                        assert allowed(fence, action, resource), f"{role}: {action} on {resource}"
+
+    def test_what_fargate_roles_ask_for_lies_inside_the_boundary(self, by_cloudformation: Bootstrap) -> None:
+        fence = by_cloudformation.managed(by_cloudformation.boundary_arn)["Statement"]
+        patterns = [p for s in fence for p in _list(s["Action"])]
+        asked = set()
+        for path in STACK_TEMPLATES[1:]:
+            for resource in load_template(path.read_text())["Resources"].values():
+                for policy in resource.get("Properties", {}).get("Policies", []):
+                    asked |= {a for s in policy["PolicyDocument"]["Statement"] for a in _list(s["Action"])}
+        assert asked
+        assert {a for a in asked if not any(like(p, a) for p in patterns)} == set()
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _statements(iam: Any, role: str) -> list[dict[str, Any]]:
+    documents = [
+        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    ]
+    for attached in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
+        if ":aws:policy/" not in attached["PolicyArn"]:
+            version = iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["DefaultVersionId"]
+            found = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId=version)[
+                "PolicyVersion"
+            ]
+            document = found["Document"]
+            documents.append(json.loads(document) if isinstance(document, str) else document)
+    return [s for document in documents for s in document["Statement"] if s["Effect"] == "Allow"]

@@ -382,3 +382,22 @@ def test_results_are_handed_to_the_workflow(
 def test_without_a_bootstrap_it_says_what_to_do(bare_aws: EmbeddedAws) -> None:
     with pytest.raises(DeliveryError, match="make bootstrap"):
         Delivery(Session(bare_aws.endpoint), {}).package("dev", force=False)
+
+
+def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
+    bare_aws: EmbeddedAws, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
+    # The emulator has no AWS::IAM::OIDCProvider, so it is given one.
+    provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
+    parameters = ["Repository=acme/orders", f"OidcProviderArn={provider}"]
+    with pytest.raises(DeliveryError, match="Repository="):
+        delivery.bootstrap([])
+    delivery.bootstrap(parameters)
+    assert "DevRoleArn: arn:aws:iam::" in capsys.readouterr().out
+    delivery.bootstrap(parameters)
+    assert "nothing to change" in capsys.readouterr().out
+    artifacts = delivery.artifacts("dev")
+    assert artifacts.bucket.startswith("orders-bootstrap-")
+    assert "imagerepository" in artifacts.repository
+    delivery.stack("orders-bootstrap").delete()
