@@ -58,6 +58,7 @@ class RequestBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        header_bytes = sum(map(len, chain.from_iterable(scope["headers"])))
         scope = _with_joined_headers(scope)
         if self._root_path:  # routes are found, and links made, under the prefix
             scope["root_path"] = self._root_path
@@ -90,7 +91,7 @@ class RequestBoundary:
 
         self._in_flight += 1
         try:
-            await self._within_bounds(scope)(scope, bounded_receive, send_with_headers)
+            await self._within_bounds(scope, header_bytes)(scope, bounded_receive, send_with_headers)
         except Exception as error:  # the outermost handler: the caller learns nothing of what went wrong
             _log.exception("unhandled error")
             work.fields["error"] = type(error).__name__
@@ -102,9 +103,9 @@ class RequestBoundary:
             self._in_flight -= 1
             request_log.end(self._telemetry, work, scope, status or 500, answered, begun)
 
-    def _within_bounds(self, scope: Scope) -> ASGIApp:
+    def _within_bounds(self, scope: Scope, header_bytes: int) -> ASGIApp:
         """Return the application, or a refusal of what is too large or too much; liveness always passes."""
-        if sum(map(len, chain.from_iterable(scope["headers"]))) > MAX_HEADER_BYTES:
+        if header_bytes > MAX_HEADER_BYTES:
             detail = "The headers are too large."
             return problem(431, "Request Header Fields Too Large", detail, scope["path"])
         if self._in_flight > MAX_IN_FLIGHT and not scope["path"].endswith("/health"):
