@@ -94,6 +94,11 @@ cloud-down: ## Remove what cloud-up made: containers, images, data
 cloud-status: ## What cloud-up has running
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud status
 
+test-rename: $(DEV) $(LOCAL) $(TOOLS) ## Rename a clone of the last commit, and run its make check and make test
+	@clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone" && \
+	  for each in .venv .venv-local .venv-tools; do ln -s "$$(realpath $$each)" "$$clone/$$each"; done && cd "$$clone" && \
+	  $(MAKE) rename NAME=invoices ENTITY=invoice && $(MAKE) check && $(MAKE) test
+
 test-cloud: $(DEV) $(LOCAL) $(TOOLS) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)
