@@ -178,6 +178,9 @@ rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invo
 dlq: $(RUN) ## What got stuck in the dead-letter queues; redrive and replay (ARGS="--help")
 	@.venv/bin/python -m scripts.dlq $(ARGS)
 
+restore: $(RUN) ## Bring back orders as they were: make restore STACK=orders-prod TO=2026-11-22T10:00:00Z ARGS=--yes
+	@.venv/bin/python -m scripts.restore --stack "$(STACK)" --to "$(TO)" $(ARGS)
+
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .

@@ -1,0 +1,171 @@
+"""`make restore STACK=orders-prod TO=2026-11-22T10:00:00Z`: bring back orders as they were at a moment.
+
+DynamoDB restores a moment of the last 35 days into a new table. This makes that table, compares it with
+the live one order by order, and says what it would do; with --yes it puts back the orders that are gone, and
+with --overwrite those that differ too. The live table stays the stack's; the new one is deleted at the end.
+Orders placed since are never touched. An event that goes out again has its old id, so consumers drop it.
+
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/PointInTimeRecovery_Howitworks.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+# A restore takes minutes to hours, by the table's size.
+_POLL_SECONDS = 10.0
+_WAIT_SECONDS = 6 * 3600
+_BATCH = 100  # keys of one BatchGetItem
+
+Item = dict[str, Any]
+Say = Callable[[str], None]
+
+
+class CannotRestore(Exception):
+    """Why not, in one line."""
+
+
+@dataclass
+class Outcome:
+    """How many orders of the moment are in the live table as they were, differ, or are gone."""
+
+    same: int = 0
+    different: int = 0
+    gone: int = 0
+    written: int = 0
+
+
+def put_back(table: str, then: str, *, write: bool, overwrite: bool, say: Say) -> Outcome:
+    """Compare `table` with `then`, and put back from it what `write` and `overwrite` allow."""
+    dynamodb = boto3.client("dynamodb")
+    outcome = Outcome()
+    for batch in _batches(dynamodb, then):
+        live = _live(dynamodb, table, batch)
+        for item in batch:
+            now = live.get(item["pk"]["S"])
+            if now == item:
+                outcome.same += 1
+                continue
+            if now is None:
+                outcome.gone += 1
+            else:
+                outcome.different += 1
+            if write and (now is None or overwrite):
+                outcome.written += _put(dynamodb, table, item, now)
+        seen = outcome.same + outcome.different + outcome.gone
+        say(f"{seen} orders compared: {outcome.gone} gone, {outcome.different} different")
+    return outcome
+
+
+@contextmanager
+def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:
+    """Make the table as it was at the moment, and delete it at the end; yields its name."""
+    dynamodb = boto3.client("dynamodb")
+    then = f"{table[:220]}-at-{moment:%Y%m%dT%H%M%SZ}"
+    say(f"Restoring {table} as of {moment:%Y-%m-%d %H:%M:%S} UTC into {then} ...")
+    dynamodb.restore_table_to_point_in_time(
+        SourceTableName=table, TargetTableName=then, RestoreDateTime=moment, GlobalSecondaryIndexOverride=[]
+    )
+    try:
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while (status := dynamodb.describe_table(TableName=then)["Table"]["TableStatus"]) != "ACTIVE":
+            if time.monotonic() > deadline:
+                raise CannotRestore(f"{then} is still {status} after {_WAIT_SECONDS // 3600} hours")
+            say(f"{then} is {status} ...")
+            time.sleep(poll_seconds)
+        yield then
+    finally:
+        dynamodb.delete_table(TableName=then)
+
+
+def _batches(dynamodb: Any, table: str) -> Iterator[list[Item]]:
+    """Yield every item of the restored table, which nobody else reads or writes."""
+    for page in dynamodb.get_paginator("scan").paginate(
+        TableName=table, PaginationConfig={"PageSize": _BATCH}
+    ):
+        if page["Items"]:
+            yield page["Items"]
+
+
+def _live(dynamodb: Any, table: str, items: list[Item]) -> dict[str, Item]:
+    """Return the live items of the same keys."""
+    found: dict[str, Item] = {}
+    asked = {table: {"Keys": [{"pk": item["pk"]} for item in items], "ConsistentRead": True}}
+    for _ in range(20):
+        answer = dynamodb.batch_get_item(RequestItems=asked)
+        found |= {item["pk"]["S"]: item for item in answer["Responses"][table]}
+        asked = answer.get("UnprocessedKeys") or {}
+        if not asked:
+            return found
+        time.sleep(1)
+    raise CannotRestore(f"{table} goes on refusing reads; try again when it has less to do")
+
+
+def _put(dynamodb: Any, table: str, item: Item, now: Item | None) -> int:
+    """Put the item unless the live one has moved on since it was compared; return how many were put."""
+    condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
+    if now is not None:
+        condition = {
+            "ConditionExpression": "write_id = :seen",
+            "ExpressionAttributeValues": {":seen": now["write_id"]},
+        }
+    try:
+        dynamodb.put_item(TableName=table, Item=item, **condition)
+    except dynamodb.exceptions.ConditionalCheckFailedException:
+        return 0
+    return 1
+
+
+def table_of(stack: str) -> str:
+    """Return the stack's table. Raises `CannotRestore`."""
+    described = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+    for output in described.get("Outputs", []):
+        if output["OutputKey"] == "OrdersTableName":
+            return str(output["OutputValue"])
+    raise CannotRestore(f"stack {stack} has no output OrdersTableName")
+
+
+def main(argv: list[str]) -> int:
+    """Restore, or say what that would do."""
+    parser = argparse.ArgumentParser(prog="make restore", description=__doc__)
+    parser.add_argument("--stack", required=True)
+    parser.add_argument("--to", required=True, help="the moment, as 2026-11-22T10:00:00Z")
+    parser.add_argument("--yes", action="store_true", help="put back the orders that are gone")
+    parser.add_argument("--overwrite", action="store_true", help="with --yes: the orders that differ, too")
+    asked = parser.parse_args(argv)
+    try:
+        moment = datetime.fromisoformat(asked.to)
+        if moment.tzinfo is None:
+            raise CannotRestore(f"--to needs a zone, as in {asked.to}Z")
+        moment = moment.astimezone(UTC)
+        if moment > datetime.now(UTC):
+            raise CannotRestore("--to lies in the future")
+        table = table_of(asked.stack)
+        with table_at(table, moment, _say) as then:
+            outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=_say)
+    except (CannotRestore, ValueError, ClientError, BotoCoreError) as why:
+        print(f"make restore: {why}", file=sys.stderr)
+        return 1
+    print(f"{outcome.same} orders are as they were, {outcome.gone} were gone, {outcome.different} differ.")
+    print(
+        f"{outcome.written} put back." if asked.yes else "Nothing was changed; --yes puts back what is gone."
+    )
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
