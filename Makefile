@@ -7,6 +7,7 @@ PORT ?= 8000
 API ?= http://localhost:8000
 USERS ?= 64
 SECONDS ?= 60
+RAMP ?= $(USERS)
 AUTH ?= 0
 SUB ?= alice
 SCOPES ?= orders:read orders:write
@@ -99,7 +100,7 @@ test-rename: $(DEV) $(LOCAL) $(TOOLS) ## Rename a clone of the last commit, and 
 	  for each in .venv .venv-local .venv-tools; do ln -s "$$(realpath $$each)" "$$clone/$$each"; done && cd "$$clone" && \
 	  $(MAKE) rename NAME=invoices ENTITY=invoice && $(MAKE) check && $(MAKE) test
 
-test-cloud: $(DEV) $(LOCAL) $(TOOLS) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
+test-cloud: $(DEV) $(LOCAL) $(TOOLS) $(LOAD) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)
 
@@ -162,8 +163,8 @@ faults: $(DEV) $(LOCAL) ## The fault suite: ROUNDS rounds from SEED (default: on
 
 load: $(LOAD) ## Load on any API, with a report: make load API=http://localhost:8000 USERS=64 SECONDS=60 (TOKEN=...)
 	@mkdir -p reports
-	.venv-load/bin/locust --locustfile load/locustfile.py --headless --only-summary --host "$(API)" --users $(USERS) \
-	  --spawn-rate $(USERS) --run-time $(SECONDS)s --html reports/load.html --csv reports/load
+	.venv-load/bin/locust --locustfile load/locustfile.py --headless --only-summary --host '$(value API)' --users $(USERS) \
+	  --spawn-rate $(RAMP) --run-time $(SECONDS)s --html reports/load.html --csv reports/load
 
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
