@@ -98,7 +98,7 @@ def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Embed
             assert calls() == ["GetItem", f"GET /{aws.outputs['DocumentsBucketName']}"]
 
             assert (await client.get("/orders")).status_code == 200
-            # One for each shard of the list; the first cursor of a process asks KMS for the key that seals it.
+            # One for each shard of the list; a process's first cursor asks KMS for the key that seals it.
             assert calls() in (["Query"] * 4, ["Query"] * 4 + ["GenerateMac"])
             assert (await client.get("/orders")).status_code == 200
             assert calls() == ["Query"] * 4
