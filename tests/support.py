@@ -43,7 +43,7 @@ def an_order(**changes: Any) -> Order:
         created_at=moment,
         updated_at=moment,
     )
-    return replace(order, **changes)
+    return order._replace(**changes)
 
 
 def a_record(new: Order, old: Order | None = None, *, sequence: str = "1", **written: str) -> dict[str, Any]:

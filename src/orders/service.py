@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from orders import cursor
 from orders.domain import (
@@ -171,4 +171,4 @@ class OrderService:
 
 def _as_first_placed(order: Order) -> Order:
     """Return the order as its first answer showed it, whatever has happened to it since."""
-    return replace(order, status=OrderStatus.PENDING, version=1, updated_at=order.created_at)
+    return order._replace(status=OrderStatus.PENDING, version=1, updated_at=order.created_at)

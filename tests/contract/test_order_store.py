@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -39,7 +38,7 @@ class TestPlace:
     def test_the_first_one_stays(self, store: OrderStore, run: Run) -> None:
         async def case() -> None:
             first = await place(store)
-            again = await store.place(replace(first, quantity=99), "other")
+            again = await store.place(first._replace(quantity=99), "other")
             assert (again.order, again.created, again.fingerprint) == (first, False, "f")
             assert await store.get(first.id) == first
 
@@ -73,7 +72,7 @@ class TestChangeStatus:
             change = await store.change_status(
                 order.id, OrderStatus.SHIPPED, sources=sources_of(OrderStatus.SHIPPED), at=at
             )
-            expected = replace(order, status=OrderStatus.SHIPPED, version=2, updated_at=at)
+            expected = order._replace(status=OrderStatus.SHIPPED, version=2, updated_at=at)
             assert change.changed
             assert change.order == expected
             assert await store.get(order.id) == expected

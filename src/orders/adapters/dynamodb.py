@@ -73,8 +73,8 @@ class Status(msgspec.Struct, gc=False, rename="upper"):
     s: OrderStatus
 
 
-class Stored(msgspec.Struct, gc=False):
-    """What is read of an item; the rest is skipped. Half the cost of a list is reading its items."""
+class Listed(msgspec.Struct, gc=False):
+    """What a list reads of an item: no more is asked for. Half the cost of a list is reading its items."""
 
     id: Text
     customer: Text
@@ -85,8 +85,6 @@ class Stored(msgspec.Struct, gc=False):
     created_at: Moment
     updated_at: Moment
     position: Text
-    fingerprint: Text
-    write_id: Text
     owner: Text | None = None
 
     def order(self) -> Order:
@@ -104,6 +102,13 @@ class Stored(msgspec.Struct, gc=False):
         )
 
 
+class Stored(Listed, gc=False, kw_only=True):
+    """What is read of an item that is fetched by itself; the rest is skipped."""
+
+    fingerprint: Text
+    write_id: Text
+
+
 class Got(msgspec.Struct, rename="pascal"):
     """The answer of GetItem."""
 
@@ -119,9 +124,12 @@ class Updated(msgspec.Struct, rename="pascal"):
 class Queried(msgspec.Struct, rename="pascal"):
     """The answer of Query."""
 
-    items: list[Stored]
+    items: list[Listed]
     last_evaluated_key: Item | None = None
 
+
+_LISTED = {f"#{name}": name for name in Listed.__struct_fields__}
+_PROJECTION = ", ".join(_LISTED)
 
 # A page gives up after this many Queries on a partition and answers short, with a cursor.
 _MAX_ROUNDS = 4
@@ -261,14 +269,12 @@ class DynamoOrderStore:
             index, key, names = "orders-by-owner", "owner_key", [f"owner#{query.owner}"]
         else:
             index, key, names = "orders-by-shard", "shard", [f"orders#{n}" for n in range(self._shards)]
-        condition, attributes, values = "#key = :key", {"#key": key}, dict[str, dict[str, Any]]()
+        condition, values = "#key = :key", dict[str, dict[str, Any]]()
         if query.before is not None:
             condition += " AND #position < :before"
-            attributes["#position"] = "position"
             values[":before"] = {"S": query.before}
         filters = {"status": query.status, "owner": query.owner if query.customer is not None else None}
         wanted = {name: value for name, value in filters.items() if value is not None}
-        attributes |= {f"#{name}": name for name in wanted}
         values |= {f":{name}": {"S": value} for name, value in wanted.items()}
         # The page and one more, shared out, with room for an uneven spread when there are several.
         share = -(-(query.limit + 1) // len(names))
@@ -278,7 +284,8 @@ class DynamoOrderStore:
             "IndexName": index,
             "ScanIndexForward": False,
             "KeyConditionExpression": condition,
-            "ExpressionAttributeNames": attributes,
+            "ProjectionExpression": _PROJECTION,
+            "ExpressionAttributeNames": {"#key": key, **_LISTED},
             "Limit": max(limit, _FILTERED_READ // len(names)) if wanted else limit,
         }
         if wanted:
@@ -291,7 +298,7 @@ class Partition:
     """How far one partition of an index has been read, newest first."""
 
     name: str
-    items: list[Stored] = field(default_factory=list)
+    items: list[Listed] = field(default_factory=list)
     last_key: Item | None = None  # None after a read: it has no more
 
     @property
@@ -300,7 +307,7 @@ class Partition:
         return str(self.last_key["position"]["S"]) if self.last_key else ""
 
 
-def merge(partitions: list[Partition], limit: int) -> tuple[list[Stored], list[Partition]]:
+def merge(partitions: list[Partition], limit: int) -> tuple[list[Listed], list[Partition]]:
     """Return the newest `limit` + 1 items read, and the partitions that may hide newer ones."""
     items = [item for partition in partitions for item in partition.items]
     items.sort(key=attrgetter("position.s"), reverse=True)

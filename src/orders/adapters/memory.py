@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from orders.domain import AttachmentType, Order, OrderStatus, now
@@ -46,7 +45,7 @@ class MemoryOrderStore:
             or (version is not None and order.version != version)
         ):
             return StatusChange(order, changed=False)
-        changed = replace(order, status=target, version=order.version + 1, updated_at=at)
+        changed = order._replace(status=target, version=order.version + 1, updated_at=at)
         self._orders[order_id] = (changed, fingerprint)
         return StatusChange(changed, changed=True)
 
