@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
-from orders.domain import Order
+from orders.domain import Order, OrderStatus
 
 _encode = msgspec.json.Encoder().encode
 
 
-def public(order: Order) -> dict[str, Any]:
+class Public(msgspec.Struct):
+    """What callers see of an order: its fields in the order of `Order`, all but the last, its owner."""
+
+    id: str
+    customer: str
+    product: str
+    quantity: int
+    status: OrderStatus
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+def public(order: Order) -> Public:
     """Return what callers see of an order."""
-    return {
-        "id": order.id,
-        "customer": order.customer,
-        "product": order.product,
-        "quantity": order.quantity,
-        "status": order.status,
-        "version": order.version,
-        "created_at": order.created_at,
-        "updated_at": order.updated_at,
-    }
+    return Public(*order[:-1])
 
 
 def etag(order: Order) -> str:
