@@ -29,6 +29,13 @@ QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"
 # Messages taken from a queue stay hidden from everyone else this long, should we be killed meanwhile.
 _HIDDEN_SECONDS = 120
 _REPLAY_POLL_SECONDS = 2.0
+# An event may take this long into the archive.
+# https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-archive.html
+_ARCHIVE_LAG = timedelta(minutes=10)
+# What one call of the relay gets; its payload may have 6 MB.
+_RECORDS = 100
+# GetRecords may answer nothing before it comes to the next record, but not for ever.
+_EMPTY_PAGES = 100
 
 Say = Callable[[str], None]
 
@@ -78,7 +85,7 @@ class Operator:
             if not really or not count:
                 self._say(f"{QUEUES[queue]}: {f'would deliver {count}' if count else 'nothing to deliver'}")
                 continue
-            deliver = self._to_relay if queue == "relay" else self._to_receipts
+            deliver = self._to_relay if queue == "relay" else self._to_where_it_was_bound
             done, kept = 0, list[Message]()
             for batch in self._batches(queue):
                 delivered = deliver(batch)
@@ -102,18 +109,16 @@ class Operator:
         start = start.replace(microsecond=0)
         end = end.replace(microsecond=0) + timedelta(seconds=bool(end.microsecond))
         window = f"{start:%Y-%m-%d %H:%M:%S}Z to {end:%Y-%m-%d %H:%M:%S}Z"
+        if end > datetime.now(UTC) - _ARCHIVE_LAG:
+            self._say("Events of the last ten minutes may not be in the archive yet; replay those later.")
         if not really:
             self._say(f"Would replay the events from {window}.")
             self._say("Nothing was changed. Add --yes to do it.")
             return True
-        running = [
-            replay
-            for state in ("STARTING", "RUNNING")
-            for replay in events.list_replays(EventSourceArn=archive["ArchiveArn"], State=state)["Replays"]
-        ]
+        running = next(_running(events, archive["ArchiveArn"]), None)
         if running:
-            name = running[0]["ReplayName"]
-            if (running[0]["EventStartTime"], running[0]["EventEndTime"]) != (start, end):
+            name = running["ReplayName"]
+            if (running["EventStartTime"], running["EventEndTime"]) != (start, end):
                 raise Stuck(f"the replay {name} of another window is under way; wait for it")
             self._say(f"{name} is under way already")
         else:
@@ -201,6 +206,34 @@ class Operator:
             problems = [str(gone)]
         return f"{batch['batchSize']} record(s), {tries}: {'; '.join(problems)}"
 
+    def _to_where_it_was_bound(self, messages: list[Message]) -> list[Message]:
+        """Deliver what the receipts gave up, or never got, to their queue; the rest to the bus again."""
+        url = self._id("ReceiptsQueue")
+        found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        arn = found["Attributes"]["QueueArn"]
+        # What the bus sets aside says so in attributes, and for which target, if it had come to one.
+        # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.html
+        receipts = [m for m in messages if not m.attributes or m.attributes.get("TARGET_ARN") == arn]
+        others = [message for message in messages if message not in receipts]
+        return (self._to_receipts(receipts) if receipts else []) + self._to_bus(others)
+
+    def _to_bus(self, messages: list[Message]) -> list[Message]:
+        """Put events on the bus again: every rule gets them, and consumers drop what they have seen."""
+        events: Any = boto3.client("events")
+        delivered = []
+        for message in messages:
+            try:
+                entry = _entry(message) | {"EventBusName": self._id("OrdersEventBus")}
+            except Stuck as problem:
+                self._say(f"  {message.id}: {problem}")
+                continue
+            [answer] = events.put_events(Entries=[entry])["Entries"]
+            if answer.get("ErrorCode"):
+                self._say(f"  {message.id}: the bus refuses it: {answer['ErrorCode']}")
+            else:
+                delivered.append(message)
+        return delivered
+
     def _to_receipts(self, messages: list[Message]) -> list[Message]:
         answer = self._sqs.send_message_batch(
             QueueUrl=self._id("ReceiptsQueue"),
@@ -215,7 +248,9 @@ class Operator:
         delivered = []
         for message in messages:
             try:
-                self._relay(self._records(_failure(message)[1]))
+                records = self._records(_failure(message)[1])
+                for start in range(0, len(records), _RECORDS):
+                    self._relay(records[start : start + _RECORDS])
             except Stuck as problem:
                 self._say(f"  {message.id}: {problem}")
             else:
@@ -239,7 +274,10 @@ class Operator:
             )
 
     def _records(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """Read the records of a failed batch from the stream, which keeps them for 24 hours."""
+        """Read from the first record of a failed batch to its last; the stream keeps them for 24 hours.
+
+        Those of other batches are between them, for several are under way in a shard at a time.
+        """
         streams: Any = boto3.client("dynamodbstreams")
         first, last = batch["startSequenceNumber"], int(batch["endSequenceNumber"])
         try:
@@ -250,20 +288,22 @@ class Operator:
                 SequenceNumber=first,
             ).get("ShardIterator")
             records: list[dict[str, Any]] = []
-            while iterator and len(records) < batch["batchSize"]:
+            reached = empty = 0
+            while iterator and reached < last and empty < _EMPTY_PAGES:
                 answer = streams.get_records(ShardIterator=iterator, Limit=1000)
-                found = [r for r in answer["Records"] if int(r["dynamodb"]["SequenceNumber"]) <= last]
-                records += found
-                if not found:
-                    break
+                for record in answer["Records"]:
+                    reached = int(record["dynamodb"]["SequenceNumber"])
+                    if reached <= last:
+                        records.append(record)
+                empty = 0 if answer["Records"] else empty + 1
                 iterator = answer.get("NextShardIterator")
         except ClientError as refused:
             code = refused.response["Error"]["Code"]
             if code not in ("TrimmedDataAccessException", "ResourceNotFoundException"):
                 raise
             raise Stuck("it has left the stream, which keeps records for 24 hours") from refused
-        if not records:
-            raise Stuck("the stream no longer has it")
+        if reached < last or not records:
+            raise Stuck("the stream does not give all of it")
         return [record | {"eventSourceARN": batch["streamArn"]} for record in records]
 
 
@@ -276,6 +316,17 @@ def resources_of(stack: str) -> dict[str, str]:
         for resource in page["StackResourceSummaries"]
         if resource.get("PhysicalResourceId")
     }
+
+
+def _running(events: Any, archive_arn: str) -> Iterator[dict[str, Any]]:
+    """Yield the replays of the archive that are under way; the API takes one filter, not two."""
+    request = {"EventSourceArn": archive_arn}
+    while True:
+        page = events.list_replays(**request)
+        yield from (replay for replay in page["Replays"] if replay["State"] in ("STARTING", "RUNNING"))
+        if "NextToken" not in page:
+            return
+        request["NextToken"] = page["NextToken"]
 
 
 def _message(raw: dict[str, Any]) -> Message:
@@ -302,10 +353,26 @@ def _failure(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
         raise Stuck("it does not say which record it is about") from problem
 
 
+def _entry(message: Message) -> dict[str, Any]:
+    """Read an event that the bus handed over as what `PutEvents` takes."""
+    try:
+        event = json.loads(message.body)
+        return {
+            "Source": event["source"],
+            "DetailType": event["detail-type"],
+            "Detail": json.dumps(event["detail"]),
+            "Time": event["time"],
+        }
+    except (KeyError, TypeError, ValueError) as problem:
+        raise Stuck("it is no event") from problem
+
+
 def _receipt_reason(message: Message) -> str:
     if "ERROR_CODE" in message.attributes:  # the bus sent it here, and says why
         attributes = message.attributes
-        return f"not delivered by the bus: {attributes['ERROR_CODE']} {attributes.get('ERROR_MESSAGE', '')}"
+        target = attributes.get("TARGET_ARN", "any target")
+        reason = f"{attributes['ERROR_CODE']} {attributes.get('ERROR_MESSAGE', '')}"
+        return f"not delivered by the bus to {target}: {reason}"
     try:
         placed = placed_order(message.body)
     except MalformedEvent as problem:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 import pytest
 from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.events.models import ReplayState, events_backends
+from scripts import dlq
 from scripts.dlq import main
-from tests.support import an_envelope, an_order
+from tests.support import a_record, an_envelope, an_order
 
-from orders.events import order_placed
+from orders.domain import OrderStatus
+from orders.events import order_placed, order_status_changed
 
 QUEUES = ("ReceiptsQueue", "ReceiptsDeadLetterQueue", "RelayDeadLetterQueue")
+REGION = "eu-central-1"
 
 
 class Queues:
@@ -22,6 +30,11 @@ class Queues:
     def __init__(self) -> None:
         self._sqs: Any = boto3.client("sqs")
         self.urls = {name: self._sqs.create_queue(QueueName=name)["QueueUrl"] for name in QUEUES}
+
+    def arn(self, queue: str) -> str:
+        url = self.urls[queue]
+        found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+        return str(found["Attributes"]["QueueArn"])
 
     def send(self, queue: str, *bodies: str, **attributes: str) -> None:
         typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
@@ -38,13 +51,27 @@ class Queues:
 
 @pytest.fixture
 def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with mock_aws():
         queues = Queues()
-        monkeypatch.setattr("scripts.dlq.resources_of", {"orders-dev": queues.urls}.__getitem__)
+        a_bus(queues)
+        others = {name: name for name in ("OrdersEventBus", "OrdersArchive", "RelayFunction")}
+        monkeypatch.setattr("scripts.dlq.resources_of", {"orders-dev": queues.urls | others}.__getitem__)
         yield queues
+
+
+def a_bus(queues: Queues) -> None:
+    """The stack's bus and archive, and a queue that gets all of its events."""
+    client: Any = boto3.client("events")
+    bus = client.create_event_bus(Name="OrdersEventBus")["EventBusArn"]
+    client.create_archive(ArchiveName="OrdersArchive", EventSourceArn=bus)
+    queues.urls["Probe"] = boto3.client("sqs").create_queue(QueueName="Probe")["QueueUrl"]
+    client.put_rule(Name="probe", EventBusName="OrdersEventBus", EventPattern='{"source": ["orders"]}')
+    client.put_targets(
+        Rule="probe", EventBusName="OrdersEventBus", Targets=[{"Id": "probe", "Arn": queues.arn("Probe")}]
+    )
 
 
 def events(count: int) -> list[str]:
@@ -74,11 +101,13 @@ def test_lists_no_more_than_asked_for(queues: Queues, capsys: pytest.CaptureFixt
 
 
 def test_says_why_the_bus_could_not_deliver(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
-    queues.send(
-        "ReceiptsDeadLetterQueue", *events(1), ERROR_CODE="NO_PERMISSIONS", ERROR_MESSAGE="Access denied"
-    )
+    why = {"ERROR_CODE": "NO_PERMISSIONS", "ERROR_MESSAGE": "Access denied"}
+    queues.send("ReceiptsDeadLetterQueue", *events(1), TARGET_ARN="arn:aws:logs:a-log", **why)
+    queues.send("ReceiptsDeadLetterQueue", *events(1), **why)
     assert main(["list"]) == 0
-    assert "not delivered by the bus: NO_PERMISSIONS Access denied" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not delivered by the bus to arn:aws:logs:a-log: NO_PERMISSIONS Access denied" in said
+    assert "not delivered by the bus to any target: NO_PERMISSIONS Access denied" in said
 
 
 def test_redrives_every_message_once(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,3 +133,175 @@ def test_keeps_what_it_cannot_deliver_and_says_why(
         assert main(arguments) == (1 if "redrive" in arguments else 0)
         assert "it does not say which record it is about" in capsys.readouterr().out
     assert queues.bodies("RelayDeadLetterQueue") == ["not from Lambda"]
+
+
+class TestWhatTheBusSetAside:
+    def test_goes_to_the_receipts_when_it_was_for_them(self, queues: Queues) -> None:
+        [message] = events(1)
+        attributes = {"ERROR_CODE": "NO_PERMISSIONS", "TARGET_ARN": queues.arn("ReceiptsQueue")}
+        queues.send("ReceiptsDeadLetterQueue", message, **attributes)
+        assert main(["redrive", "--yes"]) == 0
+        assert queues.bodies("ReceiptsQueue") == [message]
+        assert queues.bodies("Probe") == []
+
+    @pytest.mark.parametrize(
+        "attributes",
+        [
+            pytest.param({"TARGET_ARN": "arn:aws:logs:a-log"}, id="another rule's"),
+            pytest.param({}, id="the bus's own"),
+        ],
+    )
+    def test_goes_onto_the_bus_again_when_it_was_for_others(
+        self, queues: Queues, attributes: dict[str, str]
+    ) -> None:
+        shipped = an_order(status=OrderStatus.SHIPPED, version=2)
+        message = an_envelope(order_status_changed(shipped, OrderStatus.PENDING))
+        queues.send("ReceiptsDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR", **attributes)
+        assert main(["redrive", "--yes"]) == 0
+        assert queues.bodies("ReceiptsQueue") == queues.bodies("ReceiptsDeadLetterQueue") == []
+        [again] = map(json.loads, queues.bodies("Probe"))
+        sent = json.loads(message)
+        for part in ("source", "detail-type", "detail"):
+            assert again[part] == sent[part]
+
+    @pytest.mark.parametrize(
+        ("message", "why"),
+        [
+            ("not an event", "it is no event"),
+            (json.dumps(json.loads(events(1)[0]) | {"detail-type": ""}), "refuses it: InvalidArgument"),
+        ],
+    )
+    def test_stays_when_the_bus_does_not_take_it(
+        self, queues: Queues, capsys: pytest.CaptureFixture[str], message: str, why: str
+    ) -> None:
+        queues.send("ReceiptsDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR")
+        assert main(["redrive", "--yes"]) == 1
+        assert why in capsys.readouterr().out
+        assert queues.bodies("ReceiptsDeadLetterQueue") == [message]
+
+
+class Stream:
+    """Boto3 with a stream that answers these pages of records, and a relay that takes them all."""
+
+    def __init__(self, *pages: list[int]) -> None:
+        self._pages = pages
+        self.relayed: list[list[str]] = []
+
+    def client(self, service: str) -> Any:
+        return self if service in ("dynamodbstreams", "lambda") else boto3.client(service)
+
+    def get_shard_iterator(self, **_: Any) -> dict[str, Any]:
+        return {"ShardIterator": "0"}
+
+    def get_records(self, *, ShardIterator: str, **_: Any) -> dict[str, Any]:  # noqa: N803  # boto3's name
+        page = int(ShardIterator)
+        if page >= len(self._pages):  # an open shard goes on without an end
+            return {"Records": [], "NextShardIterator": ShardIterator}
+        records = [a_record(an_order(), sequence=str(n)) for n in self._pages[page]]
+        return {"Records": records, "NextShardIterator": str(page + 1)}
+
+    def invoke(self, *, Payload: bytes, **_: Any) -> dict[str, Any]:  # noqa: N803  # boto3's name
+        records = json.loads(Payload)["Records"]
+        self.relayed.append([record["dynamodb"]["SequenceNumber"] for record in records])
+        return {"Payload": io.BytesIO(b'{"batchItemFailures": []}')}
+
+
+def a_failed_batch(first: int, last: int, size: int) -> str:
+    batch = {
+        "shardId": "shard",
+        "streamArn": "stream",
+        "startSequenceNumber": str(first),
+        "endSequenceNumber": str(last),
+        "batchSize": size,
+    }
+    context = {"condition": "RetryAttemptsExhausted", "approximateInvokeCount": 11}
+    return json.dumps({"requestContext": context, "DDBStreamBatchInfo": batch})
+
+
+class TestARedriveOfTheRelay:
+    @pytest.fixture(autouse=True)
+    def failed(self, queues: Queues) -> None:
+        # The batch held two of the records: the filter took one out, or another batch had it.
+        queues.send("RelayDeadLetterQueue", a_failed_batch(first=1, last=3, size=2))
+
+    def test_reads_on_to_the_last_record_of_the_batch(
+        self, queues: Queues, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = Stream([1, 2], [], [3, 4])
+        monkeypatch.setattr(dlq, "boto3", stream)
+        assert main(["redrive", "--yes"]) == 0
+        assert stream.relayed == [["1", "2", "3"]]
+        assert queues.bodies("RelayDeadLetterQueue") == []
+
+    def test_gives_the_relay_no_more_than_it_can_take_at_once(
+        self, queues: Queues, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = Stream([1] * 150, [3])
+        monkeypatch.setattr(dlq, "boto3", stream)
+        assert main(["redrive", "--yes"]) == 0
+        assert [len(records) for records in stream.relayed] == [100, 51]
+
+    def test_keeps_the_message_when_the_stream_gives_only_a_part(
+        self, queues: Queues, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = Stream([1, 2])
+        monkeypatch.setattr(dlq, "boto3", stream)
+        assert main(["redrive", "--yes"]) == 1
+        assert "the stream does not give all of it" in capsys.readouterr().out
+        assert stream.relayed == []
+        assert len(queues.bodies("RelayDeadLetterQueue")) == 1
+
+
+class TestReplay:
+    WINDOW = ("2026-01-02T03:00:00Z", "2026-01-02T04:00:00Z")
+
+    def replay(self, start: str = WINDOW[0], end: str = WINDOW[1]) -> int:
+        return main(["replay", "--from", start, "--to", end, "--yes"])
+
+    @pytest.fixture
+    def running(self, queues: Queues) -> Any:
+        """A replay of the window that is under way."""
+        assert self.replay() == 0
+        [replay] = events_backends[DEFAULT_ACCOUNT_ID][REGION].replays.values()
+        replay.state = ReplayState.RUNNING
+        return replay
+
+    def test_sends_the_archived_events_again(
+        self, queues: Queues, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        sent = json.loads(events(1)[0])
+        entry = {"Source": "orders", "DetailType": "OrderPlaced", "Detail": json.dumps(sent["detail"])}
+        boto3.client("events").put_events(Entries=[entry | {"EventBusName": "OrdersEventBus"}])
+        assert self.replay() == 0
+        said = capsys.readouterr().out
+        assert "completed" in said
+        assert "may not be in the archive yet" not in said
+        details = [json.loads(body)["detail"] for body in queues.bodies("Probe")]
+        assert details == [sent["detail"]] * 2
+
+    def test_follows_one_that_is_under_way(
+        self, running: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("time.sleep", lambda _: setattr(running, "state", ReplayState.COMPLETED))
+        assert self.replay() == 0
+        assert f"{running.name} is under way already" in capsys.readouterr().out
+        assert list(events_backends[DEFAULT_ACCOUNT_ID][REGION].replays) == [running.name]
+
+    def test_waits_for_one_of_another_window(self, running: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.replay(end="2026-01-02T05:00:00Z") == 1
+        assert f"{running.name} of another window is under way" in capsys.readouterr().err
+
+    def test_says_that_the_archive_lags(self, queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
+        now = datetime.now(UTC)
+        assert self.replay((now - timedelta(hours=1)).isoformat(), now.isoformat()) == 0
+        assert "may not be in the archive yet" in capsys.readouterr().out
+
+    def test_finds_one_that_is_under_way_behind_a_full_page(self) -> None:
+        class Pages:
+            def list_replays(self, **request: str) -> dict[str, Any]:
+                assert request.pop("EventSourceArn") == "archive"
+                if request == {"NextToken": "more"}:
+                    return {"Replays": [{"ReplayName": "b", "State": "RUNNING"}]}
+                return {"Replays": [{"ReplayName": "a", "State": "COMPLETED"}], "NextToken": "more"}
+
+        assert [replay["ReplayName"] for replay in dlq._running(Pages(), "archive")] == ["b"]

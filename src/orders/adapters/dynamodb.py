@@ -12,6 +12,7 @@ Item (attribute names as stored; S unless noted):
     fingerprint   SHA-256 of the placed body      tells a replay from a reused idempotency key
     write_id      new with every write            tells our own resent write from another's
     traceparent, correlation_id                   of the last write; the relay passes them on
+    expires_at (N)                                set by nothing yet: the table deletes an item after it
 
 Access patterns, and what one costs (items up to 1 KB; the indexes project everything):
 
