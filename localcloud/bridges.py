@@ -269,11 +269,11 @@ def event_archives() -> None:
 
 
 def events_to_logs() -> None:
-    """AWS: a log group can be the target of a rule. ministack has no such target."""
+    """AWS: a log group can be the target of a rule, by its ARN without `:*`. ministack has no such target."""
 
     def wrap(invoke: Any) -> Any:
         def invoked(target: dict[str, Any], event: Any, rule: Any, view: Any = None) -> Any:
-            _, _, service, *_, group = target.get("Arn", "").removesuffix(":*").split(":", 6)
+            _, _, service, *_, group = target.get("Arn", "").split(":", 6)
             if service != "logs":
                 return invoke(target, event, rule, view)
             view = view or eventbridge._pattern_event_view(event)
