@@ -3,7 +3,8 @@
 DynamoDB restores a moment of the last 35 days into a new table. This makes that table, compares it with
 the live one order by order, and says what it would do; with --yes it puts back the orders that are gone, and
 with --overwrite those that differ too. The live table stays the stack's; the new one is deleted at the end.
-Orders placed since are never touched. An event that goes out again has its old id, so consumers drop it.
+Orders placed since are never touched. What is put back is a new version of its order, so that no event id or
+entity tag is used twice. The relay publishes an order that was overwritten; one that was gone makes no event.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/PointInTimeRecovery_Howitworks.html
 """
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,10 +24,17 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orders.domain import now, timestamp
+
 # A restore takes minutes to hours, by the table's size.
 _POLL_SECONDS = 10.0
 _WAIT_SECONDS = 6 * 3600
 _BATCH = 100  # keys of one BatchGetItem
+# How far an order's version moves when it is put back. The live one is gone or may be spoilt, so nobody knows
+# how far it had got; no order has this many changes.
+_LEAP = 1000
+# What each write of an order sets anew.
+_OF_THE_WRITE = {"version", "updated_at", "write_id", "traceparent", "correlation_id"}
 
 Item = dict[str, Any]
 Say = Callable[[str], None]
@@ -52,16 +61,16 @@ def put_back(table: str, then: str, *, write: bool, overwrite: bool, say: Say) -
     for batch in _batches(dynamodb, then):
         live = _live(dynamodb, table, batch)
         for item in batch:
-            now = live.get(item["pk"]["S"])
-            if now == item:
+            present = live.get(item["pk"]["S"])
+            if present is not None and _same(present, item):
                 outcome.same += 1
                 continue
-            if now is None:
+            if present is None:
                 outcome.gone += 1
             else:
                 outcome.different += 1
-            if write and (now is None or overwrite):
-                outcome.written += _put(dynamodb, table, item, now)
+            if write and (present is None or overwrite):
+                outcome.written += _put(dynamodb, table, item, present)
         seen = outcome.same + outcome.different + outcome.gone
         say(f"{seen} orders compared: {outcome.gone} gone, {outcome.different} different")
     return outcome
@@ -69,13 +78,20 @@ def put_back(table: str, then: str, *, write: bool, overwrite: bool, say: Say) -
 
 @contextmanager
 def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL_SECONDS) -> Iterator[str]:
-    """Make the table as it was at the moment, and delete it at the end; yields its name."""
+    """Make the table as it was at the moment, and delete it at the end; yields its name.
+
+    One that an interrupted run has left is taken up.
+    """
     dynamodb = boto3.client("dynamodb")
     then = f"{table[:220]}-at-{moment:%Y%m%dT%H%M%SZ}"
     say(f"Restoring {table} as of {moment:%Y-%m-%d %H:%M:%S} UTC into {then} ...")
-    dynamodb.restore_table_to_point_in_time(
-        SourceTableName=table, TargetTableName=then, RestoreDateTime=moment, GlobalSecondaryIndexOverride=[]
-    )
+    with suppress(dynamodb.exceptions.TableAlreadyExistsException):
+        dynamodb.restore_table_to_point_in_time(
+            SourceTableName=table,
+            TargetTableName=then,
+            RestoreDateTime=moment,
+            GlobalSecondaryIndexOverride=[],
+        )
     try:
         deadline = time.monotonic() + _WAIT_SECONDS
         while (status := dynamodb.describe_table(TableName=then)["Table"]["TableStatus"]) != "ACTIVE":
@@ -85,7 +101,11 @@ def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL
             time.sleep(poll_seconds)
         yield then
     finally:
-        dynamodb.delete_table(TableName=then)
+        try:
+            dynamodb.delete_table(TableName=then)
+        except dynamodb.exceptions.ResourceInUseException:  # nobody can delete a table that is being made
+            say(f"{then} is left, and costs. Run this again, or, once it is ACTIVE:")
+            say(f"aws dynamodb delete-table --table-name {then}")
 
 
 def _batches(dynamodb: Any, table: str) -> Iterator[list[Item]]:
@@ -111,16 +131,40 @@ def _live(dynamodb: Any, table: str, items: list[Item]) -> dict[str, Item]:
     raise CannotRestore(f"{table} goes on refusing reads; try again when it has less to do")
 
 
-def _put(dynamodb: Any, table: str, item: Item, now: Item | None) -> int:
+def _same(present: Item, item: Item) -> bool:
+    """Whether the live item is as it was, or was put back already and has not changed since."""
+    if present == item:
+        return True
+    facts = [{name: each[name] for name in each.keys() - _OF_THE_WRITE} for each in (present, item)]
+    return facts[0] == facts[1] and _version(present) >= _version(item) + _LEAP
+
+
+def _version(item: Item) -> int:
+    """Return the version; 0 when it is spoilt."""
+    try:
+        return int(item["version"]["N"])
+    except (KeyError, ValueError):
+        return 0
+
+
+def _put(dynamodb: Any, table: str, item: Item, present: Item | None) -> int:
     """Put the item unless the live one has moved on since it was compared; return how many were put."""
-    condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(pk)"}
-    if now is not None:
+    condition: dict[str, Any] = {"ConditionExpression": "attribute_not_exists(write_id)"}
+    if present is not None and "write_id" in present:
         condition = {
             "ConditionExpression": "write_id = :seen",
-            "ExpressionAttributeValues": {":seen": now["write_id"]},
+            "ExpressionAttributeValues": {":seen": present["write_id"]},
         }
+    version = max(_version(each) for each in (item, present) if each) + _LEAP
+    written = {
+        "version": {"N": str(version)},
+        "updated_at": {"S": timestamp(now())},
+        "write_id": {"S": uuid.uuid4().hex},
+        "traceparent": {"S": ""},
+        "correlation_id": {"S": ""},
+    }
     try:
-        dynamodb.put_item(TableName=table, Item=item, **condition)
+        dynamodb.put_item(TableName=table, Item=item | written, **condition)
     except dynamodb.exceptions.ConditionalCheckFailedException:
         return 0
     return 1

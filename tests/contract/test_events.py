@@ -45,6 +45,7 @@ orders = st.builds(
     owner=st.none() | names,
 )
 steps = st.sampled_from([(old, new) for old, following in TRANSITIONS.items() for new in sorted(following)])
+statuses = st.sampled_from(OrderStatus)
 
 
 def assert_documented(event: Event | None) -> None:
@@ -64,6 +65,14 @@ class TestProducer:
         before = an_order(**{**fields(order), "status": step[0], "version": version - 1})
         after = an_order(**{**fields(order), "status": step[1], "version": version})
         assert_documented(event_of(a_record(after, before, traceparent=trace)))
+
+    @given(order=orders, old=statuses, new=statuses, version=st.integers(1, 9))
+    def test_every_order_that_a_restore_overwrites_is_as_documented(
+        self, order: Order, old: OrderStatus, new: OrderStatus, version: int
+    ) -> None:
+        before = an_order(**{**fields(order), "status": old, "version": version})
+        after = an_order(**{**fields(order), "status": new, "version": version + 1000})
+        assert_documented(event_of(a_record(after, before)))
 
     @pytest.mark.parametrize("name", SCHEMAS)
     def test_the_schemas_are_schemas_and_their_examples_follow_them(self, name: str) -> None:
