@@ -48,7 +48,7 @@ def sources_of(target: OrderStatus) -> frozenset[OrderStatus]:
 
 
 class Order(NamedTuple):
-    """One order. `version` starts at 1 and grows by 1 with every change; times are UTC.
+    """One order. `version` starts at 1 and grows with every change (a restore skips some); times are UTC.
 
     A named tuple, because a frozen dataclass takes four times as long to make, and a list makes fifty.
     """
