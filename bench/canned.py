@@ -2,7 +2,7 @@
 
     python -m bench.canned [port] [delay in milliseconds]     prints its port
 
-It reads no more of a request than it must: the length, the operation, and of a Query its key and Limit.
+It reads no more of a request than it must: the length, the operation, and of a Query its key, Limit and projection.
 Lists hold 1,000 orders, spread over as many shards as are asked for.
 """
 
@@ -24,6 +24,8 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _OPERATION = re.compile(rb"(?i)\r\nx-amz-target: *\w+\.(\w+)")
 _QUERY_LIMIT = re.compile(rb'"Limit": ?(\d+)')
 _QUERY_SHARD = re.compile(rb'"orders#(\d+)"')
+_QUERY_PROJECTION = re.compile(rb'"ProjectionExpression": ?"([^"]*)"')
+_QUERY_NAMES = re.compile(rb'"ExpressionAttributeNames": ?(\{[^}]*\})')
 
 
 def item(number: int) -> dict[str, dict[str, str]]:
@@ -63,11 +65,22 @@ def answer(body: bytes) -> bytes:
     return head.encode() + body
 
 
-def page(shard: int | None, limit: int) -> bytes:
+def projected(item: bytes, projection: bytes, names: bytes) -> bytes:
+    """Return the attributes of an item that a projection names, itself or by a placeholder."""
+    aliases = json.loads(names)
+    wanted = {
+        aliases[name] if name[0] == "#" else name for name in projection.decode().replace(",", " ").split()
+    }
+    return json.dumps({name: value for name, value in json.loads(item).items() if name in wanted}).encode()
+
+
+def page(shard: int | None, limit: int, projection: bytes | None, names: bytes) -> bytes:
     """Return the newest orders of a list, or of its part in one shard of four."""
     found = (ITEMS if shard is None else ITEMS[shard % 4 :: 4])[:limit]
     last = json.loads(found[-1])
     key = {name: last[name] for name in ("pk", "position", "shard")}
+    if projection:
+        found = [projected(item, projection, names) for item in found]
     body = b'{"Count":%d,"Items":[%b],"LastEvaluatedKey":%b,"ScannedCount":%d}'
     return answer(body % (len(found), b",".join(found), json.dumps(key).encode(), len(found)))
 
@@ -78,7 +91,7 @@ FIXED = {
     b"UpdateItem": answer(b'{"Attributes":%b}' % ITEMS[0]),
     b"GenerateMac": answer(json.dumps({"Mac": base64.b64encode(bytes(32)).decode()}).encode()),
 }
-PAGES: dict[tuple[int | None, int], bytes] = {}
+PAGES: dict[tuple[int | None, int, bytes | None, bytes], bytes] = {}
 
 
 def reply_to(head: bytes, body: bytes) -> bytes:
@@ -88,7 +101,14 @@ def reply_to(head: bytes, body: bytes) -> bytes:
     if operation[1] != b"Query":
         return FIXED[operation[1]]
     shard, limit = _QUERY_SHARD.search(body), _QUERY_LIMIT.search(body)
-    key = (int(shard[1]) if shard else None, int(limit[1]) if limit else 100)
+    projection = _QUERY_PROJECTION.search(body)
+    names = projection and _QUERY_NAMES.search(body)
+    key = (
+        int(shard[1]) if shard else None,
+        int(limit[1]) if limit else 100,
+        projection[1] if projection else None,
+        names[1] if names else b"{}",
+    )
     if key not in PAGES:
         PAGES[key] = page(*key)
     return PAGES[key]
