@@ -196,7 +196,7 @@ publish-console: $(RUN) ## Put the console behind the edge (STACK=orders-dev)
 lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
 	scripts/lock
 
-bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 8 minutes, or 2 with QUICK=1; PYTHON=python3.13 as in the image
+bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 15 minutes, or 3 with QUICK=1; PYTHON=python3.13 as in the image
 	.venv-image/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## Remove the environments and caches (not the local data under .local)

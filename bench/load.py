@@ -83,6 +83,7 @@ class Outcome:
 
     offered: int = 0
     failed: int = 0
+    late: int = 0
     latencies_ms: list[float] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
@@ -91,8 +92,18 @@ class Outcome:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def fixed_rate(url: str, operation: str, rate: float, seconds: float, connections: int = 64) -> Outcome:  # noqa: C901 - one closure
-    """Offer `rate` requests a second whatever the answers do; wait 2 s at most for the last."""
+async def fixed_rate(  # noqa: C901 - one closure
+    url: str,
+    operation: str,
+    rate: float,
+    seconds: float,
+    late_ms: float = float("inf"),
+    connections: int = 64,
+) -> Outcome:
+    """Offer `rate` requests a second whatever the answers do; wait 2 s at most for the last.
+
+    Ends early once p99 cannot stay below `late_ms` any more: a heap of unanswered requests would tell no more.
+    """
     idle = deque(await connect(url, connections))
     wires = list(idle)
     due: deque[float] = deque()
@@ -110,12 +121,16 @@ async def fixed_rate(url: str, operation: str, rate: float, seconds: float, conn
                 return
             if good:
                 outcome.latencies_ms.append((time.monotonic() - since) * 1e3)
+                outcome.late += outcome.latencies_ms[-1] >= late_ms
             else:
                 outcome.failed += 1
         idle.append(wire)
 
     began = time.monotonic()
-    for number in range(int(rate * seconds)):
+    for number in range(total := int(rate * seconds)):
+        if outcome.late + outcome.failed > total / 100:
+            due.clear()
+            break
         at = began + number / rate
         if (wait := at - time.monotonic()) > 0:
             await asyncio.sleep(wait)

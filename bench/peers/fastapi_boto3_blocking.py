@@ -3,6 +3,7 @@
 import functools
 
 from fastapi import FastAPI
+from mangum import Mangum
 
 from bench.peers import fastapi_boto3
 
@@ -26,3 +27,5 @@ for route in fastapi_boto3.app.routes:
             response_model=route.response_model,
             status_code=route.status_code,
         )
+
+handler = Mangum(app, lifespan="off")
