@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import pytest
+from tests.delivery.iam import allowed
 from tests.template.templates import ROOT, STATEFUL, Evaluator, expanded, mentions, template
 
 from orders.settings import Settings
@@ -142,6 +144,68 @@ class TestData:
                     assert resource["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
+STACK = {
+    "AWS::Partition": "aws",
+    "AWS::Region": "eu-central-1",
+    "AWS::AccountId": "111122223333",
+    "AWS::StackName": "orders-dev",
+    "AWS::StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/orders-dev/6f0c",
+}
+
+
+def deployed(value: Any, names: Mapping[str, str] = STACK) -> Any:
+    """Return a value as it is in the stack above."""
+    match value:
+        case {"Ref": str(name)}:
+            return names[name]
+        case {"Fn::Sub": [text, more]}:
+            return deployed({"Fn::Sub": text}, {**names, **deployed(more)})
+        case {"Fn::Sub": text}:
+            return re.sub(r"\$\{([\w:]+)\}", lambda found: names[found[1]], text)
+        case {"Fn::Join": [separator, parts]}:
+            return separator.join(deployed(parts))
+        case {"Fn::Select": [number, parts]}:
+            return deployed(parts)[number]
+        case {"Fn::Split": [separator, whole]}:
+            return deployed(whole).split(separator)
+        case dict():
+            return {name: deployed(each, names) for name, each in value.items()}
+        case list():
+            return [deployed(each, names) for each in value]
+    return value
+
+
+class TestDataKey:
+    """What EventBridge may do with the key: whatever it does for this stack's bus and queues, and no other's.
+
+    https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-encryption-event-bus-cmkey.html
+    https://docs.aws.amazon.com/eventbridge/latest/userguide/encryption-archives.html
+    """
+
+    def may(self, action: str, **context: str) -> bool:
+        policy = template()["Resources"]["DataKey"]["Properties"]["KeyPolicy"]
+        theirs = [s for s in policy["Statement"] if s["Principal"] == {"Service": "events.amazonaws.com"}]
+        names = {"bus": "kms:EncryptionContext:aws:events:event-bus:arn", "account": "aws:SourceAccount"}
+        names["queue"] = "kms:EncryptionContext:aws:sqs:arn"
+        return allowed(deployed(theirs), action, "*", **{names[name]: each for name, each in context.items()})
+
+    def test_for_the_bus_and_its_archive(self) -> None:
+        name = deployed(template()["Resources"]["OrdersEventBus"]["Properties"]["Name"])
+        arn = "arn:aws:events:eu-central-1:111122223333:event-bus/"
+        for action in ("kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptFrom"):
+            assert self.may(action, bus=arn + name)
+            assert not self.may(action, bus=arn + "another", account="111122223333")
+        assert self.may("kms:DescribeKey")
+
+    def test_for_the_queues_that_its_rules_fill(self) -> None:
+        arn = "arn:aws:sqs:eu-central-1:111122223333:"
+        for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+            assert self.may(action, queue=f"{arn}orders-dev-ReceiptsQueue-1A2B", account="111122223333")
+            assert not self.may(action, queue=f"{arn}another-queue", account="111122223333")
+            assert not self.may(action, queue=f"{arn}orders-dev-ReceiptsQueue-1A2B", account="444455556666")
+            assert not self.may(action, account="111122223333")
+
+
 class TestOneApplication:
     def environment(self) -> dict[str, Any]:
         variables: dict[str, Any] = template()["Globals"]["Function"]["Environment"]["Variables"]
@@ -187,6 +251,15 @@ class TestOneApplication:
             if resource.get("Properties", {}).get("AutoPublishAlias"):
                 assert resource["Properties"]["VersionDescription"] == fingerprint
                 assert "${OriginSecretVersion}" in resource["Properties"]["Description"]["Fn::Sub"]
+
+    def test_a_call_leaves_one_line_and_the_platform_adds_its_own_for_failed_ones_only(self) -> None:
+        # "start" and "report" of a call that succeeded are of level INFO, those of one that failed WARN:
+        # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html
+        for name, function in expanded()["Resources"].items():
+            if function["Type"] == "AWS::Lambda::Function":
+                config = function["Properties"]["LoggingConfig"]
+                assert (config["LogFormat"], config["SystemLogLevel"]) == ("JSON", "WARN"), name
+                assert config["LogGroup"] == {"Ref": f"{name.removesuffix('Function')}LogGroup"}
 
     def test_every_function_runs_the_one_image(self) -> None:
         functions = {
@@ -250,6 +323,10 @@ class TestServer:
         (container,) = task["ContainerDefinitions"]
         assert container["ReadonlyRootFilesystem"] is True
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+
+    def test_a_task_has_no_more_processor_than_its_one_process_uses(self) -> None:
+        assert "workers" not in (ROOT / "src/orders/server.py").read_text()
+        assert max(template()["Parameters"]["FargateCpuUnits"]["AllowedValues"]) == 1024
 
     def test_a_bad_deployment_is_taken_back_and_scaling_is_left_alone(self) -> None:
         service = template("fargate/template.yaml")["Resources"]["Service"]["Properties"]
