@@ -358,6 +358,17 @@ def cases(mode: str) -> dict[str, Case]:
             LoadBalancer="app/lb/1",
             TargetGroup="targetgroup/tg/1",
         )
+        # Those of a deployment are named in the stack of the load balancer itself.
+        itself = {"LoadBalancer": "LoadBalancer.LoadBalancerFullName"}
+        answered = key(
+            "AWS/ApplicationELB",
+            "HTTPCode_Target_5XX_Count",
+            TargetGroup="TargetGroup.TargetGroupFullName",
+            **itself,
+        )
+        broken, no_task_yet, silent = (
+            key("AWS/ApplicationELB", f"HTTPCode_ELB_{status}_Count", **itself) for status in (502, 503, 504)
+        )
         found |= {
             "UnhealthyTargetsAlarm": single(
                 targets,
@@ -374,14 +385,19 @@ def cases(mode: str) -> dict[str, Case]:
                 bad=[[[], [1.0], [], [1.0], []]],
                 good=[[[], [], [1.0], [], []], [[1.0], [1.0], [], [], [], [], []], NOTHING],
             ),
-            "fargate/template.yaml:ServerErrorsAlarm": deployment(
-                key(
-                    "AWS/ApplicationELB",
-                    "HTTPCode_Target_5XX_Count",
-                    LoadBalancer="LoadBalancer.LoadBalancerFullName",
-                    TargetGroup="TargetGroup.TargetGroupFullName",
-                ),
-                5,
+            "fargate/template.yaml:ServerErrorsAlarm": Case(
+                bad=[
+                    {answered: each_minute(5)},
+                    {broken: each_minute(5)},
+                    {silent: each_minute(3), broken: each_minute(2)},
+                ],
+                good=[
+                    {answered: each_minute(4)},
+                    {answered: each_minute(2), broken: each_minute(1), silent: each_minute(1)},
+                    {answered: each_minute(5, 0), broken: each_minute(9, 0)},
+                    {no_task_yet: each_minute(100), answered: NOTHING},
+                    {},
+                ],
             ),
         }
     refused = [{name: each_minute(0, 3, 0, 0, 1)} for name in throttled]

@@ -23,7 +23,7 @@ ACCEPTED = [
     {"Runtime": "fargate", "NetworkEgress": "endpoints"},
     {"Runtime": "fargate", "NetworkEgress": "endpoints", **ISSUER, **NETWORK},
     {"FargateCpuUnits": 1024, "FargateMemoryMb": 2048},
-    {"FargateCpuUnits": 4096, "FargateMemoryMb": 16384},
+    {"FargateCpuUnits": 1024, "FargateMemoryMb": 8192},
 ]
 REFUSED = [
     ({"Stage": "prod"}, "needs AuthIssuer"),
@@ -37,7 +37,7 @@ REFUSED = [
     ({"Runtime": "fargate", "NetworkEgress": "endpoints", **ISSUER}, "cannot fetch the keys"),
     ({"FargateCpuUnits": 256, "FargateMemoryMb": 4096}, "does not offer"),
     ({"FargateCpuUnits": 1024, "FargateMemoryMb": 512}, "does not offer"),
-    ({"FargateCpuUnits": 4096, "FargateMemoryMb": 2048}, "does not offer"),
+    ({"FargateCpuUnits": 512, "FargateMemoryMb": 8192}, "does not offer"),
 ]
 
 
