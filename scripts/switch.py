@@ -4,7 +4,7 @@ The edge (edge/template.yaml) is the address that stays. The steps, each a param
 
     raise    the new runtime beside the old one            orders stack: BothRuntimes=true
     ask      it, directly, until it answers ten times in a row; otherwise nothing is moved
-    move     requests to it                                edge stack: ActiveOrigin
+    move     requests to it                                edge stack: its origin, and then ActiveOrigin
     watch    the address that stays; if it does not answer, requests are moved back
     drain    what the old runtime still has in hand
     forget   the old runtime's address                     edge stack: its origin is taken out
@@ -256,7 +256,9 @@ class Switch:
         origins = {
             _origin(side): self._orders.outputs.get(_origin(side), "") for side in ("lambda", "fargate")
         }
-        self._edge.change(ActiveOrigin=to, **origins)
+        # First where it is: that makes the DNS record of FargateOriginName, and nobody asks for it before.
+        self._edge.change(**origins)
+        self._edge.change(ActiveOrigin=to)
 
     def _watch(self, to: str) -> None:
         if healthy(lambda: self._front.serves(to), _WATCH_SECONDS):

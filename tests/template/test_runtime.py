@@ -121,11 +121,6 @@ class TestData:
     def test_production_table_refuses_deletion(self) -> None:
         protection = template()["Resources"]["OrdersTable"]["Properties"]["DeletionProtectionEnabled"]
         assert protection == {"Fn::If": ["IsProduction", True, False]}
-        attributes = template("fargate/template.yaml")["Resources"]["LoadBalancer"]["Properties"]
-        assert {
-            "Key": "deletion_protection.enabled",
-            "Value": {"Fn::If": ["IsProduction", "true", "false"]},
-        } in attributes["LoadBalancerAttributes"]
 
     def test_is_encrypted_with_the_data_key(self) -> None:
         resources = template()["Resources"]
@@ -303,6 +298,27 @@ class TestServer:
     def attributes(self, name: str, key: str) -> dict[str, Any]:
         resource = template("fargate/template.yaml")["Resources"][name]
         return {each["Key"]: each["Value"] for each in resource["Properties"][key]}
+
+    @pytest.mark.parametrize(
+        ("stage", "runtime", "both", "protected"),
+        [
+            ("prod", "fargate", "false", True),
+            # A switch is under way, and the load balancer must be able to go.
+            ("prod", "fargate", "true", False),
+            ("prod", "lambda", "true", False),
+            ("dev", "fargate", "false", False),
+        ],
+    )
+    def test_the_load_balancer_is_protected_while_production_has_no_other_door(
+        self, stage: str, runtime: str, both: str, protected: bool
+    ) -> None:
+        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
+        condition, on, off = handed_over["DeletionProtection"]["Fn::If"]
+        attributes = self.attributes("LoadBalancer", "LoadBalancerAttributes")
+        assert attributes["deletion_protection.enabled"] == {"Ref": "DeletionProtection"}
+        stack = Evaluator(template(), Stage=stage, Runtime=runtime, BothRuntimes=both)
+        assert (on, off) == ("true", "false")
+        assert stack.is_true({"Condition": condition}) is protected
 
     def server(self, argument: str) -> int:
         found = re.search(rf"{argument} ?= ?(\d+)", (ROOT / "src/orders/server.py").read_text())

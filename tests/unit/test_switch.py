@@ -166,11 +166,11 @@ class TestRun:
     ) -> None:
         self.switch(orders, edge, monkeypatch, asked=True, watched=True).run("fargate")
         assert orders.changes == [{"BothRuntimes": "true"}, {"Runtime": "fargate", "BothRuntimes": "false"}]
-        assert edge.parameters == {
-            "ActiveOrigin": "fargate",
-            "LambdaOriginDomain": "",
-            "FargateOriginDomain": "f.test",
-        }
+        assert edge.changes == [
+            {"LambdaOriginDomain": "l.test", "FargateOriginDomain": "f.test"},  # its DNS record is made
+            {"ActiveOrigin": "fargate"},
+            {"LambdaOriginDomain": ""},
+        ]
 
     def test_a_side_that_does_not_answer_gets_no_request(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
