@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from costs.model import Prices, Setup, Traffic, load_measured
+from costs.model import PRICES, Prices, Setup, Traffic, load_measured
 from costs.report import SIZES, page, plot, table, verdict
 
 ROOT = Path(__file__).parents[1]
@@ -18,14 +18,20 @@ def main(argv: list[str]) -> int:
     """Print the tables; with no argument, write docs/costs.md and its plot too."""
     parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
     parser.add_argument("--requests", type=float, help="a month; default: three sizes")
-    parser.add_argument("--region", default="us-east-1", help="a table of costs/prices.toml")
+    parser.add_argument(
+        "--prices", type=Path, default=PRICES, help="of another region: a copy of costs/prices.toml"
+    )
     parser.add_argument("--measured", type=Path, default=_MEASURED, help="what make bench wrote")
     parser.add_argument(
         "--peak-factor", type=float, default=Traffic.peak_factor, help="busiest rate over the mean"
     )
-    parser.add_argument("--response-kb", type=float, default=Traffic.response_kb)
+    parser.add_argument(
+        "--response-kb", type=float, default=Traffic.response_kb, help="an answer, headers included"
+    )
+    parser.add_argument("--item-kb", type=float, default=Traffic.item_kb, help="an order in the table")
     parser.add_argument("--memory", type=int, default=Setup.lambda_memory_mb, help="LambdaMemoryMb")
     parser.add_argument("--cpu", type=int, default=Setup.fargate_cpu_units, help="FargateCpuUnits")
+    parser.add_argument("--task-memory", type=int, default=Setup.fargate_memory_mb, help="FargateMemoryMb")
     parser.add_argument("--min-tasks", type=int, default=Setup.fargate_min_tasks, help="FargateMinTasks")
     parser.add_argument("--spot", type=int, default=Setup.fargate_spot_percent, help="FargateSpotPercent")
     parser.add_argument("--egress", default=Setup.network_egress, help="NetworkEgress")
@@ -33,11 +39,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cloudfront", action="store_true", help="with the edge stack in front")
     asked = parser.parse_args(argv)
     try:
-        prices, measured = Prices.load(asked.region), load_measured(asked.measured)
-        traffic = Traffic(asked.requests or 0.0, peak_factor=asked.peak_factor, response_kb=asked.response_kb)
+        prices, measured = Prices.load(asked.prices), load_measured(asked.measured)
+        traffic = Traffic(
+            asked.requests or 0.0,
+            peak_factor=asked.peak_factor,
+            response_kb=asked.response_kb,
+            item_kb=asked.item_kb,
+        )
         setup = Setup(
             lambda_memory_mb=asked.memory,
             fargate_cpu_units=asked.cpu,
+            fargate_memory_mb=asked.task_memory,
             fargate_min_tasks=asked.min_tasks,
             fargate_spot_percent=asked.spot,
             network_egress=asked.egress,

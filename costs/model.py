@@ -20,7 +20,28 @@ HOURS = 730.0
 DATABASE_WAIT_MS = 5.0
 WORKER_BILLED_MS = 25.0
 SECONDS = HOURS * 3600
-_PRICES = Path(__file__).with_name("prices.toml")
+PRICES = Path(__file__).with_name("prices.toml")
+
+# What the templates make, and the log lines they lead to (tests compare).
+INTERFACE_ENDPOINTS = ("ecr.api", "ecr.dkr", "logs", "kms")  # NetworkEgress=endpoints
+ACCESS_LOG_KB = 0.3  # one line of the HTTP API; the load balancer's go to S3, for next to nothing
+CUSTOM_METRICS = 28  # of our own, once each of them was written
+ALARM_METRICS = 40  # looked at by alarms, with either runtime
+COMPOSITE_ALARMS = 4
+FARGATE_SIZES = {  # FargateMemoryMb by FargateCpuUnits
+    256: (512, 1024, 2048),
+    512: (1024, 2048, 3072, 4096),
+    1024: (2048, 3072, 4096, 5120, 6144, 7168, 8192),
+}
+# Where scaling holds a task: this share of its processor, or requests a second for a quarter of a vCPU.
+TARGET_UTILIZATION, TARGET_REQUESTS = 0.5, 200.0
+# Container Insights with enhanced observability, for one service with one container: 24 metrics for each of
+# cluster, service and task definition and twice for each task, 5 of the service, 2 of the cluster.
+# https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-enhanced-observability-metrics-ECS.html
+INSIGHTS_METRICS, INSIGHTS_METRICS_OF_A_TASK = 3 * 24 + 5 + 2, 2 * 24
+# Lambda's sampling for X-Ray, which it lets nobody change: one call a second, and of the others a share.
+# https://docs.aws.amazon.com/lambda/latest/dg/services-xray.html
+TRACED_A_SECOND, TRACED_SHARE = 1.0, 0.05
 
 Items = dict[str, float]
 """Line item -> USD a month."""
@@ -35,13 +56,16 @@ class Prices:
     usd: dict[str, float]
 
     @classmethod
-    def load(cls, region: str, path: Path = _PRICES) -> Self:
-        """Read the region's table. Raises `ValueError` when there is none."""
-        data = tomllib.loads(path.read_text())
-        if not isinstance(data.get(region), dict):
-            known = ", ".join(sorted(name for name, value in data.items() if isinstance(value, dict)))
-            raise ValueError(f"no prices for region {region!r}; prices.toml has {known}")
-        return cls(region, data["as_of"], {name: entry["usd"] for name, entry in data[region].items()})
+    def load(cls, path: Path = PRICES) -> Self:
+        """Read a table like prices.toml. Raises `ValueError` when it lacks something."""
+        try:
+            data = tomllib.loads(path.read_text())
+            found = cls(data["region"], data["as_of"], {n: each["usd"] for n, each in data["prices"].items()})
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as lacking:
+            raise ValueError(f"{path.name} is no table of prices: {lacking}") from None
+        if path != PRICES and (missing := cls.load().usd.keys() - found.usd.keys()):
+            raise ValueError(f"{path.name} lacks {', '.join(sorted(missing))}")
+        return found
 
     def __getitem__(self, name: str) -> float:
         return self.usd[name]
@@ -81,7 +105,7 @@ class Traffic:
     list_items: float = 20.0
     item_kb: float = 1.0
     stored_million_orders: float = 1.0
-    log_kb: float = 0.6  # one line for each request, log and metrics in one
+    log_kb: float = 0.92  # one line for each request, event and receipt, log and metrics in one
     cold_share: float = 0.001  # of requests that meet a cold start
 
     def __post_init__(self) -> None:
@@ -126,14 +150,14 @@ class Setup:
     network_egress: str = "single-nat"
     architecture: str = "x86_64"
     zones: int = 2
-    target_utilization: float = 0.6  # of a task's processor, where scaling holds it
     cloudfront: bool = False
 
     def __post_init__(self) -> None:
         allowed = {
             "network_egress": ("nat-per-az", "single-nat", "endpoints"),
             "architecture": ("x86_64", "arm64"),
-            "fargate_cpu_units": (256, 512, 1024, 2048, 4096),
+            "fargate_cpu_units": tuple(FARGATE_SIZES),
+            "fargate_memory_mb": FARGATE_SIZES.get(self.fargate_cpu_units, ()),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -161,14 +185,25 @@ def lambda_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Pri
         + (millions - first) * prices["http_api_million_requests_above"],
         "Compute: Lambda requests": millions * prices["lambda_million_requests"],
         "Compute: Lambda GB-seconds": gb_seconds * prices[f"lambda_gb_second_{setup.architecture}"],
+        "Logs of the HTTP API": traffic.requests * ACCESS_LOG_KB / 1024**2 * prices["logs_gb"],
+        "X-Ray: API function": _traces(traffic, 1.0) / 1e6 * prices["xray_million_traces"],
     }
 
 
+def _traces(traffic: Traffic, share: float) -> float:
+    """Return how many traces a month X-Ray records of a function that a share of the requests calls."""
+
+    def sampled(rate: float) -> float:
+        reservoir = min(rate, TRACED_A_SECOND)
+        return reservoir + TRACED_SHARE * (rate - reservoir)
+
+    return sum(hours * 3600 * sampled(rate * share) for hours, rate in traffic.rates())
+
+
 def tasks_for(rate: float, setup: Setup, measured: Measured) -> int:
-    """Return how many tasks hold `rate` requests a second at the target utilisation."""
-    needed = (
-        rate * measured.server_cpu_ms / 1000 / (setup.fargate_cpu_units / 1024 * setup.target_utilization)
-    )
+    """Return how many tasks scaling keeps for `rate` requests a second."""
+    by_processor = setup.fargate_cpu_units / 1024 * TARGET_UTILIZATION / (measured.server_cpu_ms / 1000)
+    needed = rate / min(by_processor, setup.fargate_cpu_units / 256 * TARGET_REQUESTS)
     return max(setup.fargate_min_tasks, math.ceil(round(needed, 9)))
 
 
@@ -190,6 +225,8 @@ def fargate_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Pr
             vcpu * prices[f"fargate_vcpu_hour_{setup.architecture}"]
             + gb * prices[f"fargate_gb_hour_{setup.architecture}"]
         ),
+        "Container Insights": (INSIGHTS_METRICS + INSIGHTS_METRICS_OF_A_TASK * task_hours / HOURS)
+        * prices["insights_metric_month"],
         "Network: public addresses": HOURS * (setup.zones + gateways) * prices["public_ipv4_hour"],
     }
     if gateways:
@@ -200,10 +237,6 @@ def fargate_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Pr
             + egress_gb * prices["endpoint_gb"]
         )
     return items
-
-
-# What fargate/network.yaml makes with NetworkEgress=endpoints (a test compares).
-INTERFACE_ENDPOINTS = ("ecr.api", "ecr.dkr", "logs", "kms")
 
 
 def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
@@ -221,8 +254,11 @@ def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -
     )
     stored_gb = traffic.stored_million_orders * 1e6 * traffic.item_kb * 4 / 1024**2
     event_gb = traffic.events * 1.0 / 1024**2
-    workers = 2  # relay, receipts
-    worker_seconds = traffic.events * workers * measured.worker_billed_ms / 1000
+    handled = traffic.events + placed  # by the relay, and by the receipts function
+    worker_seconds = handled * measured.worker_billed_ms / 1000
+    traces = _traces(traffic, traffic.place_share + traffic.change_share) + _traces(
+        traffic, traffic.place_share
+    )
     items = {
         "DynamoDB: requests": writes / 1e6 * prices["dynamodb_million_writes"]
         + reads / 1e6 * prices["dynamodb_million_reads"],
@@ -234,11 +270,16 @@ def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -
         + event_gb * prices["eventbridge_archive_gb"],
         # Sent, received and deleted.
         "SQS": placed * 3 / 1e6 * prices["sqs_million_requests"],
-        "Lambda: relay and receipts": traffic.events * workers / 1e6 * prices["lambda_million_requests"]
+        "Lambda: relay and receipts": handled / 1e6 * prices["lambda_million_requests"]
         + worker_seconds * setup.lambda_memory_mb / 1024 * prices[f"lambda_gb_second_{setup.architecture}"],
         "S3: receipts": placed / 1000 * prices["s3_thousand_puts"]
         + traffic.stored_million_orders * 1e6 * 2 / 1024**2 * prices["s3_gb_month"],
-        "CloudWatch logs": traffic.requests * traffic.log_kb / 1024**2 * prices["logs_gb"],
+        "X-Ray: relay and receipts": traces / 1e6 * prices["xray_million_traces"],
+        "CloudWatch: logs": (traffic.requests + handled) * traffic.log_kb / 1024**2 * prices["logs_gb"],
+        "CloudWatch: metrics, alarms, dashboard": CUSTOM_METRICS * prices["metric_month"]
+        + ALARM_METRICS * prices["alarm_metric_month"]
+        + COMPOSITE_ALARMS * prices["composite_alarm_month"]
+        + prices["dashboard_month"],
     }
     if setup.cloudfront:  # transfer from AWS to CloudFront is free
         items["CloudFront"] = (

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from costs.model import FRONTS, Measured, Prices, Setup, Traffic, break_even, monthly
+from costs.model import (
+    FRONTS,
+    TARGET_REQUESTS,
+    TARGET_UTILIZATION,
+    Measured,
+    Prices,
+    Setup,
+    Traffic,
+    break_even,
+    monthly,
+)
 
 SIZES = (1e5, 1e7, 1e9)
 _VARIANTS: dict[str, Setup] = {
@@ -85,11 +95,17 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "## How it is counted",
         "Lambda: requests, and GB-seconds of computing (which shrinks with memory up to one vCPU at "
         f"1,769 MB) and of waiting for the database ({measured.lambda_wait_ms:g} ms). Fargate: as many "
-        "tasks as hold the rate at "
-        f"{setup.target_utilization:.0%} of their processor, never below FargateMinTasks, the first on "
-        "demand; the load balancer by its capacity units; the network's gateways and addresses. Your own "
-        "figures: `make cost "
-        'ARGS="--requests 5e6 --peak-factor 8 --memory 512"`; `--help` lists all.',
+        f"tasks as scaling keeps (at {TARGET_UTILIZATION:.0%} of their processor, or {TARGET_REQUESTS:g} "
+        "requests a second for each quarter of a vCPU), never below FargateMinTasks, the first on "
+        "demand; the load balancer by its capacity units; the network's gateways and addresses; the "
+        "metrics of Container Insights. X-Ray records one call of a function a second and 5% of the "
+        f"others; tasks send it nothing. Logs: a line of {traffic.log_kb:g} KB for each request, event and "
+        "receipt, and the HTTP API's own; Lambda itself logs failed calls only.",
+        "Not counted: free tiers and tax; the web ACL and the secret of the edge; the image in its registry; "
+        "the storage of logs; queries, restores and replays; asking an empty queue.",
+        "Your own figures: `make cost "
+        'ARGS="--requests 5e6 --peak-factor 8 --memory 512"`; `--help` lists all. For another region: '
+        "`--prices` with a copy of [costs/prices.toml](../costs/prices.toml).",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from costs.__main__ import main
 from costs.model import (
+    ACCESS_LOG_KB,
+    ALARM_METRICS,
+    COMPOSITE_ALARMS,
+    CUSTOM_METRICS,
+    FARGATE_SIZES,
+    INTERFACE_ENDPOINTS,
+    TARGET_REQUESTS,
+    TARGET_UTILIZATION,
     Measured,
     Prices,
     Setup,
@@ -24,9 +36,17 @@ from costs.model import (
     tasks_for,
 )
 from costs.report import page, plot
+from fastapi import FastAPI
+from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
+from tests.template.templates import Evaluator, template
+from tests.template.test_alarms import alarms
+
+from orders.api.app import create_app
+from orders.service import OrderService
+from orders.telemetry import METRICS
 
 ROOT = Path(__file__).parents[2]
-PRICES = Prices.load("us-east-1")
+PRICES = Prices.load()
 MEASURED = Measured(
     lambda_cpu_ms=2,
     lambda_wait_ms=6,
@@ -63,6 +83,22 @@ class TestLambda:
         items = lambda_front(replace(FLAT, requests=1e9), Setup(), MEASURED, PRICES)
         assert items["API: HTTP API"] == pytest.approx(300 * 1.00 + 700 * 0.90)
 
+    def test_a_call_a_second_is_traced_and_a_twentieth_of_the_others(self) -> None:
+        def traced(requests: float, peak_factor: float = 1) -> float:
+            traffic = replace(FLAT, requests=requests, peak_factor=peak_factor)
+            return lambda_front(traffic, Setup(), MEASURED, PRICES)["X-Ray: API function"]
+
+        month = 730 * 3600
+        assert traced(1e6) == pytest.approx(5.00)
+        # 21 a second: 1 + 20 x 0.05 = 2 are traced
+        assert traced(21 * month) == pytest.approx(2 * month / 1e6 * 5.00)
+        # The same in a quarter of the hours, at 84 a second: 1 + 83 x 0.05, and nothing in the others
+        assert traced(21 * month, 4) == pytest.approx((1 + 83 * 0.05) * month / 4 / 1e6 * 5.00)
+
+    def test_the_http_api_has_a_log_of_its_own(self) -> None:
+        items = lambda_front(replace(FLAT, requests=1e6), Setup(), MEASURED, PRICES)
+        assert items["Logs of the HTTP API"] == pytest.approx(1e6 * ACCESS_LOG_KB / 1024**2 * 0.50)
+
 
 class TestFargate:
     def test_two_small_tasks_that_idle(self) -> None:
@@ -72,13 +108,21 @@ class TestFargate:
         assert items["API: load balancer"] == pytest.approx(730 * 0.0225)
         assert items["Network: NAT"] == pytest.approx(730 * 0.045)
         assert items["Network: public addresses"] == pytest.approx(730 * 3 * 0.005)
+        # 79 metrics, and 48 for each task
+        assert items["Container Insights"] == pytest.approx((79 + 2 * 48) * 0.07)
 
     def test_tasks_follow_the_rate(self) -> None:
-        # 1 ms a request: a quarter of a vCPU at 60 % holds 150 a second
-        assert tasks_for(150, Setup(), MEASURED) == 2
-        assert tasks_for(300, Setup(), MEASURED) == 2
-        assert tasks_for(301, Setup(), MEASURED) == 3
-        assert tasks_for(1500, Setup(fargate_cpu_units=1024), MEASURED) == 3
+        # 1 ms a request: a quarter of a vCPU at 50 % holds 125 a second
+        assert tasks_for(125, Setup(), MEASURED) == 2
+        assert tasks_for(250, Setup(), MEASURED) == 2
+        assert tasks_for(251, Setup(), MEASURED) == 3
+        assert tasks_for(1500, Setup(fargate_cpu_units=1024, fargate_memory_mb=2048), MEASURED) == 3
+
+    def test_however_fast_a_task_is_it_is_given_no_more_than_its_share(self) -> None:
+        fast = replace(MEASURED, server_cpu_ms=0.1)
+        assert tasks_for(600, Setup(), fast) == 3
+        assert tasks_for(601, Setup(), fast) == 4
+        assert tasks_for(2400, Setup(fargate_cpu_units=1024, fargate_memory_mb=2048), fast) == 3
 
     def test_spot_spares_all_but_the_first_task(self) -> None:
         full = fargate_front(FLAT, Setup(), MEASURED, PRICES)["Compute: Fargate"]
@@ -90,7 +134,7 @@ class TestFargate:
         endpoints = fargate_front(FLAT, Setup(network_egress="endpoints"), MEASURED, PRICES)
         assert per_zone["Network: NAT"] == pytest.approx(2 * 730 * 0.045)
         assert "Network: NAT" not in endpoints
-        assert endpoints["Network: interface endpoints"] % (2 * 730 * 0.01) == pytest.approx(0)
+        assert endpoints["Network: interface endpoints"] == pytest.approx(4 * 2 * 730 * 0.01)
 
 
 class TestShared:
@@ -106,6 +150,23 @@ class TestShared:
         items = shared(traffic, Setup(), MEASURED, PRICES)
         assert items["EventBridge: bus and archive"] == pytest.approx(1.00 + 1e6 / 1024**2 * 0.10)
         assert items["SQS"] == pytest.approx(0.5 * 3 * 0.40)
+        # A million events through the relay, and half of them to receipts
+        assert items["Lambda: relay and receipts"] == pytest.approx(
+            1.5e6 * (0.20 / 1e6 + 10 / 1000 * 0.0000166667), rel=1e-4
+        )
+
+    def test_every_request_event_and_receipt_leaves_a_line(self) -> None:
+        traffic = replace(FLAT, requests=1e6, place_share=0.5, change_share=0.5, list_share=0, log_kb=1)
+        items = shared(traffic, Setup(), MEASURED, PRICES)
+        assert items["CloudWatch: logs"] == pytest.approx(2.5e6 / 1024**2 * 0.50)
+        assert items["X-Ray: relay and receipts"] == pytest.approx(1.5 * 5.00)
+
+    def test_watching_costs_the_same_at_every_size(self) -> None:
+        for requests in (0.0, 1e9):
+            items = shared(replace(FLAT, requests=requests), Setup(), MEASURED, PRICES)
+            assert items["CloudWatch: metrics, alarms, dashboard"] == pytest.approx(
+                28 * 0.30 + 40 * 0.10 + 4 * 0.50 + 3.00
+            )
 
     def test_cloudfront_replaces_the_transfer(self) -> None:
         traffic = replace(FLAT, requests=1e6)
@@ -170,7 +231,11 @@ class TestCommand:
             (["--memory", "5"], "lambda_memory_mb"),
             (["--egress", "pigeon"], "network_egress"),
             (["--arch", "z80"], "architecture"),
-            (["--region", "mars-1"], "mars-1"),
+            (["--cpu", "2048"], "fargate_cpu_units"),
+            (["--cpu", "1024"], "fargate_memory_mb"),
+            (["--prices", "nowhere.toml"], "nowhere.toml"),
+            (["--prices", "pyproject.toml"], "no table of prices"),
+            (["--item-kb", "-1"], "item_kb"),
             (["--requests", "-1"], "requests"),
             (["--requests", "nan"], "requests"),
             (["--peak-factor", "0.5"], "peak_factor"),
@@ -208,11 +273,138 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
     assert (ROOT / "docs/costs.svg").read_text() == plot(*arguments), "run make cost"
 
 
-def test_every_price_has_a_source_on_the_vendors_pages() -> None:
-    import tomllib
+class TestAgainstTheTemplates:
+    """What the model takes from the templates is what they say."""
 
+    def test_a_task_has_a_size_that_the_stack_accepts(self) -> None:
+        source = template()
+        names = "FargateCpuUnits", "FargateMemoryMb"
+        for cpu, memory in itertools.product(
+            *(source["Parameters"][name]["AllowedValues"] for name in names)
+        ):
+            refused = Evaluator(source, FargateCpuUnits=cpu, FargateMemoryMb=memory).refusals()
+            assert (memory in FARGATE_SIZES[cpu]) is not bool(refused), (cpu, memory)
+        assert list(FARGATE_SIZES) == source["Parameters"]["FargateCpuUnits"]["AllowedValues"]
+
+    def test_scaling_holds_tasks_where_the_model_does(self) -> None:
+        source = template("fargate/template.yaml")
+        policies = [
+            each["Properties"]["TargetTrackingScalingPolicyConfiguration"]
+            for each in source["Resources"].values()
+            if each["Type"] == "AWS::ApplicationAutoScaling::ScalingPolicy"
+        ]
+        targets = {
+            each["PredefinedMetricSpecification"]["PredefinedMetricType"]: each["TargetValue"]
+            for each in policies
+        }
+        assert targets["ECSServiceAverageCPUUtilization"] == 100 * TARGET_UTILIZATION
+        sizes, unit, name = targets["ALBRequestCountPerTarget"]["Fn::FindInMap"]
+        assert unit == {"Ref": "CpuUnits"}
+        assert {int(cpu): values[name] for cpu, values in source["Mappings"][sizes].items()} == {
+            cpu: cpu / 256 * TARGET_REQUESTS * 60 for cpu in FARGATE_SIZES
+        }
+
+    def test_interface_endpoints(self) -> None:
+        endpoints = [
+            each["Properties"]
+            for each in template("fargate/network.yaml")["Resources"].values()
+            if each["Type"] == "AWS::EC2::VPCEndpoint"
+            and each["Properties"]["VpcEndpointType"] == "Interface"
+        ]
+        names = [
+            each["ServiceName"]["Fn::Sub"].removeprefix("com.amazonaws.${AWS::Region}.") for each in endpoints
+        ]
+        assert names == list(INTERFACE_ENDPOINTS)
+        assert {len(each["SubnetIds"]) for each in endpoints} == {Setup().zones}
+
+    def test_functions_are_traced_and_tasks_are_not(self) -> None:
+        functions = [
+            e for e in template()["Resources"].items() if e[1]["Type"] == "AWS::Serverless::Function"
+        ]
+        traced = {name for name, each in functions if each["Properties"].get("Tracing") == "Active"}
+        assert traced == {"ApiFunction", "RelayFunction", "ReceiptsFunction"}
+        assert "xray" not in (ROOT / "fargate/template.yaml").read_text().lower()
+
+    def test_tasks_are_watched_by_container_insights(self) -> None:
+        resources = template("fargate/template.yaml")["Resources"]
+        settings = resources["Cluster"]["Properties"]["ClusterSettings"]
+        assert settings == [{"Name": "containerInsights", "Value": "enhanced"}]
+        assert len(resources["TaskDefinition"]["Properties"]["ContainerDefinitions"]) == 1
+
+    @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
+    def test_alarms(self, runtime: str) -> None:
+        found = alarms(runtime).values()
+        assert sum("AlarmRule" in each for each in found) == COMPOSITE_ALARMS
+        looked_at = [
+            sum("MetricStat" in query for query in each.get("Metrics", [])) or 1
+            for each in found
+            if "AlarmRule" not in each
+        ]
+        assert sum(looked_at) == pytest.approx(ALARM_METRICS, rel=0.1)
+
+    def test_custom_metrics(self, app: FastAPI) -> None:
+        routes = sum(len(methods) for methods in app.fastapi.openapi()["paths"].values())
+        found = [
+            routes if "route" in dimensions else 1 for _, sets in METRICS.values() for dimensions in sets
+        ]
+        assert sum(found) == pytest.approx(CUSTOM_METRICS, rel=0.1)
+
+
+@pytest.mark.parametrize("runtime", ["lambda", "fargate"])
+def test_a_line_of_the_log_is_as_long_as_counted(
+    runtime: str, service: OrderService, loop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = create_app(service, a_settings(service_name="orders-prod", stage="prod", runtime=runtime))
+    transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
+    trace = {"x-amzn-trace-id": "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"}
+    with httpx.Client(transport=transport, base_url="https://api.test", headers=trace) as client:
+        client.get("/")  # the first line tells of a cold start
+        capsys.readouterr()
+        order = client.post("/orders", json=AN_ORDER).headers["location"]
+        client.put(f"{order}/status", json={"status": "shipped"})
+        client.get("/orders")
+        client.get(order)
+    called = ',"dependency_calls":1,"dependency_ms":5.12'  # which a store in memory does not say
+    placed, changed, listed, read = (len(line + called) for line in capsys.readouterr().out.splitlines())
+    shares = Traffic.place_share, Traffic.change_share, Traffic.list_share
+    mean = (1 - sum(shares)) * read + sum(
+        share * size for share, size in zip(shares, (placed, changed, listed), strict=True)
+    )
+    assert mean / 1024 == pytest.approx(Traffic.log_kb, rel=0.05)
+
+
+def test_a_line_of_the_http_api_is_as_long_as_counted() -> None:
+    line = template()["Resources"]["HttpApi"]["Properties"]["AccessLogSettings"]["Format"]
+    values = {
+        "requestId": "JKJaXmPLvHcESHA=",
+        "requestTimeEpoch": "1767323045678",
+        "identity.sourceIp": "203.0.113.77",
+        "httpMethod": "GET",
+        "path": "/orders/0199a6f5-1c00-7000-8000-000000000001",
+        "status": "200",
+        "responseLength": "286",
+        "responseLatency": "12",
+        "integrationLatency": "10",
+        "integrationErrorMessage": "-",
+        "identity.userAgent": "python-httpx/0.28.1",
+    }
+    written = re.sub(r"\$context\.([\w.]+)", lambda found: values[found[1]], line)
+    assert len(written) / 1024 == pytest.approx(ACCESS_LOG_KB, rel=0.1)
+
+
+def test_the_figures_of_the_readme_are_the_model_s() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    measured = load_measured(ROOT / "bench/results/results.json")
+    at = break_even(Traffic(requests=0), Setup(), measured, PRICES)
+    assert at is not None
+    assert f"Below {at / 1e6:.0f} million requests a month Lambda is the cheaper front door" in readme
+    idle = sum(fargate_front(Traffic(requests=0), Setup(), measured, PRICES).values())
+    assert f"idles at about {round(idle, -1):.0f} USD a month" in readme
+
+
+def test_every_price_has_a_source_on_the_vendors_pages() -> None:
     data = tomllib.loads((ROOT / "costs/prices.toml").read_text())
-    for entry in data["us-east-1"].values():
+    for entry in data["prices"].values():
         assert entry["usd"] > 0
         assert entry["per"]
         assert entry["source"].startswith("https://aws.amazon.com/")
