@@ -1,11 +1,14 @@
-"""Whatever the documentation names exists: targets, files, parameters, outputs, variables, links."""
+"""Whatever the documentation names exists: targets, files, parameters, outputs, variables, links, tests."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cfnlint.decode import decode
@@ -28,12 +31,80 @@ TRACKED = subprocess.run(
 ).stdout.splitlines()
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
-TEMPLATES = [*ROOT.glob("*.yaml"), *(ROOT / "fargate").glob("*.yaml"), *ROOT.glob("*/template.yaml")]
+TEMPLATES = {*ROOT.glob("*.yaml"), *(ROOT / "fargate").glob("*.yaml"), *ROOT.glob("*/template.yaml")}
+
+# Words with two humps, as a parameter has them, that are other people's.
+OF_OTHERS = {
+    *("AccessDenied", "AllViewerExceptHostHeader", "BackgroundTasks", "CloudFront", "GitHub"),
+    *("OutputKey", "RandomPassword", "SecretString", "VersionId"),
+}
+# Where commands put what is kept by no commit, and a prefix in the bucket of artefacts.
+MADE_BY_COMMANDS = (".local/", "reports/", "previews/")
+
+_FENCED = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
+@cache
+def code(page: Path) -> list[str]:
+    """Return what a page sets as code: lines of blocks, and spans in a sentence."""
+    text = page.read_text()
+    rest = _FENCED.sub("", text)
+    blocks = [*_FENCED.findall(text), *re.findall(r"^ {4}(\S.*)$", rest, re.MULTILINE)]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return lines + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", rest)
+
+
+def make_commands(page: Path) -> list[list[str]]:
+    """Return the words after each `make` that a page shows."""
+    found = [
+        command
+        for line in code(page)
+        for command in re.findall(r"(?:^|&& *|; *)make +([^&;]*)", line.strip())
+    ]
+    # A block explains a command after two spaces or a hash.
+    return [shlex.split(re.split(r"  +|#", command)[0]) for command in found]
+
+
+@cache
 def named(section: str) -> set[str]:
     """Return the keys of a section over all templates."""
     return {key for path in TEMPLATES for key in (decode(str(path))[0].get(section) or {})}
+
+
+@cache
+def known_words() -> set[str]:
+    """Return every key and one-word value of the templates, and every word of the application."""
+    sources = [path.read_text() for path in ROOT.glob("src/orders/**/*.py")]
+    words = set(re.findall(r"\w+", "\n".join(sources)))
+
+    def walk(value: Any) -> None:
+        match value:
+            case dict():
+                words.update(value)
+                walk(list(value.values()))
+            case list():
+                for each in value:
+                    walk(each)
+            case str() if re.fullmatch(r"\w+", value):
+                words.add(value)
+
+    for path in TEMPLATES:
+        walk(decode(str(path))[0])
+    return words
+
+
+@cache
+def variables() -> set[str]:
+    """Return every word in capitals that a command, a workflow or a program knows."""
+    places = ("Makefile", ".github/workflows", "bench", "bootstrap", "load", "localcloud", "scripts", "src")
+    files = [name for name in TRACKED if name.startswith(places) and not name.endswith(".md")]
+    texts = [(ROOT / name).read_text() for name in files if (ROOT / name).is_file()]
+    return set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", "\n".join(texts)))
+
+
+def exists(name: str, page: Path) -> bool:
+    """Tell whether a path is there: from the root, from the page, or in the application's package."""
+    return any(any(base.glob(name.rstrip("/"))) for base in (ROOT, page.parent, ROOT / "src/orders"))
 
 
 def identify(page: Path) -> str:
@@ -42,12 +113,11 @@ def identify(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=identify)
 class TestPage:
-    def test_every_make_target_exists(self, page: Path) -> None:
-        text = page.read_text()
-        used = set(re.findall(r"`make ([a-z][a-z-]*)", text)) | set(
-            re.findall(r"^ *make ([a-z][a-z-]*)", text, re.M)
-        )
-        assert used <= TARGETS
+    def test_every_make_target_and_its_variables_exist(self, page: Path) -> None:
+        for command in make_commands(page):
+            for word in command:
+                name, given, _ = word.partition("=")
+                assert re.search(rf"\b{name}\b", MAKEFILE) if given else name in TARGETS, word
 
     def test_every_link_leads_somewhere(self, page: Path) -> None:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
@@ -64,20 +134,36 @@ class TestPage:
             assert anchor in slugs, f"{link}#{anchor}"
 
     def test_every_file_exists(self, page: Path) -> None:
-        tops = "|".join(sorted({re.escape(name.split("/")[0]) for name in TRACKED}))
-        for name in re.findall(rf"`((?:{tops})(?:/[\w./*-]*)?)`", page.read_text()):
-            assert any(ROOT.glob(name.rstrip("/"))) or any(page.parent.glob(name.rstrip("/"))), name
+        kinds = "html|js|json|md|py|svg|toml|txt|yaml|yml"
+        for text in code(page):
+            whole = re.fullmatch(r"[\w.*-]+(?:/[\w.*-]+)+/?|[\w.-]+/", text)
+            within = re.findall(rf"(?<![\w/$<>.:-])[\w.-]+(?:/[\w.-]+)+\.(?:{kinds})\b", text)
+            for name in {whole[0], *within} if whole else within:
+                assert name.startswith(MADE_BY_COMMANDS) or exists(name, page), name
+            if re.fullmatch(rf"[\w-]+\.(?:{kinds})", text):
+                assert any(each.rpartition("/")[2] == text for each in TRACKED), text
 
-    def test_every_variable_is_a_setting(self, page: Path) -> None:
+    def test_every_variable_exists(self, page: Path) -> None:
         settings = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
-        assert set(re.findall(r"\bORDERS_[A-Z_]+\b", page.read_text())) <= settings
+        for text in code(page):
+            for name in re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", text):
+                assert name in (settings if name.startswith("ORDERS_") else variables()), name
 
-    def test_every_parameter_exists(self, page: Path) -> None:
-        # As it is set in a sentence, `Runtime=fargate`; in capitals it is make's, `RUNTIME=fargate`.
-        used = set(re.findall(r"`([A-Z][A-Za-z]+)=[^`]*`", page.read_text()))
-        assert {name for name in used if not name.isupper()} <= named("Parameters")
-        for name in used:
-            assert not name.isupper() or f"$({name})" in MAKEFILE, name
+    def test_every_parameter_that_is_set_exists(self, page: Path) -> None:
+        # In capitals it is make's or a shell's: `RUNTIME=fargate`.
+        for text in code(page):
+            for name in re.findall(r"(?<![\w.-])([A-Z][A-Za-z]*[a-z][A-Za-z]*)=(?!=)", text):
+                assert name in named("Parameters"), name
+
+    def test_every_name_with_two_humps_exists(self, page: Path) -> None:
+        for text in code(page):
+            for name in re.findall(r"(?<![\w:.'\"])[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]*)+\b(?!::)", text):
+                assert name in known_words() | OF_OTHERS, name
+
+    def test_what_is_called_an_output_or_a_parameter_is_one(self, page: Path) -> None:
+        for kind, section in (("output", "Outputs"), ("parameter", "Parameters")):
+            found = re.findall(rf"(?i:{kind})s? `(\w+)(?:=[^`]*)?`", page.read_text())
+            assert set(found) <= named(section)
 
 
 def test_every_test_that_a_page_names_exists() -> None:
@@ -86,5 +172,39 @@ def test_every_test_that_a_page_names_exists() -> None:
             assert f"def {test}(" in (ROOT / path).read_text() or f"class {test}" in (ROOT / path).read_text()
 
 
+def test_every_section_of_the_readme_that_claims_something_leads_to_a_test() -> None:
+    introduction, *sections = (ROOT / "README.md").read_text().split("\n## ")
+    claims_nothing = ("Where things are", "Licence")
+    for section in [introduction, *(each for each in sections if not each.startswith(claims_nothing))]:
+        assert re.search(r"\]\(tests/[\w/]+\.py\)", section), section.partition("\n")[0]
+
+
 def test_the_diagrams_are_those_of_the_templates() -> None:
     assert diagram.PAGE.read_text() == diagram.page(), "run make diagram"
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        ("test_every_make_target_and_its_variables_exist", "`make check nosuch`"),
+        ("test_every_make_target_and_its_variables_exist", "    make test && make nosuch"),
+        ("test_every_make_target_and_its_variables_exist", "`make deploy NO_SUCH=1`"),
+        ("test_every_link_leads_somewhere", "[x](tests/nosuch.py)"),
+        ("test_every_link_to_a_section_finds_it", "[x](#nosuch)"),
+        ("test_every_file_exists", "`nosuchdir/file.py`"),
+        ("test_every_file_exists", "`nosuch.py`"),
+        ("test_every_file_exists", "```sh\nsam local invoke -e events/nosuch.json\n```"),
+        ("test_every_variable_exists", "`AWS_NOSUCH_ROLE`"),
+        ("test_every_variable_exists", "    ORDERS_NO_SUCH=1 python"),
+        ("test_every_parameter_that_is_set_exists", "```sh\nsam deploy NoSuchParameter=1\n```"),
+        ("test_every_parameter_that_is_set_exists", "`Nosuch=lambda`"),
+        ("test_every_name_with_two_humps_exists", "`NoSuchParameter`"),
+        ("test_what_is_called_an_output_or_a_parameter_is_one", "its output `Runtimes`"),
+        ("test_what_is_called_an_output_or_a_parameter_is_one", "the parameter `ApiUrl`"),
+    ],
+)
+def test_what_does_not_exist_is_noticed(check: str, text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text + "\n")
+    with pytest.raises(AssertionError):
+        getattr(TestPage(), check)(page)
