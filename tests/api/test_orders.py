@@ -153,7 +153,13 @@ class TestChangeStatus:
         assert assert_problem(response, 409)["current"] == shipped.json()
         assert response.headers["etag"] == '"2"'
 
-    @pytest.mark.parametrize("tag", ['"1"', '"99"', '"x"', "1", 'W/"2"', '"' + "9" * 40 + '"', "ü"])
+    @pytest.mark.parametrize(
+        "tag",
+        [
+            *['"1"', '"99"', '"x"', "1", 'W/"2"', '"02"', '"' + "9" * 40 + '"', "ü"],
+            *['"1", "3"', '"1", W/"2"', '"1,2"', '"x", "y"', ","],
+        ],
+    )
     def test_a_stale_tag_is_refused_with_the_current_order(self, client: httpx.Client, tag: str) -> None:
         order = place(client)
         current = client.put(f"/orders/{order['id']}/status", json={"status": "processing"}).json()
@@ -170,9 +176,21 @@ class TestChangeStatus:
         )
         assert response.status_code == 200
 
+    @pytest.mark.parametrize("tags", [['"1", "2"'], ['"2","1","x"'], ['"1"', 'W/"1", "2"'], ['"2", "2"']])
+    def test_one_current_tag_of_a_list_is_enough(self, client: httpx.Client, tags: list[str]) -> None:
+        path = f"/orders/{place(client)['id']}/status"
+        client.put(path, json={"status": "processing"})
+        headers = [("if-match", tag) for tag in tags]
+        response = client.put(path, json={"status": "shipped"}, headers=headers)
+        assert (response.status_code, response.headers.get("etag")) == (200, '"3"')
+
     @pytest.mark.parametrize("order_id", ["nope", "0199a6f5-1c00-7000-8000-000000000001"])
-    def test_an_unknown_order_is_not_found(self, client: httpx.Client, order_id: str) -> None:
-        assert_problem(client.put(f"/orders/{order_id}/status", json={"status": "shipped"}), 404)
+    @pytest.mark.parametrize("headers", [{}, {"if-match": '"1"'}, {"if-match": '"1", "2"'}])
+    def test_an_unknown_order_is_not_found(
+        self, client: httpx.Client, order_id: str, headers: dict[str, str]
+    ) -> None:
+        path = f"/orders/{order_id}/status"
+        assert_problem(client.put(path, json={"status": "shipped"}, headers=headers), 404)
 
     @pytest.mark.parametrize(
         "body", [{"status": "banana"}, {}, {"status": 1}, {"status": "shipped", "version": 3}]

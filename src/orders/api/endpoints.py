@@ -7,6 +7,7 @@ which reads plainly good requests without it.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from starlette.responses import Response
@@ -18,6 +19,9 @@ from orders.service import OrderService
 
 # Shorter than the 5 s after which a load balancer's health check gives up.
 READY_TIMEOUT_SECONDS = 2.0
+
+# Compared strongly, so no weak tag. DynamoDB refuses numbers of more than 38 digits.
+_is_tag = re.compile('"([1-9][0-9]{0,17})"', re.ASCII).fullmatch
 
 
 async def place_order(
@@ -56,7 +60,7 @@ async def get_order(
 ) -> Response:
     """Get an order, or 304 when the header names its present state."""
     order = await service.get_order(caller, order_id)
-    if if_none_match is not None and _matches(if_none_match, etag(order), weak=True):
+    if if_none_match is not None and _matches(if_none_match, etag(order)):
         return Response(status_code=304, headers={"etag": etag(order), "cache-control": "private, no-cache"})
     return order_response(order)
 
@@ -64,12 +68,18 @@ async def get_order(
 async def change_status(
     service: OrderService, caller: Caller, order_id: str, status: OrderStatus, if_match: str | None
 ) -> Response:
-    """Move the order along; with `if_match`, only if it is still in that state."""
+    """Move the order along; with `if_match`, only if it is still in that state, or in one of those listed."""
     if if_match is None or if_match.strip() == "*":
         return order_response(await service.change_status(caller, order_id, status))
-    version = _version(if_match)
-    if version is None:  # a tag that no order can have
-        raise VersionConflict(await service.get_order(caller, order_id))
+    versions = _versions(if_match)
+    if (
+        len(versions) != 1
+    ):  # the store compares with one: of several, with the present one if it is among them
+        order = await service.get_order(caller, order_id)
+        if order.version not in versions:
+            raise VersionConflict(order)
+        versions = {order.version}
+    (version,) = versions
     return order_response(await service.change_status(caller, order_id, status, version))
 
 
@@ -90,16 +100,11 @@ async def ready(service: OrderService, state: Any) -> Response:
     return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
 
 
-def _matches(header: str, tag: str, *, weak: bool) -> bool:
-    """Compare as RFC 9110, section 13.1.2 does: `*`, or any tag of a list."""
-    tags = {each.strip() for each in header.split(",")}
-    return "*" in tags or tag in tags or (weak and f"W/{tag}" in tags)
+def _matches(header: str, tag: str) -> bool:
+    """Compare as RFC 9110, section 13.1.2 does: `*`, or any tag of a list, weak or not."""
+    return not {"*", tag, f"W/{tag}"}.isdisjoint(each.strip() for each in header.split(","))
 
 
-def _version(header: str) -> int | None:
-    """Return the version that an If-Match header names, or None when it names none that an order can have."""
-    text = header.strip()
-    # DynamoDB refuses numbers of more than 38 digits.
-    if 2 < len(text) < 20 and text[0] == text[-1] == '"' and text[1:-1].isascii() and text[1:-1].isdigit():
-        return int(text[1:-1])
-    return None
+def _versions(header: str) -> set[int]:
+    """Return the versions that If-Match lists (RFC 9110, section 13.1.1). No order has any other tag."""
+    return {int(found[1]) for each in header.split(",") if (found := _is_tag(each.strip()))}

@@ -104,7 +104,10 @@ async def change_status(
     body: ChangeStatus,
     if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Move the order along; with `If-Match`, only if it is still in the state you read."""
+    """Move the order along; with `If-Match`, only if it is still in the state you read.
+
+    `If-Match` takes one `ETag`, several separated by commas (any may match), or `*`.
+    """
     return await endpoints.change_status(service_of(request), caller, order_id, body.status, if_match)
 
 
