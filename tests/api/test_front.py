@@ -21,7 +21,7 @@ from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOr
 from orders.api import front
 from orders.api.app import App, create_app
 from orders.api.middleware import RequestBoundary
-from orders.domain import Caller
+from orders.domain import ANYONE, Caller
 from orders.errors import NotAuthenticated
 from orders.service import OrderService
 from orders.telemetry import Telemetry
@@ -70,9 +70,9 @@ class Both:
         await self.apps[1].fastapi(scope, receive, send)
 
     def ask(
-        self, method: str, path: str, query: str, headers: list[Header], body: bytes
+        self, method: str, path: str, query: str, headers: list[Header], body: bytes, cut_off: bool = False
     ) -> tuple[Answered, Answered]:
-        """Send one request both ways."""
+        """Send one request both ways. Cut off: the connection ends after `body`, and more was to come."""
         answers = []
         for way in self.ways:
             with pytest.MonkeyPatch.context() as patch:
@@ -83,18 +83,27 @@ class Both:
                     "new_order_id",
                     lambda n=numbers: f"0199a6f5-1c00-7000-8000-{next(n):012}",
                 )
-                answers.append(asyncio.run(self._ask(way, method, path, query, headers, body)))
+                answers.append(asyncio.run(self._ask(way, method, path, query, headers, body, cut_off)))
         return answers[0], answers[1]
 
     async def _ask(
-        self, way: Any, method: str, path: str, query: str, headers: list[Header], body: bytes
+        self,
+        way: Any,
+        method: str,
+        path: str,
+        query: str,
+        headers: list[Header],
+        body: bytes,
+        cut_off: bool,
     ) -> Answered:
         half = len(body) // 2
         parts = [body[:half], body[half:]]
         sent: list[dict[str, Any]] = []
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+            if not parts:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts) or cut_off}
 
         async def send(message: dict[str, Any]) -> None:
             sent.append(message)
@@ -314,6 +323,20 @@ def test_a_body_that_is_too_large(both: dict[str, Both]) -> None:
     with_front, without = both["open"].ask("POST", "/orders", "", [JSON], body)
     assert with_front == without
     assert with_front[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/orders", json.dumps(ORDER)), ("PUT", f"/orders/{STORED}/status", '{"status": "shipped"}')],
+)
+def test_a_body_that_is_cut_off_is_not_taken_for_a_whole_one(method: str, path: str, body: str) -> None:
+    """However whole it looks: the caller was about to send more."""
+    way = Both(False)
+    for part in (body, body[:-1], ""):
+        with_front, without = way.ask(method, path, "", [JSON], part.encode(), cut_off=True)
+        assert with_front == without
+        assert with_front[0] == 400
+    assert asyncio.run(way.apps[0].state.service.list_orders(ANYONE, 10)).orders == [an_order()]
 
 
 def test_every_hot_endpoint_is_a_documented_one(both: dict[str, Both]) -> None:

@@ -191,6 +191,8 @@ class Front:
                 while True:
                     message = await receive()
                     messages.append(message)
+                    if message["type"] == "http.disconnect":  # what came may look whole and is not
+                        raise UnsureError
                     body += message.get("body", b"")
                     if not message.get("more_body"):
                         break
