@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx
 import pytest
 from tests.issuer import authenticator, bearer
-from tests.support import a_settings
+from tests.support import ServerTransport, a_settings
 
+from orders.api import middleware
 from orders.api.app import App, create_app
 from orders.service import OrderService
 from orders.settings import Settings
@@ -54,6 +58,7 @@ def test_a_listed_page_may_send_what_the_api_takes(client: httpx.Client, method:
 def test_other_pages_may_not(client: httpx.Client, origin: str) -> None:
     asked = preflight(client, origin, "POST", "authorization")
     assert asked.status_code == 400
+    assert asked.json()["type"] == "urn:orders:problem:cross-origin"
     assert "access-control-allow-origin" not in asked.headers
     answer = client.get("/orders", headers=bearer("alice") | {"origin": origin})
     assert "access-control-allow-origin" not in answer.headers
@@ -71,6 +76,50 @@ def test_a_listed_page_can_read_refusals(client: httpx.Client, path: str, status
     assert answer.status_code == status
     assert answer.headers["access-control-allow-origin"] == OURS
     assert answer.headers["vary"].lower() == "origin"
+
+
+def test_an_unexpected_error_can_be_read_too(
+    client: httpx.Client, service: OrderService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service._store, "page", None)
+    answer = client.get("/orders", headers=bearer("alice") | {"origin": OURS})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (500, OURS)
+
+
+def test_a_preflight_leaves_its_line(client: httpx.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = preflight(client, OURS, "GET", "authorization")
+    line = json.loads(capsys.readouterr().out)
+    assert (line["method"], line["status"], line["Requests"]) == ("OPTIONS", 200, 1)
+    assert line["request_id"] == answer.headers["x-request-id"]
+
+
+def test_what_is_too_much_is_refused_and_can_be_read(app: App, loop: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(middleware, "MAX_IN_FLIGHT", 0)
+    with httpx.Client(transport=ServerTransport(app, loop), base_url="http://api.test") as client:
+        for answer in (
+            client.get("/orders", headers={"origin": OURS}),
+            preflight(client, OURS, "GET", "authorization"),
+        ):
+            assert answer.status_code == 503
+            assert answer.headers["access-control-allow-origin"] == OURS
+            assert "retry-after" in answer.headers["access-control-expose-headers"]
+
+
+class TestBehindTheEdge:
+    """A preflight brings no token, but comes by the edge like any request, or not at all."""
+
+    SECRET = "secret-" * 7
+
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return a_settings(cors_origins=(OURS,), origin_secrets=(self.SECRET,))
+
+    def test_a_preflight_past_it_is_refused(self, client: httpx.Client) -> None:
+        answer = preflight(client, OURS, "GET", "authorization")
+        assert answer.json()["type"] == "urn:orders:problem:not-by-the-edge"
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (403, OURS)
+        client.headers["x-origin-secret"] = self.SECRET
+        assert preflight(client, OURS, "GET", "authorization").status_code == 200
 
 
 class TestEveryone:

@@ -48,6 +48,8 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_served(monkeypatch:
             assert int(refused.headers["retry-after"]) > 0
             assert refused.headers["content-type"] == "application/problem+json"
             assert (await client.get("/health")).status_code == 200
+            for path in ("/orders/health", "/x/health", "/health/ready"):  # no liveness, whatever they end in
+                assert (await client.get(path)).status_code == 503
             store.let.set()
             assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {404}
             assert (await client.get(UNKNOWN)).status_code == 404

@@ -19,6 +19,8 @@ from orders.telemetry import Telemetry
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from orders.api.cors import Cors
+
 
 def create_app(service: OrderService, settings: Settings, authenticator: Authenticator | None = None) -> App:
     """Build the application over the use cases. Without an authenticator it is open to anyone."""
@@ -26,7 +28,10 @@ def create_app(service: OrderService, settings: Settings, authenticator: Authent
 
 
 class App:
-    """From the outside in: CORS, the boundary of every request, the front, and FastAPI once it is needed."""
+    """From the outside in: the boundary of every request, the front, and FastAPI once it is needed.
+
+    For pages of other origins there is a layer around the boundary and one in it (`cors`).
+    """
 
     def __init__(
         self, service: OrderService, settings: Settings, authenticator: Authenticator | None
@@ -38,10 +43,12 @@ class App:
         self._settings = settings
         self._built: FastAPI | None = None
         self._building = threading.Lock()
-        boundary = RequestBoundary(
-            Front(self._behind, self.state), settings.root_path, Telemetry(settings), settings.origin_secrets
-        )
-        self._outermost: ASGIApp = _with_cors(boundary, settings) if settings.cors_origins else boundary
+        served: ASGIApp = Front(self._behind, self.state)
+        cors = _cors(settings)
+        if cors:
+            served = cors.preflights(served)
+        boundary = RequestBoundary(served, settings.root_path, Telemetry(settings), settings.origin_secrets)
+        self._outermost: ASGIApp = cors.readable(boundary) if cors else boundary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -68,29 +75,9 @@ class App:
         return self.fastapi.openapi()
 
 
-def _with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    from starlette.middleware.cors import CORSMiddleware
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from orders.api.cors import Cors
 
-    return CORSMiddleware(
-        app,
-        allow_origins=settings.cors_origins,
-        allow_methods=["GET", "POST", "PUT"],
-        allow_headers=[
-            "authorization",
-            "content-type",
-            "idempotency-key",
-            "if-match",
-            "if-none-match",
-            "traceparent",
-            "x-correlation-id",
-        ],
-        expose_headers=[
-            "etag",
-            "location",
-            "idempotent-replayed",
-            "retry-after",
-            "x-correlation-id",
-            "x-request-id",
-        ],
-        max_age=600,
-    )
+    return Cors(settings.cors_origins)

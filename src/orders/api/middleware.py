@@ -50,6 +50,7 @@ class RequestBoundary:
         self._app = app
         self._root_path = root_path
         self._telemetry = telemetry
+        self._liveness = ("/health", f"{root_path}/health")
         self._origin_secrets = [secret.encode() for secret in origin_secrets]
         self._in_flight = 0
 
@@ -104,22 +105,23 @@ class RequestBoundary:
             request_log.end(self._telemetry, work, scope, status or 500, answered, begun)
 
     def _within_bounds(self, scope: Scope, header_bytes: int) -> ASGIApp:
-        """Return the application, or a refusal of what is too large or too much; liveness always passes."""
+        """Return what answers: the application, or a refusal of what is too large or too much.
+
+        Liveness always passes: the load balancer asks it, knows no secret, and ends a task that says no.
+        """
         if header_bytes > MAX_HEADER_BYTES:
             detail = "The headers are too large."
             return problem(431, "Request Header Fields Too Large", detail, scope["path"])
-        if self._in_flight > MAX_IN_FLIGHT and not scope["path"].endswith("/health"):
+        if self._in_flight > MAX_IN_FLIGHT and scope["path"] not in self._liveness:
             refusal = problem(503, "Overloaded", _OVERLOADED, scope["path"], kind="overloaded")
             refusal.headers["retry-after"] = "1"
             return refusal
-        if self._origin_secrets and not self._came_by_the_edge(scope):
+        if self._origin_secrets and scope["path"] not in self._liveness and not self._came_by_the_edge(scope):
             return problem(403, "Forbidden", _NOT_BY_THE_EDGE, scope["path"], kind="not-by-the-edge")
         return self._app
 
     def _came_by_the_edge(self, scope: Scope) -> bool:
-        """Whether the caller knows a secret of the edge's. The load balancer's health check knows none."""
-        if scope["path"] in ("/health", f"{self._root_path}/health"):
-            return True
+        """Whether the caller knows a secret of the edge's."""
         given = [value for name, value in scope["headers"] if name == ORIGIN_SECRET_HEADER]
         return len(given) == 1 and any(compare_digest(given[0], secret) for secret in self._origin_secrets)
 
