@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 from fastapi import FastAPI
@@ -92,16 +93,33 @@ def sample(name: str) -> dict[str, Any]:
     return event
 
 
+def target_of(request: httpx.Request) -> tuple[str, str]:
+    """Return the path and query to send.
+
+    httpx straightens a URL ("/x/../orders") like a browser; an attacker does not. The extension "target",
+    which its own transports know too, is sent as it stands.
+    """
+    target: bytes = request.extensions.get("target", request.url.raw_path)
+    path, _, query = target.decode("ascii").partition("?")
+    return path, query
+
+
 class ServerTransport(httpx.BaseTransport):
     """Calls the application as an ASGI server does."""
 
     def __init__(self, app: FastAPI, loop: asyncio.AbstractEventLoop) -> None:
-        self._inner = httpx.ASGITransport(app)
+        self._app = app
         self._loop = loop
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        path, query = target_of(request)
+        sent = {"path": unquote(path), "raw_path": path.encode(), "query_string": query.encode()}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await self._app(scope | sent, receive, send)
+
         async def call() -> httpx.Response:
-            response = await self._inner.handle_async_request(request)
+            response = await httpx.ASGITransport(app).handle_async_request(request)
             body = await response.aread()
             return httpx.Response(response.status_code, headers=response.headers, content=body)
 
@@ -126,17 +144,18 @@ class LambdaTransport(httpx.BaseTransport):
 
 
 def http_api_event(request: httpx.Request) -> dict[str, Any]:
-    """Return the event (payload format 2.0) that the HTTP API makes of a request."""
+    """Return the event (payload format 2.0) that the HTTP API makes of a request. It decodes the path."""
     headers: dict[str, str] = {}
     for name, value in request.headers.multi_items():
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     body = request.read()
-    path = request.url.path
+    target, query = target_of(request)
+    path = unquote(target)
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
-        "rawQueryString": request.url.query.decode(),
+        "rawQueryString": query,
         "headers": headers,
         "requestContext": {
             "accountId": "123456789012",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import uvicorn
+from tests.api import hostile
 from tests.issuer import authenticator, bearer
 from tests.support import a_settings
 
@@ -46,9 +50,20 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.fixture
-def port(service: OrderService) -> Iterator[int]:
+def arrived() -> list[str]:
+    """The path of every request, as the application gets it."""
+    return []
+
+
+@pytest.fixture
+def port(service: OrderService, arrived: list[str]) -> Iterator[int]:
     """The application behind uvicorn, on a free port of loopback."""
-    app = create_app(service, a_settings(), authenticator())
+    application = create_app(service, a_settings(), authenticator())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arrived.append(scope["path"])
+        await application(scope, receive, send)
+
     config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     listening = config.bind_socket()
@@ -87,6 +102,22 @@ def test_malformed_requests_are_refused(port: int, record_property: Callable[[st
     placed = exchange(port, b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\n" + ORDER)
     assert placed.startswith(b"HTTP/1.1 201"), "the requests above were refused for what is wrong with them"
     record_property("hostile_cases", len(MALFORMED))
+
+
+def test_a_path_is_taken_as_it_was_sent(
+    port: int, arrived: list[str], record_property: Callable[[str, object], None]
+) -> None:
+    """No part of the server straightens "/x/../orders": its owner finds an order by the plain path only."""
+    placed = exchange(port, b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 60\r\n\r\n" + ORDER)
+    order_id = json.loads(placed.partition(b"\r\n\r\n")[2])["id"]
+    targets = hostile.trick_paths(order_id)
+    for target in targets:
+        answer = exchange(port, f"GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        assert arrived[-1] == unquote(target.partition("?")[0])
+        expected = {b"200"} if arrived[-1] == f"/orders/{order_id}" else {b"404", b"405"}
+        assert answer[9:12] in expected, (target, answer)
+        assert b"x-injected" not in answer.lower().partition(b"\r\n\r\n")[0]
+    record_property("hostile_cases", len(targets))
 
 
 def test_nothing_is_left_of_a_folded_header_or_a_bare_newline(port: int) -> None:
