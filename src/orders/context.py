@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 
 # W3C Trace Context, section 3.2. The trace id is split as X-Ray splits it.
@@ -41,3 +42,11 @@ def xray_trace_id(xray: str) -> str:
     """Return the trace id in X-Ray's header, or nothing."""
     found = _XRAY.search(xray)
     return f"1-{found[1]}-{found[2]}" if found else ""
+
+
+def invocation_xray(environ: Mapping[str, str] = os.environ) -> str:
+    """Return X-Ray's header of the Lambda invocation in hand, or nothing. It is another one each time.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
+    """
+    return environ.get("_X_AMZN_TRACE_ID", "")

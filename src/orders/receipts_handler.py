@@ -17,7 +17,7 @@ from aws_lambda_powertools.utilities.batch import (
 )
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from orders import telemetry
+from orders import context, telemetry
 from orders.adapters.s3 import S3DocumentStore
 from orders.ports import DocumentStore
 from orders.receipts import placed_order, receipt_html
@@ -35,14 +35,17 @@ def consume(
 ) -> dict[str, Any]:
     """Handle every message by itself, side by side."""
     request_id = getattr(lambda_context, "aws_request_id", "")
+    xray = context.invocation_xray()  # the platform's segments are in this trace, not in the order's
 
     async def write_receipt(record: SQSRecord) -> None:
-        with told.record("receipts", "receipt", request_id, failures="ReceiptFailures") as work:
+        with told.record(
+            "receipts", "receipt", request_id, failures="ReceiptFailures", xray_trace=xray
+        ) as work:
             telemetry.note(message_id=record.message_id)
             placed = placed_order(record.body)
             if placed is None:
                 return
-            told.follow(work, placed.correlation_id, placed.traceparent)
+            told.follow(work, placed.correlation_id, placed.traceparent, xray)
             telemetry.note(event_id=placed.event_id, order_id=placed.order.id)
             written = await documents.put_receipt(placed.order.id, receipt_html(placed.order))
             telemetry.note(written=written)  # False: it was there already

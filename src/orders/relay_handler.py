@@ -14,7 +14,7 @@ from typing import Any
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.dynamo_db_stream_event import DynamoDBRecord
 
-from orders import telemetry
+from orders import context, telemetry
 from orders.adapters.eventbridge import EventBridgePublisher
 from orders.adapters.stream import MalformedRecord, event_of, text
 from orders.ports import Event, EventPublisher
@@ -39,13 +39,15 @@ def relay(
     events = [outcome for outcome in outcomes.values() if isinstance(outcome, Event)]
     refused = {event.id for event in publisher.publish(events)} if events else set()
     request_id = getattr(lambda_context, "aws_request_id", "")
+    xray = context.invocation_xray()  # the platform's segments are in this trace, not in the order's
 
     def settle(record: DynamoDBRecord) -> None:
         change = record.raw_event["dynamodb"]
         outcome = outcomes[change["SequenceNumber"]]
         if outcome is None:
             return
-        with told.record("relay", "event", request_id, failures="RelayFailures", **_trace(change)):
+        trace = _trace(change)
+        with told.record("relay", "event", request_id, failures="RelayFailures", xray_trace=xray, **trace):
             telemetry.note(sequence_number=change["SequenceNumber"])
             if isinstance(outcome, MalformedRecord):
                 raise outcome

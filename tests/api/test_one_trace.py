@@ -84,6 +84,23 @@ def test_a_trace_that_came_in_is_in_every_line(
     assert all(common <= line.keys() for line in lines)
 
 
+def test_functions_name_the_trace_of_their_own_segments(
+    client: httpx.Client, table: Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """X-Ray begins another trace when a stream invokes a function; the order's is in `trace_id`."""
+    told = Telemetry(a_settings())
+    bus = MemoryEventPublisher()
+    client.post("/orders", json=AN_ORDER, headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", f"Root=1-5759e988-{'a' * 24};Parent=53995c3f42cd8ad8;Sampled=1")
+    relay({"Records": table.records}, bus, told)
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", f"Root=1-5759e989-{'b' * 24};Parent=53995c3f42cd8ad8;Sampled=1")
+    consume({"Records": [a_message(an_envelope(bus.published[0]))]}, MemoryDocumentStore(), told)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["trace_id"] for line in lines] == [TRACE] * 3
+    found = [line["xray_trace_id"] for line in lines[1:]]
+    assert found == [f"1-5759e988-{'a' * 24}", f"1-5759e989-{'b' * 24}"]
+
+
 def test_failures_are_counted_and_say_why(table: Table, capsys: pytest.CaptureFixture[str]) -> None:
     told = Telemetry(a_settings())
     broken = {"SequenceNumber": "9", "NewImage": {"pk": {"S": "order#1"}}}
