@@ -122,6 +122,7 @@ class Telemetry:
         }
         self._level = logging.getLevelNamesMapping().get(settings.log_level.upper(), logging.INFO)
         # Of 2^32, as the share of trace ids: all hops of a sampled trace say more, the others nothing.
+        # A caller who makes up the trace id can have its lines say more: that costs log, and shows no secret.
         self._sampled_below = (
             1 << 32 if self._level <= logging.DEBUG else int(settings.debug_sample_percent / 100 * (1 << 32))
         )
@@ -153,8 +154,12 @@ class Telemetry:
         context.correlation_id.set(correlation_id)
 
     def write(self, work: Work, location: str, message: str, level: int = logging.INFO) -> None:
-        """Write the line of a piece of work, with all that was noted and counted."""
-        if level < self._level and not work.debug:
+        """Write the line of a piece of work, with all that was noted and counted.
+
+        Metrics are made of lines, so a line that counts is written whatever the level: a service whose
+        good requests are not counted looks as if all of them failed.
+        """
+        if level < self._level and not work.debug and not work.metrics:
             return
         now = time.time()
         line: dict[str, Any] = {

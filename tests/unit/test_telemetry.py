@@ -107,6 +107,16 @@ class TestLine:
         assert (line["level"], line["error"]) == ("ERROR", "KeyError")
         assert "abc.def" not in str(line)
 
+    def test_below_the_level_only_what_counts_is_written(self, capsys: pytest.CaptureFixture[str]) -> None:
+        told = Telemetry(a_settings(log_level="WARNING"))
+        for metric in ("", "EventsRelayed"):
+            with told.record("relay", "event", "r-1"):
+                telemetry.note(event_id="e:1")
+                if metric:
+                    telemetry.count(metric)
+        (line,) = lines(capsys)
+        assert (line["EventsRelayed"], line["event_id"], line["level"]) == (1, "e:1", "INFO")
+
     def test_outside_of_any_work_nothing_is_kept(self) -> None:
         telemetry.note(a=1)
         telemetry.count("Throttles")
