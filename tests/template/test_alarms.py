@@ -6,27 +6,52 @@ metric name, dimension, statistic, expression, threshold or number of periods ma
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import httpx
 import pytest
-from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
+import yaml
+from tests.support import (
+    AN_ORDER,
+    LambdaTransport,
+    ServerTransport,
+    a_message,
+    a_record,
+    a_settings,
+    an_envelope,
+    an_order,
+)
 from tests.template.cloudwatch import Key, Metrics, Samples, composite_state, key, state
 from tests.template.templates import ROOT, Evaluator, mentions, template
+from tests.unit.test_lean_client import client_of, refuses, serving
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from orders.adapters.memory import (
+    FixedCursorKey,
+    MemoryDocumentStore,
+    MemoryEventPublisher,
+    MemoryOrderStore,
+)
+from orders.adapters.stream import event_of
 from orders.api.app import create_app
+from orders.receipts_handler import consume
+from orders.relay_handler import relay
 from orders.service import OrderService
-from orders.telemetry import METRICS
+from orders.telemetry import METRICS, Telemetry
 
 MONITORING = "monitoring/template.yaml"
+UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
 MODES = {"lambda": {"lambda"}, "fargate": {"fargate"}, "both": {"lambda", "fargate"}}
+RUNBOOKS = "https://git.example.com/acme/orders/blob/main/docs/runbooks.md"
 NAMES = {
+    "RunbookUrl": RUNBOOKS,
+    "LambdaConcurrencyAlarm": "800",
     "ServiceName": "orders-test",
     "AlarmEmail": "",
     "KmsKeyArn": "arn:key",
@@ -90,10 +115,7 @@ def resources(mode: str) -> dict[str, dict[str, Any]]:
         **{name: value if "fargate" in MODES[mode] else "" for name, value in FARGATE.items()},
     }
     evaluator = Evaluator(source, **given)
-    defaults = {
-        name: str(each["Default"]) for name, each in source["Parameters"].items() if "Default" in each
-    }
-    found: dict[str, dict[str, Any]] = resolve(evaluator.resources(), evaluator, defaults | given)
+    found: dict[str, dict[str, Any]] = resolve(evaluator.resources(), evaluator, given)
     return found
 
 
@@ -106,7 +128,7 @@ def alarms(mode: str) -> dict[str, dict[str, Any]]:
         if front_door in MODES[mode]:
             source = template(path)
             found |= {
-                f"{path}:{name}": resolve(each["Properties"], Evaluator(source), {})
+                f"{path}:{name}": resolve(each["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
                 for name, each in source["Resources"].items()
                 if each["Type"] in wanted
             }
@@ -167,6 +189,14 @@ def errors(*counts: int, of: int = 100) -> dict[Key, Samples]:
 
 def latencies(*minutes: list[float]) -> dict[Key, Samples]:
     return {ours("Latency"): list(minutes)}
+
+
+def relaying(placed: list[float], relayed: list[float] | None = None) -> dict[Key, Samples]:
+    """Orders placed and events relayed in each minute; without these, a relay that is never invoked."""
+    series = {ours("OrdersPlaced"): [[1.0] * int(each) for each in placed]}
+    if relayed is not None:
+        series[ours("EventsRelayed")] = [[1.0] * int(each) for each in relayed]
+    return series
 
 
 def single(name: Key, *, bad: list[Samples], good: list[Samples]) -> Case:
@@ -320,6 +350,20 @@ def cases(mode: str) -> dict[str, Case]:
             bad=[each_minute(70e3, 80e3, 90e3)],
             good=[each_minute(70e3, 80e3, 90e3, 2e3), each_minute(60e3, 60e3, 60e3), NOTHING],
         ),
+        "RelayStandstillAlarm": Case(
+            bad=[
+                relaying(placed=[0] * 50 + [1, 0, 0, 0, 0] + [0, 0, 2, 0, 0]),
+                relaying(placed=[1] + [0] * 50 + [1] + [0] * 8),
+                relaying(placed=[20] * 60, relayed=[20] * 50 + [0] * 10),
+            ],
+            good=[
+                {},
+                relaying(placed=[20] * 60, relayed=[20] * 60),
+                relaying(placed=[0] * 54 + [1, 0, 0, 0, 0, 0], relayed=[0] * 55 + [1, 0, 0, 0, 0]),
+                relaying(placed=[0] * 60, relayed=[0, 3] * 30),
+                relaying(placed=[20] * 65, relayed=[0] * 5 + [20] * 60),
+            ],
+        ),
         "RelayFailuresAlarm": failures("RelayFailures", "relay"),
         "RelayDeadLettersAlarm": dead_letters("relay-dead"),
         "ReceiptsAgeAlarm": single(
@@ -430,29 +474,107 @@ def test_stays_quiet_on_a_good_series(mode: str, name: str) -> None:
         assert state_of(mode, name, series) == "OK"
 
 
-class Broken(MemoryOrderStore):
-    """A database that fails in a way nobody expected."""
+class Store(MemoryOrderStore):
+    """A database that breaks or dawdles as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = 0.0  # what `perf_counter` shows
+        self.slow_seconds = 0.0
+        self.broken = False
 
     async def get(self, order_id: str) -> Any:
-        raise RuntimeError
+        self.clock += self.slow_seconds
+        if self.broken:
+            raise RuntimeError
+        return await super().get(order_id)
 
 
-@pytest.mark.parametrize("mode", ["lambda", "fargate"])
-def test_the_application_s_own_lines_fire_an_alarm(
-    mode: str, loop: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service = OrderService(Broken(), MemoryDocumentStore(), FixedCursorKey())
-    app = create_app(service, a_settings(service_name="orders-test", runtime=mode))
-    transport = LambdaTransport(app) if mode == "lambda" else ServerTransport(app, loop)
-    with httpx.Client(transport=transport, base_url="http://api.test") as client:
-        for _ in range(20):
-            client.post("/orders", json=AN_ORDER)
-        healthy = capsys.readouterr().out
-        for _ in range(20):
-            client.get("/orders/0199a6f5-1c00-7000-8000-000000000001")
-        broken = capsys.readouterr().out
-    assert state_of(mode, "ServerErrorsAlarm", extracted(healthy)) == "OK"
-    assert state_of(mode, "ServerErrorsAlarm", extracted(healthy + broken)) == "ALARM"
+class TestOwnLines:
+    """Alarms are fed with what we write, as CloudWatch reads it: no name or dimension is typed twice."""
+
+    @pytest.fixture
+    def told(self) -> Telemetry:
+        return Telemetry(a_settings(service_name="orders-test"))
+
+    @pytest.fixture
+    def state_now(self, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+        """Return the state of an alarm in a stack that writes, minute by minute, what was just written."""
+        return lambda alarm: state_of("both", alarm, extracted(capsys.readouterr().out))
+
+    @pytest.fixture
+    def store(self, monkeypatch: pytest.MonkeyPatch) -> Store:
+        store = Store()
+        monkeypatch.setattr(time, "perf_counter", lambda: store.clock)
+        return store
+
+    @pytest.fixture(params=["lambda", "fargate"])
+    def runtime(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
+
+    @pytest.fixture
+    def log_level(self) -> str:
+        return "INFO"
+
+    @pytest.fixture
+    def client(self, runtime: str, log_level: str, store: Store, loop: Any) -> Iterator[httpx.Client]:
+        service = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
+        settings = a_settings(service_name="orders-test", runtime=runtime, log_level=log_level)
+        app = create_app(service, settings)
+        transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
+        with httpx.Client(transport=transport, base_url="http://api.test") as client:
+            yield client
+
+    @pytest.mark.parametrize("log_level", template()["Parameters"]["LogLevel"]["AllowedValues"])
+    def test_server_errors(self, client: httpx.Client, store: Store, state_now: Callable[[str], str]) -> None:
+        """Whatever the log's level: were good requests not counted, the few bad ones would look like all."""
+        for good, bad, expected in ((480, 20, "OK"), (20, 20, "ALARM")):
+            for store.broken, count in ((False, good), (True, bad)):
+                for _ in range(count):
+                    client.get(UNKNOWN)
+            assert state_now("ServerErrorsAlarm") == expected
+
+    def test_latency(self, client: httpx.Client, store: Store, state_now: Callable[[str], str]) -> None:
+        for store.slow_seconds, expected in ((1.9, "OK"), (2.1, "ALARM")):
+            for _ in range(20):
+                client.get(UNKNOWN)
+            assert state_now("LatencyAlarm") == expected
+
+    def test_throttles(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
+        async def throttled() -> None:
+            async with serving(*[refuses("ThrottlingException")] * 3) as server:  # and then it answers
+                with told.record("api", "request", "r"):
+                    await client_of(server).call("GetItem", {})
+
+        for calls, expected in ((3, "OK"), (4, "ALARM")):
+            for _ in range(calls):
+                asyncio.run(throttled())
+            assert state_now("ThrottlesAlarm") == expected
+
+    def test_relay(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
+        order = a_record(an_order())
+        relay({"Records": [order]}, MemoryEventPublisher(), told)
+        assert state_now("RelayFailuresAlarm") == "OK"
+        broken = order | {"dynamodb": order["dynamodb"] | {"NewImage": {"pk": {"S": "order#1"}}}}
+        relay({"Records": [broken]}, MemoryEventPublisher(), told)
+        assert state_now("RelayFailuresAlarm") == "ALARM"
+
+    def test_standstill(
+        self, told: Telemetry, client: httpx.Client, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        client.post("/orders", json=AN_ORDER)
+        placed = capsys.readouterr().out
+        assert state_of("both", "RelayStandstillAlarm", extracted(placed, minutes=10)) == "ALARM"
+        relay({"Records": [a_record(an_order())]}, MemoryEventPublisher(), told)
+        relayed = placed + capsys.readouterr().out
+        assert state_of("both", "RelayStandstillAlarm", extracted(relayed, minutes=10)) == "OK"
+
+    def test_receipts(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
+        event = event_of(a_record(an_order()))
+        assert event is not None
+        for body, expected in ((an_envelope(event), "OK"), ("not an event", "ALARM")):
+            consume({"Records": [a_message(body)]}, MemoryDocumentStore(), told)
+            assert state_now("ReceiptFailuresAlarm") == expected
 
 
 def extracted(output: str, minutes: int = 5) -> dict[Key, Samples]:
@@ -475,7 +597,7 @@ class TestRunbooks:
 
     def test_every_alarm_leads_to_its_section_and_every_section_has_an_alarm(self) -> None:
         descriptions = [each["AlarmDescription"] for mode in MODES for each in alarms(mode).values()]
-        links = [re.search(r" docs/runbooks\.md#([a-z-]+)$", each) for each in descriptions]
+        links = [re.search(f" {re.escape(RUNBOOKS)}#([a-z-]+)$", each) for each in descriptions]
         assert all(links), [each for each, link in zip(descriptions, links, strict=True) if not link]
         assert {link[1] for link in links if link} == self.sections()
 
@@ -489,6 +611,26 @@ class TestRunbooks:
     def test_links_between_sections_lead_somewhere(self) -> None:
         text = (ROOT / "docs/runbooks.md").read_text()
         assert set(re.findall(r"\]\(#([a-z-]+)\)", text)) <= self.sections()
+
+
+def test_every_parameter_can_be_set() -> None:
+    given = template()["Resources"]["MonitoringStack"]["Properties"]["Parameters"]
+    assert given.keys() == template(MONITORING)["Parameters"].keys()
+    for name in ("RunbookUrl", "LambdaConcurrencyAlarm"):
+        assert given[name] == {"Ref": name}
+    allowed = re.compile(template()["Parameters"]["RunbookUrl"]["AllowedPattern"])
+    assert allowed.fullmatch(RUNBOOKS)
+    assert allowed.fullmatch(template()["Parameters"]["RunbookUrl"]["Default"])
+
+
+def test_the_pipeline_says_where_the_runbooks_are() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/deploy.yml").read_text())["jobs"]
+    for stage in ("dev", "prod"):
+        (parameters,) = (
+            step["env"]["PARAMETERS"] for step in jobs[stage]["steps"] if "PARAMETERS" in step.get("env", {})
+        )
+        page = "${{ github.server_url }}/${{ github.repository }}/blob/main/docs/runbooks.md"
+        assert parameters.startswith(f"RunbookUrl={page} "), "first, so that the stage's own count"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -533,10 +675,10 @@ class TestDashboard:
 
 
 # What Logs Insights knows, and what CloudWatch and ECS write.
-OF_OTHERS = {"@timestamp", "detail"}
+OF_OTHERS = {"@timestamp", "detail", "record", "type"}
 WORDS = {
     *("filter", "fields", "sort", "stats", "limit", "by", "as", "asc", "desc", "and", "or"),
-    *("count", "sum", "latest", "pct", "x", "request", "ERROR"),
+    *("count", "sum", "latest", "pct", "x", "request", "ERROR", "platform", "report", "success"),
     *("times", "last", "example", "requests", "errors", "p50", "p99", "cold"),
 }
 
@@ -549,5 +691,5 @@ def test_queries_ask_for_fields_that_lines_have() -> None:
     for name, resource in resources("both").items():
         if resource["Type"] == "AWS::Logs::QueryDefinition":
             text = re.sub(r"#.*", "", resource["Properties"]["QueryString"])
-            asked = set(re.findall(r"@?[a-zA-Z_]\w*", re.sub(r"detail\.[\w.]+", "", text)))
+            asked = set(re.findall(r"@?[a-zA-Z_]\w*", re.sub(r"(detail|record)\.[\w.]+", "", text)))
             assert asked <= written | WORDS | OF_OTHERS, f"{name}: {asked - written - WORDS - OF_OTHERS}"
