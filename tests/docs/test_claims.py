@@ -35,7 +35,14 @@ TEMPLATES = {*ROOT.glob("*.yaml"), *(ROOT / "fargate").glob("*.yaml"), *ROOT.glo
 
 # Words with two humps, as a parameter has them, that are other people's.
 OF_OTHERS = {
-    *("AccessDenied", "AllViewerExceptHostHeader", "BackgroundTasks", "CloudFront", "GitHub"),
+    *(
+        "AccessDenied",
+        "AllViewerExceptHostHeader",
+        "BackgroundTasks",
+        "CloudFront",
+        "GitHub",
+        "LastProcessingResult",
+    ),
     *("OutputKey", "RandomPassword", "SecretString", "VersionId"),
 }
 # Where commands put what is kept by no commit, and a prefix in the bucket of artefacts.
