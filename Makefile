@@ -15,8 +15,8 @@ export PYTHONPATH := src
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # One environment for each requirements file; its stamp carries the file's checksum, so it is remade
-# when the file changes and only then.
-stamp = $(1)/.installed-$(2)-$(shell cksum < $(2).txt | cut -d' ' -f1)
+# when the file changes and only then. Without its interpreter (a Python that was removed) nothing is installed.
+stamp = $(1)/.installed-$(2)-$(shell test -x $(1)/bin/python || rm -f $(1)/.installed-*; cksum < $(2).txt | cut -d' ' -f1)
 RUN := $(call stamp,.venv,requirements)
 DEV := $(call stamp,.venv,requirements-dev)
 LOCAL := $(call stamp,.venv-local,requirements-local)
@@ -26,10 +26,16 @@ IMAGE_ENV := $(call stamp,.venv-image,requirements)
 LOAD := $(call stamp,.venv-load,requirements-load)
 BENCH := $(call stamp,.venv-bench,requirements-bench)
 
+# What keeps $(PYTHON) from making an environment, if anything.
+python_fault = $(shell $(PYTHON) -c 'import importlib.util, sys; print( \
+  "is " + sys.version.split()[0] + "; Python 3.11 or newer is needed: set PYTHON=..." if sys.version_info < (3, 11) else \
+  "" if importlib.util.find_spec("ensurepip") else "lacks the module venv (Debian, Ubuntu: apt-get install python3-venv)")' \
+  2>/dev/null || echo "does not start as Python 3.11 or newer: set PYTHON=...")
+
 define install # environment, requirements file without .txt
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Set PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(if $(python_fault),$(error $(PYTHON) $(python_fault)))
 	@echo "Installing $(2).txt into $(1) (once; about a minute) ..."
-	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
 	@$(1)/bin/python -m pip install --quiet --no-compile --require-hashes -r $(2).txt
 	@rm -f $(1)/.installed-$(2)-*; touch $@
 endef
