@@ -19,11 +19,15 @@ Access patterns, and what one costs (items up to 1 KB; the indexes project every
     place an order          PutItem if pk is free; else the stored item comes back   3 WCU (4 with an owner)
     get an order            GetItem, consistent                                      1 RCU
     change the status       UpdateItem on status, owner, version                     3 WCU (4 with an owner)
-    all orders              Query on every shard, merged by position                 about 1.5 x limit items
+    all orders              Query on every shard, merged by position                 N x (s + s / 2 + 1) items
     an owner's orders       Query orders-by-owner                                    limit + 1 items
     a customer's orders     Query orders-by-customer                                 limit + 1 items
     by status, or a         a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
     customer within owner   then a short page with a cursor
+
+Of all orders each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and one, for
+they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards; 128 for one of 20 with
+64. A shard that holds more of the page is asked again. Counted by tests/local/test_list_cost.py.
 
 One partition of an index takes 1,000 WCU a second and throttles the table's writes beyond
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html), so the list
