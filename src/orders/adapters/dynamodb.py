@@ -25,9 +25,9 @@ Access patterns, and what one costs (items up to 1 KB; the indexes project every
     by status, or a         a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
     customer within owner   then a short page with a cursor
 
-Of all orders each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and one, for
-they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards; 128 for one of 20 with
-64. A shard that holds more of the page is asked again. Counted by tests/local/test_list_cost.py.
+Of all orders each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and one,
+for they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards, 128 for one of
+20 with 64. A shard that holds more of the page is asked again. Counted by tests/local/test_list_cost.py.
 
 One partition of an index takes 1,000 WCU a second and throttles the table's writes beyond
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html), so the list
