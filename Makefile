@@ -84,7 +84,10 @@ local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the l
 	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.local "$(RUNTIME)"
 
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
-	.venv/bin/python -m pytest -m "not cloud and not browser" -n 2 --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -m "not cloud and not browser and not install" -n 2 --dist loadgroup $(ARGS)
+
+test-start: $(DEV) ## Time `make run` in a bare clone, the installation included, and once more
+	.venv/bin/python -m pytest -m install tests/docs $(ARGS)
 
 .PHONY: test-browser
 CHROMIUM ?= $(shell command -v chromium || command -v google-chrome)
