@@ -29,6 +29,13 @@ TRACKED = subprocess.run(
     check=True,
     text=True,
 ).stdout.splitlines()
+# The words of the code; not of `bench/`, which speaks of others' too.
+CODE = {
+    word
+    for name in TRACKED
+    if (ROOT / name).suffix in {".py", ".yaml", ".yml", ".js"} and not name.startswith("bench/")
+    for word in re.findall(r"\w+", (ROOT / name).read_text())
+}
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
 TEMPLATES = {*ROOT.glob("*.yaml"), *(ROOT / "fargate").glob("*.yaml"), *ROOT.glob("*/template.yaml")}
@@ -149,6 +156,9 @@ class TestPage:
                 assert name.startswith(MADE_BY_COMMANDS) or exists(name, page), name
             if re.fullmatch(rf"[\w-]+\.(?:{kinds})", text):
                 assert any(each.rpartition("/")[2] == text for each in TRACKED), text
+
+    def test_every_name_with_an_underscore_is_in_the_code(self, page: Path) -> None:
+        assert set(re.findall(r"`(\w*_\w+)(?:\(\))?`", page.read_text())) <= CODE
 
     def test_every_variable_exists(self, page: Path) -> None:
         settings = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
