@@ -98,9 +98,11 @@ def test_of_ten_status_changes_at_once_one_wins_and_the_others_see_it(api: httpx
 
 
 def test_nothing_in_the_source_scans() -> None:
+    # By DynamoDB's names or boto3's. A PartiQL statement may be a scan too, without saying so.
+    refused = {"scan", "executestatement", "batchexecutestatement", "executetransaction"}
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.attr] if isinstance(node, ast.Attribute) else []
             names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
             for name in names:
-                assert name.lower() not in ("scan", "batch_scan", "executestatement"), f"{path}: {name}"
+                assert name.lower().replace("_", "") not in refused, f"{path}: {name}"
