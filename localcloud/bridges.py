@@ -806,9 +806,10 @@ def conditions_of_policies() -> None:
     """AWS: policies may ask how a caller came and what it asks for. ministack lacks some of these keys.
 
     For AUTH=true. aws:SecureTransport is true here although nothing is encrypted: policies that refuse
-    plain HTTP would refuse everything. kms:MacAlgorithm, events:source and events:detail-type come from
-    the request.
+    plain HTTP would refuse everything. kms:MacAlgorithm, events:source, events:detail-type and the keys
+    that an upload names come from the request.
     """
+    encryption = [f"x-amz-server-side-encryption-{x}" for x in ("aws-kms-key-id", "customer-algorithm")]
 
     def wrap(context: Any) -> Any:
         def keys(service: str, action: str, body: bytes, parameters: Any) -> dict[str, Any]:
@@ -823,7 +824,15 @@ def conditions_of_policies() -> None:
 
         return keys
 
+    def wrap_object(context: Any) -> Any:
+        def keys(action: str, parameters: Any, path: str, headers: dict[str, str]) -> dict[str, Any]:
+            found = dict(context(action, parameters, path, headers))
+            return found | {f"s3:{name}": headers[name] for name in encryption if name in headers}
+
+        return keys
+
     _changed(iam_actions, "request_tag_context", wrap)
+    _changed(iam_actions, "_s3_object_context", wrap_object)
     _changed(ministack_app, "pin_request_origin", lambda pin: lambda source, secure: pin(source, True))
 
 

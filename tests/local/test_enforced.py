@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
 import httpx
 import pytest
+from botocore.exceptions import ClientError
 from localcloud.cloud import client
 from localcloud.embedded import EmbeddedAws, embedded_aws
 
@@ -48,3 +51,45 @@ def test_api_fails_without_its_policy(enforced: EmbeddedAws) -> None:
     finally:
         iam.attach_role_policy(**change)
     assert _post(enforced).status_code == 201
+
+
+@pytest.fixture(scope="module")
+def put(enforced: EmbeddedAws) -> Callable[..., int]:
+    """Put a document as a user who may do everything in S3; return the status of the answer."""
+    iam: Any = client(enforced.endpoint, "iam")
+    iam.create_user(UserName="bold")
+    anything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [anything]})
+    iam.put_user_policy(UserName="bold", PolicyName="anything", PolicyDocument=policy)
+    key = iam.create_access_key(UserName="bold")["AccessKey"]
+    s3: Any = boto3.client(
+        "s3",
+        endpoint_url=enforced.endpoint,
+        region_name=enforced.environ["AWS_REGION"],
+        aws_access_key_id=key["AccessKeyId"],
+        aws_secret_access_key=key["SecretAccessKey"],
+    )
+    document = {"Bucket": enforced.outputs["DocumentsBucketName"], "Key": "attachments/x", "Body": b"x"}
+
+    def put(**encryption: str) -> int:
+        try:
+            answer = s3.put_object(**document, **encryption)
+        except ClientError as refused:
+            answer = refused.response
+        return int(answer["ResponseMetadata"]["HTTPStatusCode"])
+
+    return put
+
+
+def test_bucket_takes_its_own_key_named_or_by_default(enforced: EmbeddedAws, put: Callable[..., int]) -> None:
+    assert put() == 200
+    assert put(ServerSideEncryption="aws:kms", SSEKMSKeyId=enforced.outputs["DataKeyArn"]) == 200
+
+
+def test_bucket_refuses_every_other_encryption(enforced: EmbeddedAws, put: Callable[..., int]) -> None:
+    kms: Any = client(enforced.endpoint, "kms")
+    another = kms.create_key()["KeyMetadata"]["Arn"]
+    assert put(ServerSideEncryption="AES256") == 403
+    assert put(ServerSideEncryption="aws:kms", SSEKMSKeyId=another) == 403
+    assert put(ServerSideEncryption="aws:kms") == 403  # that is the account's key aws/s3
+    assert put(SSECustomerAlgorithm="AES256", SSECustomerKey=b"k" * 32) == 403
