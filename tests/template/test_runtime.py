@@ -329,6 +329,15 @@ class TestServer:
         idle = self.attributes("LoadBalancer", "LoadBalancerAttributes")["idle_timeout.timeout_seconds"]
         assert self.server("timeout_keep_alive") > int(idle)
 
+    def test_a_dependencys_hiccup_takes_no_task_out(self) -> None:
+        """Readiness asks the dependencies: by it, one that is slow would take every task out at once."""
+        group = template("fargate/template.yaml")["Resources"]["TargetGroup"]["Properties"]
+        assert group["HealthCheckPath"] == "/health"
+        [container] = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"][
+            "ContainerDefinitions"
+        ]
+        assert "/health/ready" not in str(container["HealthCheck"])
+
     def test_the_server_ends_before_it_is_killed(self) -> None:
         task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
         (container,) = task["ContainerDefinitions"]
