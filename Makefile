@@ -76,6 +76,10 @@ audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT
 mutations: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
 	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/privileges
 
+.PHONY: openapi
+openapi: $(DEV) ## Write docs/openapi.json anew
+	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/api/test_openapi.py -k committed
+
 .PHONY: token
 token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read orders:write")
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.issuer --sub "$(SUB)" --scopes "$(SCOPES)"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 from tests.issuer import authenticator, bearer
-from tests.support import a_settings
+from tests.support import ROOT, a_settings
 
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
 from orders.api.app import create_app
 from orders.service import OrderService
 
 _service = OrderService(MemoryOrderStore(), MemoryDocumentStore(), FixedCursorKey())
+_guarded = create_app(_service, a_settings(), authenticator())
 schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(_service, a_settings()))
-guarded = schemathesis.openapi.from_asgi("/openapi.json", create_app(_service, a_settings(), authenticator()))
+guarded = schemathesis.openapi.from_asgi("/openapi.json", _guarded)
 
 
 @schema.parametrize()
@@ -39,3 +43,12 @@ class Alice:
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_every_operation_that_documents_a_token_asks_for_it(case: schemathesis.Case) -> None:
     case.call_and_validate(checks=[ignored_auth])
+
+
+def test_the_document_is_the_committed_one() -> None:
+    """So that no change of the API goes unseen. `make openapi` writes it anew."""
+    page = ROOT / "docs/openapi.json"
+    document = _guarded.openapi()
+    if os.environ.get("UPDATE_DOCS"):
+        page.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    assert document == json.loads(page.read_text()), "make openapi"

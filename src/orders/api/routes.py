@@ -30,10 +30,26 @@ Reader = Annotated[Caller, Depends(caller_with(READ))]
 Writer = Annotated[Caller, Depends(caller_with(WRITE))]
 
 
+_PROBLEMS = {
+    400: "The request cannot be read",
+    401: "No token, or not a valid one",
+    403: "The token lacks the scope",
+    404: "Nothing is there, or nothing for this caller",
+    409: "The order's present status does not allow it",
+    412: "The order is no longer as `If-Match` says",
+    413: "The body is too large",
+    422: "The request does not have the form that is asked for",
+    503: "Overloaded, or something that this needs does not answer: try again",
+}
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Document the problems an endpoint answers with, beside those of every endpoint."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"model": Problem, "content": content} for status in (*statuses, 401, 403, 422, 503)}
+    return {
+        status: {"model": Problem, "description": _PROBLEMS[status], "content": content}
+        for status in (*statuses, 401, 403, 422, 503)
+    }
 
 
 def service_of(request: Request) -> OrderService:
