@@ -29,7 +29,8 @@ TRACKED = subprocess.run(
     check=True,
     text=True,
 ).stdout.splitlines()
-# The words of the code; not of `bench/`, which speaks of others' too. (git tracks what `make rename` has moved.)
+# The words of the code, without `bench/`, which speaks of others' too.
+# (After `make rename` git still lists the old paths.)
 CODE = {
     word
     for path in map(ROOT.joinpath, TRACKED)
