@@ -26,7 +26,9 @@ locals {
   stack_actions = [
     "cloudformation:CreateChangeSet",
     "cloudformation:DeleteChangeSet",
-    "cloudformation:Describe*",
+    "cloudformation:DescribeChangeSet",
+    "cloudformation:DescribeStackEvents",
+    "cloudformation:DescribeStacks",
     "cloudformation:ExecuteChangeSet",
     "cloudformation:GetTemplate",
     "cloudformation:GetTemplateSummary",
@@ -36,57 +38,60 @@ locals {
   ]
 
   # Who may be which role, what it may deploy, and whether it may build and remove.
-  roles = merge(
-    {
-      dev = {
-        description = "Jobs on the branch build and deploy to dev"
-        subject     = "ref:refs/heads/${var.branch}"
-        actions     = local.stack_actions
-        stacks      = ["${var.service}-dev/*", "${var.service}-dev-*/*"]
-        policies    = ["deploy", "build"]
-        writes      = ["artifacts/*", "deployments/${var.service}-dev/*"]
-        removes     = { stack = "${var.service}-dev", resources = "${var.service}-dev-*" }
-      }
-      prod = {
-        description = "Jobs in the prod environment deploy to prod"
-        subject     = "environment:${var.prod_environment}"
-        actions     = local.stack_actions
-        stacks      = ["${var.service}-prod/*", "${var.service}-prod-*/*"]
-        policies    = ["deploy"]
-        writes      = ["deployments/${var.service}-prod/*"]
-        removes     = null
-      }
-      drift = {
-        description = "Scheduled jobs on the branch look for drift"
-        subject     = "ref:refs/heads/${var.branch}"
-        actions = [
-          "cloudformation:Describe*",
-          "cloudformation:DetectStackDrift",
-          "cloudformation:DetectStackResourceDrift",
-          "cloudformation:ListStackResources",
-        ]
-        stacks   = ["${var.service}-*/*"]
-        policies = ["audit"]
-        writes   = []
-        removes  = null
-      }
-    },
-    var.pull_request_environment == "" ? {} : {
-      pull-request = {
-        description = "Jobs of pull requests make and remove throw-away stacks"
-        subject     = "environment:${var.pull_request_environment}"
-        actions     = local.stack_actions
-        stacks      = ["${var.service}-preview*/*"]
-        policies    = ["deploy", "build"]
-        writes      = ["previews/*", "deployments/${var.service}-preview*/*"]
-        removes     = { stack = "${var.service}-preview*", resources = "${var.service}-preview*" }
-      }
-    },
-  )
+  every_role = {
+    dev = {
+      description = "Jobs on the branch build and deploy to dev"
+      subject     = "ref:refs/heads/${var.branch}"
+      actions     = local.stack_actions
+      stacks      = ["${var.service}-dev/*", "${var.service}-dev-*/*"]
+      policies    = ["deploy", "build"]
+      writes      = ["artifacts/*", "deployments/${var.service}-dev/*"]
+      removes     = { stack = "${var.service}-dev", resources = "${var.service}-dev-*" }
+      more        = []
+    }
+    prod = {
+      description = "Jobs in the prod environment deploy to prod"
+      subject     = "environment:${var.prod_environment}"
+      actions     = local.stack_actions
+      stacks      = ["${var.service}-prod/*", "${var.service}-prod-*/*"]
+      policies    = ["deploy"]
+      writes      = ["deployments/${var.service}-prod/*"]
+      removes     = null
+      more        = local.let_the_load_balancer_go
+    }
+    drift = {
+      description = "Scheduled jobs on the branch look for drift"
+      subject     = "ref:refs/heads/${var.branch}"
+      actions = [
+        "cloudformation:DescribeStackResourceDrifts",
+        "cloudformation:DescribeStacks",
+        "cloudformation:DetectStackDrift",
+        "cloudformation:DetectStackResourceDrift",
+        "cloudformation:GetStackPolicy",
+        "cloudformation:GetTemplate",
+        "cloudformation:ListStackResources",
+      ]
+      stacks   = ["${var.service}-*/*"]
+      policies = []
+      writes   = []
+      removes  = null
+      more     = local.drift
+    }
+    pull-request = {
+      description = "Jobs of pull requests make and remove throw-away stacks"
+      subject     = "environment:${var.pull_request_environment}"
+      actions     = local.stack_actions
+      stacks      = ["${var.service}-preview*/*"]
+      policies    = ["deploy", "build"]
+      writes      = ["previews/*", "deployments/${var.service}-preview*/*"]
+      removes     = { stack = "${var.service}-preview*", resources = "${var.service}-preview*" }
+      more        = local.find_stacks
+    }
+  }
+  roles = { for name, role in local.every_role : name => role if(name == "pull-request") == (var.pull_request_environment != "") }
   policy_arns = {
     deploy = aws_iam_policy.deploy.arn
     build  = aws_iam_policy.build.arn
-    audit  = "arn:${local.partition}:iam::aws:policy/SecurityAudit"
   }
 }
 
@@ -309,7 +314,7 @@ resource "aws_iam_role_policy" "jobs" {
           ]
         },
         {
-          Sid      = "RemoveArchives" # CloudFormation names them after the stack
+          Sid      = "RemoveArchives"
           Effect   = "Allow"
           Action   = ["events:DeleteArchive"]
           Resource = ["arn:${local.partition}:events:${local.here}:archive/${each.value.removes.resources}"]
@@ -322,6 +327,7 @@ resource "aws_iam_role_policy" "jobs" {
         Resource  = ["arn:${local.partition}:kms:${local.here}:key/*"]
         Condition = { StringLike = { "aws:ResourceTag/orders-stack" = each.value.removes.stack } }
       }],
+      each.value.more,
     )
   })
 }

@@ -55,7 +55,7 @@ locals {
         ]
       },
       {
-        Sid    = "ListingTableStreamsTakesNoResource"
+        Sid    = "ListTableStreams"
         Effect = "Allow"
         Action = [
           "dynamodb:ListStreams",
@@ -147,7 +147,6 @@ locals {
           "arn:${local.partition}:cloudformation:${local.here}:stack/${var.service}-*",
           "arn:${local.partition}:dynamodb:${local.here}:table/${var.service}-*",
           "arn:${local.partition}:events:${local.here}:*/${var.service}-*",
-          "arn:${local.partition}:events:${local.here}:archive/*",
           "arn:${local.partition}:lambda:${local.here}:function:${var.service}-*",
           "arn:${local.partition}:logs:${local.here}:log-group:*${var.service}-*",
           "arn:${local.partition}:s3:::${var.service}-*",
@@ -163,7 +162,6 @@ locals {
           "acm:DescribeCertificate",
           "apigateway:*",
           "application-autoscaling:*",
-          "budgets:*",
           "cloudfront:*",
           "cloudwatch:*",
           "codedeploy:*",
@@ -200,7 +198,7 @@ locals {
           "kms:RevokeGrant",
           "lambda:*EventSourceMapping*",
           "lambda:*Tag*",
-          "logs:*LogDelivery*",
+          "logs:*LogDeliver*",
           "logs:*QueryDefinition*",
           "logs:*ResourcePolicy",
           "logs:*ResourcePolicies",
@@ -208,11 +206,13 @@ locals {
           "route53:ChangeResourceRecordSets",
           "route53:GetChange",
           "route53:GetHostedZone",
+          "route53:ListHostedZones",
           "route53:ListResourceRecordSets",
           "secretsmanager:GetRandomPassword",
+          "sns:GetSubscriptionAttributes",
+          "sns:SetSubscriptionAttributes",
+          "sns:Unsubscribe",
           "wafv2:*",
-          "xray:*Group*",
-          "xray:*Tag*",
         ]
         Resource = "*"
         Condition = {
@@ -229,9 +229,8 @@ locals {
         Effect = "Allow"
         Action = [
           "ecr:BatchGetImage",
-          "ecr:DescribeImages",
-          "ecr:GetRepositoryPolicy",
           "ecr:GetDownloadUrlForLayer",
+          "ecr:GetRepositoryPolicy",
           "s3:GetObject",
         ]
         Resource = [
@@ -275,6 +274,7 @@ locals {
           "iam:CreatePolicy",
           "iam:DeletePolicy",
           "iam:GetPolicy",
+          "iam:ListEntitiesForPolicy",
           "iam:ListPolicyTags",
           "iam:ListPolicyVersions",
           "iam:TagPolicy",
@@ -319,7 +319,6 @@ locals {
           StringEquals = {
             "iam:PassedToService" = [
               "application-autoscaling.amazonaws.com",
-              "backup.amazonaws.com",
               "codedeploy.amazonaws.com",
               "ecs-tasks.amazonaws.com",
               "ecs.amazonaws.com",
@@ -398,7 +397,7 @@ locals {
         ]
       },
       {
-        Sid    = "ReadTemplatesAndBootstrap"
+        Sid    = "ReadTemplates"
         Effect = "Allow"
         Action = [
           "cloudformation:GetTemplateSummary",
@@ -476,4 +475,91 @@ locals {
       },
     ]
   })
+
+  drift = [
+    {
+      Sid    = "FollowTheSearch"
+      Effect = "Allow"
+      Action = [
+        "cloudformation:BatchDescribeTypeConfigurations",
+        "cloudformation:DescribeStackDriftDetectionStatus",
+      ]
+      Resource = "*"
+    },
+    {
+      Sid    = "ReadConfiguration"
+      Effect = "Allow"
+      Action = [
+        "apigateway:GET",
+        "application-autoscaling:Describe*",
+        "application-autoscaling:ListTagsForResource",
+        "cloudwatch:Describe*",
+        "cloudwatch:GetDashboard",
+        "cloudwatch:ListTagsForResource",
+        "codedeploy:Get*",
+        "codedeploy:List*",
+        "dynamodb:Describe*",
+        "dynamodb:GetResourcePolicy",
+        "dynamodb:ListTagsOfResource",
+        "ec2:Describe*",
+        "ecs:Describe*",
+        "elasticloadbalancing:Describe*",
+        "elasticloadbalancing:GetLoadBalancerWebACL",
+        "events:Describe*",
+        "events:List*",
+        "iam:Get*",
+        "iam:List*",
+        "kms:Describe*",
+        "kms:Get*",
+        "kms:List*",
+        "lambda:Get*",
+        "lambda:List*",
+        "logs:Describe*",
+        "logs:GetDataProtectionPolicy",
+        "logs:ListTagsForResource",
+        "route53:Get*",
+        "route53:List*",
+        "s3:Get*Configuration",
+        "s3:GetBucket*",
+        "s3:ListBucket",
+        "s3:ListTagsForResource",
+        "sns:Get*",
+        "sns:List*",
+        "sqs:GetQueueAttributes",
+        "sqs:ListQueueTags",
+        "wafv2:Get*",
+        "wafv2:List*",
+      ]
+      Resource = "*"
+    },
+  ]
+
+  let_the_load_balancer_go = [
+    {
+      Sid    = "LetTheLoadBalancerGo"
+      Effect = "Allow"
+      Action = [
+        "elasticloadbalancing:ModifyLoadBalancerAttributes",
+      ]
+      Resource = [
+        "arn:${local.partition}:elasticloadbalancing:${local.here}:loadbalancer/app/*",
+      ]
+      Condition = {
+        StringEquals = {
+          "aws:ResourceTag/orders-stack" = "${var.service}-prod"
+        }
+      }
+    },
+  ]
+
+  find_stacks = [
+    {
+      Sid    = "FindStacks"
+      Effect = "Allow"
+      Action = [
+        "cloudformation:ListStacks",
+      ]
+      Resource = "*"
+    },
+  ]
 }

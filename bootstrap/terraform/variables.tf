@@ -28,7 +28,7 @@ variable "prod_environment" {
 }
 
 variable "pull_request_environment" {
-  description = "GitHub environment whose jobs may make and remove throw-away stacks of pull requests. Empty allows none."
+  description = "For an account of pull requests' throw-away stacks, the GitHub environment whose jobs make and remove them. The account then gets no role for dev and prod."
   type        = string
   default     = ""
   validation {

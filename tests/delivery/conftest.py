@@ -1,13 +1,17 @@
-"""The bootstrap stack, made twice on one emulator: by CloudFormation and by Terraform, an account each."""
+"""The bootstrap stack on one emulator: by CloudFormation and by Terraform, for stages and for pull requests.
+
+An account each.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,14 @@ from localcloud.embedded import EmbeddedAws, embedded_aws
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "bootstrap" / "terraform"
 REPOSITORY = "acme/orders"
+AUDIENCE = "sts.amazonaws.com"
 # Terraform waits a minute on the bucket's lifecycle rules, here as on AWS: planned only. The rest is applied.
+ACCOUNTS = {
+    ("cloudformation", "stages"): "111111111111",
+    ("terraform", "stages"): "222222222222",
+    ("cloudformation", "pull requests"): "555555555555",
+    ("terraform", "pull requests"): "666666666666",
+}
 TARGETS = [
     "aws_ecr_lifecycle_policy.image",
     "aws_ecr_repository_policy.image",
@@ -33,7 +44,7 @@ TARGETS = [
 
 @dataclass
 class Bootstrap:
-    """What one of the two made. Roles by the name that the documentation gives them."""
+    """What was made in one account. Roles by the name that the documentation gives them."""
 
     account: str
     endpoint: str
@@ -80,6 +91,11 @@ class Bootstrap:
         document: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
         return document
 
+    @property
+    def roles(self) -> list[str]:
+        """The jobs' roles that there are."""
+        return sorted(self.role_arns)
+
     def arn(self, role: str) -> str:
         return self.execution_arn if role == "execution" else self.role_arns[role]
 
@@ -96,15 +112,27 @@ class Bootstrap:
         return text
 
 
-def client(endpoint: str, account: str, service: str) -> Any:
-    """Return a client of the emulator as the root of `account` (there, an account's number is its key)."""
+def client(endpoint: str, account: str, service: str, keys: Mapping[str, str] | None = None) -> Any:
+    """Return a client of the emulator: with keys, or as the account's root, whose key is its number."""
+    keys = keys or {"AccessKeyId": account, "SecretAccessKey": "test"}
     return boto3.client(
         service,
         endpoint_url=endpoint,
         region_name="us-east-1",
-        aws_access_key_id=account,
-        aws_secret_access_key="test",
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys.get("SessionToken"),
     )
+
+
+def token(subject: str) -> str:
+    """Return a token as GitHub gives to a job; the local AWS does not look at its signature."""
+
+    def part(value: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    claims = {"iss": "https://token.actions.githubusercontent.com", "aud": AUDIENCE, "sub": subject}
+    return ".".join([part({"alg": "RS256", "typ": "JWT"}), part(claims), "c2lnbmF0dXJl"])
 
 
 def _name(arn: str) -> str:
@@ -118,15 +146,36 @@ def bare_aws() -> Iterator[EmbeddedAws]:
         yield aws
 
 
-@pytest.fixture(scope="session", params=["cloudformation", "terraform"])
+@pytest.fixture(scope="session", params=ACCOUNTS, ids="-".join)
 def bootstrap(request: pytest.FixtureRequest) -> Bootstrap:
-    made: Bootstrap = request.getfixturevalue(f"by_{request.param}")
-    return made
+    tool, kind = request.param
+    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{tool}")
+    return made[kind]
+
+
+@pytest.fixture(scope="session", params=["cloudformation", "terraform"])
+def stages(request: pytest.FixtureRequest) -> Bootstrap:
+    """The account of dev and prod."""
+    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{request.param}")
+    return made["stages"]
+
+
+@pytest.fixture(scope="session", params=["cloudformation", "terraform"])
+def previews(request: pytest.FixtureRequest) -> Bootstrap:
+    """The account of pull requests."""
+    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{request.param}")
+    return made["pull requests"]
 
 
 @pytest.fixture(scope="session")
-def by_cloudformation(bare_aws: EmbeddedAws) -> Bootstrap:
-    account = "111111111111"
+def by_cloudformation(bare_aws: EmbeddedAws) -> dict[str, Bootstrap]:
+    return {
+        "stages": _by_cloudformation(bare_aws, ACCOUNTS["cloudformation", "stages"], ""),
+        "pull requests": _by_cloudformation(bare_aws, ACCOUNTS["cloudformation", "pull requests"], "preview"),
+    }
+
+
+def _by_cloudformation(bare_aws: EmbeddedAws, account: str, environment: str) -> Bootstrap:
     # The emulator has no AWS::IAM::OIDCProvider: the template is given a provider, Terraform makes one.
     provider = client(bare_aws.endpoint, account, "iam").create_open_id_connect_provider(
         Url="https://token.actions.githubusercontent.com", ClientIDList=["sts.amazonaws.com"]
@@ -134,7 +183,7 @@ def by_cloudformation(bare_aws: EmbeddedAws) -> Bootstrap:
     cloudformation = client(bare_aws.endpoint, account, "cloudformation")
     parameters = {
         "Repository": REPOSITORY,
-        "PullRequestEnvironment": "preview",
+        "PullRequestEnvironment": environment,
         "OidcProviderArn": provider,
     }
     cloudformation.create_stack(
@@ -152,16 +201,17 @@ def by_cloudformation(bare_aws: EmbeddedAws) -> Bootstrap:
         time.sleep(0.1)
     assert stack["StackStatus"] == "CREATE_COMPLETE", stack
     out = {o["OutputKey"]: o["OutputValue"] for o in stack["Outputs"]}
+    names = {
+        "dev": "DevRoleArn",
+        "prod": "ProdRoleArn",
+        "drift": "DriftRoleArn",
+        "pull-request": "PullRequestRoleArn",
+    }
     return Bootstrap(
         account=account,
         endpoint=bare_aws.endpoint,
         bucket=out["ArtifactBucketName"],
-        role_arns={
-            "dev": out["DevRoleArn"],
-            "prod": out["ProdRoleArn"],
-            "drift": out["DriftRoleArn"],
-            "pull-request": out["PullRequestRoleArn"],
-        },
+        role_arns={role: out[name] for role, name in names.items() if name in out},
         boundary_arn=out["PermissionsBoundaryArn"],
         execution_arn=out["ExecutionRoleArn"],
         repository_arn=_repository_arn(account, out["ImageRepositoryUri"]),
@@ -174,9 +224,13 @@ def _repository_arn(account: str, uri: str) -> str:
 
 @pytest.fixture(scope="session")
 def terraform(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An initialised working directory, as the environment that Terraform needs; skips where it cannot be."""
+    """An initialised working directory, as the environment that Terraform needs; skips where it cannot be.
+
+    Not in a workflow, which installs Terraform.
+    """
+    missing = pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip
     if not shutil.which("terraform"):
-        pytest.skip("terraform is not installed: bootstrap/terraform is NOT tested")
+        missing("terraform is not installed: bootstrap/terraform is NOT tested")
     work = tmp_path_factory.mktemp("terraform")
     environ = {**os.environ, "TF_DATA_DIR": str(work / "data"), "CHECKPOINT_DISABLE": "1"}
     module = work / "module"
@@ -192,7 +246,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             break
     init = _terraform(environ, module, "init")
     if init.returncode:
-        pytest.skip("terraform cannot get the AWS provider: bootstrap/terraform is NOT tested")
+        missing("terraform cannot get the AWS provider: bootstrap/terraform is NOT tested")
     return {**environ, "MODULE": str(module)}
 
 
@@ -203,15 +257,25 @@ def _terraform(environ: dict[str, str], module: Path, *words: str) -> subprocess
 
 
 @pytest.fixture(scope="session")
-def by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str]) -> Bootstrap:
-    account = "222222222222"
+def by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str]) -> dict[str, Bootstrap]:
+    return {
+        "stages": _by_terraform(bare_aws, terraform, ACCOUNTS["terraform", "stages"], ""),
+        "pull requests": _by_terraform(
+            bare_aws, terraform, ACCOUNTS["terraform", "pull requests"], "preview"
+        ),
+    }
+
+
+def _by_terraform(
+    bare_aws: EmbeddedAws, terraform: dict[str, str], account: str, environment: str
+) -> Bootstrap:
     environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": account}
-    environ |= {"TF_VAR_repository": REPOSITORY, "TF_VAR_pull_request_environment": "preview"}
-    module = Path(environ["MODULE"])
+    environ |= {"TF_VAR_repository": REPOSITORY, "TF_VAR_pull_request_environment": environment}
+    module, state = Path(environ["MODULE"]), f"-state={account}.tfstate"
     targets = [f"-target={target}" for target in TARGETS]
-    applied = _terraform(environ, module, "apply", "-auto-approve", *targets)
+    applied = _terraform(environ, module, "apply", "-auto-approve", state, *targets)
     assert applied.returncode == 0, applied.stderr
-    shown = _terraform(environ, module, "output", "-json")
+    shown = _terraform(environ, module, "output", "-json", state)
     out = {name: entry["value"] for name, entry in json.loads(shown.stdout).items()}
     return Bootstrap(
         account=account,
