@@ -27,9 +27,11 @@ from scripts.delivery.decide import (
     Record,
     checked_parameters,
     decide,
+    keeps_serving,
     may_destroy,
     open_pull_requests,
     rollback_target,
+    serving,
     stack_name,
     stage_parameters,
     stale_previews,
@@ -108,14 +110,21 @@ class Delivery:
         template = artifacts.template(key)
         if template is None:
             raise DeliveryError(f"there is no artefact {key} in s3://{artifacts.bucket}/{artifacts.prefix}/")
-        parameters = checked_parameters(parameters, load_template(template).get("Parameters", {}))
+        declared = load_template(template).get("Parameters", {})
+        parameters = checked_parameters(parameters, declared)
+        values = {name: str(each.get("Default", "")) for name, each in declared.items()} | parameters
         stack = self.stack(stack_name(SERVICE, stage))
+        edge = self.stack(f"{stack.name}-edge").outputs()
+        if edge:
+            keeps_serving(edge["ActiveOrigin"], values)
         kind = self._prepare(stack)
         changed = False
         if kind == "UPDATE" and stack.matches(template, parameters):
             say(f"{stack.name} runs artefact {key} with these parameters: nothing to do")
         else:
             say(f"{stack.name}: {kind.lower()} with artefact {key}")
+            if stage == PRODUCTION and kind == "UPDATE" and "fargate" not in serving(values):
+                self._let_load_balancers_go(stack)
             tags = {"service": SERVICE, "stage": stage, "orders-stack": stack.name}
             url, role = artifacts.template_url(key), self._bootstrap.get("ExecutionRoleArn")
             changed = stack.apply(kind, url, parameters, tags, role)
@@ -126,10 +135,17 @@ class Delivery:
                 stage,
                 Record(_now(), key, str(artifacts.release(key)["version"]), dict(parameters), instead_of),
             )
-        url = stack.outputs().get("ApiUrl", "")
+        # Behind an edge the API may answer nobody else.
+        url = edge.get("EdgeUrl") or stack.outputs().get("ApiUrl", "")
         if url:
-            say(f"ApiUrl: {url}")
+            say(f"Address: {url}")
         self._tell(artifact=key, api_url=url, changed=str(changed).lower())
+
+    def _let_load_balancers_go(self, stack: Stack) -> None:
+        """Turn off their deletion protection, or CloudFormation would leave them standing."""
+        off = [{"Key": "deletion_protection.enabled", "Value": "false"}]
+        for arn in stack.load_balancers():
+            self.client("elbv2").modify_load_balancer_attributes(LoadBalancerArn=arn, Attributes=off)
 
     def _prepare(self, stack: Stack) -> str:
         """Act on the decision until a change set can be made; return the kind of it."""
@@ -199,6 +215,7 @@ class Delivery:
         holder = Data(self.client, say)
         if stage == PRODUCTION:
             stack.protect_from_deletion(on=False)
+            self._let_load_balancers_go(stack)
         for bucket in doomed:
             holder.empty(bucket)
         stack.delete()
@@ -211,8 +228,9 @@ class Delivery:
 
     def sweep(self, open_numbers: Sequence[int]) -> None:
         """Destroy the stacks of pull requests that are no longer open, with their data."""
-        pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
-        names = [s["StackName"] for page in pages for s in page["Stacks"] if not s.get("ParentId")]
+        pages = self.client("cloudformation").get_paginator("list_stacks").paginate()
+        stacks = [stack for page in pages for stack in page["StackSummaries"]]
+        names = {s["StackName"] for s in stacks if s["StackStatus"] != "DELETE_COMPLETE"}
         stale = stale_previews(names, SERVICE, open_numbers)
         say(f"{len(stale)} stacks of closed pull requests")
         failed = []
@@ -226,11 +244,12 @@ class Delivery:
             raise DeliveryError(f"not removed: {', '.join(failed)}")
 
     def drift(self, stage: str) -> None:
-        """Raise if anything in the stage's stacks is not as its template says."""
+        """Raise if anything in the stage's stacks, if it has any, is not as its template says."""
         cfn, name = self.client("cloudformation"), stack_name(SERVICE, stage)
         stack = self.stack(name)
         if stack.status() is None:
-            raise DeliveryError(f"there is no stack {name}")
+            say(f"there is no stack {name}: nothing to compare")
+            return
         nested = [
             r["PhysicalResourceId"]
             for r in stack.resources()
@@ -257,15 +276,21 @@ class Delivery:
             time.sleep(self._poll)
         if found["DetectionStatus"] == "DETECTION_FAILED":
             raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
-        wanted = ["MODIFIED", "DELETED"]
-        pages = cfn.get_paginator("describe_stack_resource_drifts").paginate(
-            StackName=stack, StackResourceDriftStatusFilters=wanted
-        )
+        asked: dict[str, Any] = {
+            "StackName": stack,
+            "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"],
+        }
+        drifts: list[dict[str, Any]] = []
+        while True:  # the SDK has no paginator for it
+            page = cfn.describe_stack_resource_drifts(**asked)
+            drifts += page["StackResourceDrifts"]
+            if not page.get("NextToken"):
+                break
+            asked["NextToken"] = page["NextToken"]
         return [
             f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
             + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
-            for page in pages
-            for r in page["StackResourceDrifts"]
+            for r in drifts
         ]
 
     def bootstrap(self, extra: Sequence[str]) -> None:
@@ -335,7 +360,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--artifact", default="", help="deploy this one, built before")
         if name in ("package", "deploy"):
             command.add_argument(
-                "--force", action="store_true", help="build though the sources are unchanged"
+                "--force", action="store_true", help="build another one though the sources are unchanged"
             )
         if name == "destroy":
             command.add_argument("--yes", action="store_true", help="do not ask; not for production")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ SOURCES = (
     "requirements.txt",
     "src",
 )
-_TAGGED = re.compile(r"(?P<repository>[^\s\"'@]+):(?P<tag>[A-Za-z0-9_.-]+)")
+_LOCAL_IMAGE = re.compile(r"(?m)^( +ImageUri:) (\w+:\w+)$")  # as `sam build` leaves it
 _BUILD_SECONDS = 1800
 
 
@@ -77,15 +79,30 @@ class Artifacts:
         release: dict[str, Any] = json.loads(found["Body"].read())
         return release
 
+    def newest(self, sources: str) -> str | None:
+        """Return the newest artefact of the sources: `<hash>`, or `<hash>-<time>` if it was forced."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{self.prefix}/{sources}"
+        )
+        names = [o["Key"] for page in pages for o in page.get("Contents", [])]
+        return max((n.split("/")[1] for n in names if n.endswith("/template.yaml")), default=None)
+
     def package(self, version: str, say: Callable[[str], None], *, force: bool = False) -> tuple[str, bool]:
-        """Build and push what the sources make, unless that was done before; return the key and whether."""
-        key = source_key()
-        if not force and self.template(key) is not None:
-            say(f"artefact {key}: unchanged sources, nothing to build")
-            return key, False
+        """Build and push what the sources make, unless that was done before; return the key and whether.
+
+        With `force`, another artefact beside the one that is there: what runs, and what awaits its approval,
+        stays as it is.
+        """
+        sources = source_key()
+        known = self.newest(sources)
+        if known and not force:
+            say(f"artefact {known}: unchanged sources, nothing to build")
+            return known, False
+        key = f"{sources}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if known else sources
         say(f"artefact {key}: building the image and packaging the templates")
-        packaged = ROOT / ".aws-sam" / "packaged.yaml"
+        built, packaged = ROOT / ".aws-sam" / "build" / "template.yaml", ROOT / ".aws-sam" / "packaged.yaml"
         _sam("build")
+        built.write_text(self._with_pushed_image(built.read_text(), key))
         _sam(
             *("package", "--s3-bucket", self.bucket, "--s3-prefix", f"{self.prefix}/{key}"),
             *("--image-repository", self.repository, "--output-template-file", str(packaged)),
@@ -95,39 +112,63 @@ class Artifacts:
         return key, True
 
     def keep(self, key: str, packaged: str, version: str) -> None:
-        """Store a packaged template, its images pinned by digest."""
-        body = pin_images(packaged, self.repository, self._digest)
-        release = {"artifact": key, "version": version, "images": sorted(set(_pinned(body, self.repository)))}
+        """Store a packaged template."""
+        images = re.findall(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}", packaged)
+        release = {"artifact": key, "version": version, "images": sorted(set(images))}
         put = {"Bucket": self.bucket}
         self._s3.put_object(**put, Key=f"{self.prefix}/{key}/release.json", Body=json.dumps(release).encode())
-        self._s3.put_object(**put, Key=self.template_key(key), Body=body.encode())
+        self._s3.put_object(**put, Key=self.template_key(key), Body=packaged.encode())
 
-    def _digest(self, tag: str) -> str:
+    def _with_pushed_image(self, built: str, key: str) -> str:
+        """Push the image that all functions share, and name it by digest, which `sam package` leaves alone.
+
+        `sam package` itself would push it once for each function, under one tag; ECR takes an immutable tag
+        once, even if the image is the same.
+        """
+        images = {found[2] for found in _LOCAL_IMAGE.finditer(built)}
+        if len(images) != 1:
+            raise DeliveryError(f"sam build must make one image for all functions, not {sorted(images)}")
+        digest = self._digest(key) or self._push(images.pop(), key)  # an earlier try may have pushed it
+        return _LOCAL_IMAGE.sub(rf"\1 {self.repository}@{digest}", built)
+
+    def _push(self, image: str, tag: str) -> str | None:
+        given = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
+        user, _, password = base64.b64decode(given).decode().partition(":")
+        registry = self.repository.partition("/")[0]
+        _docker("login", "--username", user, "--password-stdin", registry, put=password)
+        _docker("tag", image, f"{self.repository}:{tag}")
+        _docker("push", f"{self.repository}:{tag}")
+        return self._digest(tag)
+
+    def _digest(self, tag: str) -> str | None:
         name = self.repository.partition("/")[2]
-        found = self._ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": tag}])
-        return str(found["imageDetails"][0]["imageDigest"])
-
-
-def pin_images(packaged: str, repository: str, digest: Callable[[str], str]) -> str:
-    """Replace every `repository:tag` in a packaged template by `repository@digest`."""
-    tags = {match["tag"] for match in _TAGGED.finditer(packaged) if match["repository"] == repository}
-    for tag in sorted(tags, key=len, reverse=True):  # no tag is replaced inside a longer one
-        packaged = packaged.replace(f"{repository}:{tag}", f"{repository}@{digest(tag)}")
-    return packaged
-
-
-def _pinned(body: str, repository: str) -> list[str]:
-    return re.findall(re.escape(repository) + r"@sha256:[0-9a-f]{64}", body)
+        try:
+            asked = self._ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": tag}])
+        except self._ecr.exceptions.ImageNotFoundException:
+            return None
+        found = asked["imageDetails"]  # the local AWS answers with none, and does not raise
+        return str(found[0]["imageDigest"]) if found else None
 
 
 def _sam(*words: str) -> None:
+    if not SAM.exists():
+        raise DeliveryError("SAM CLI is missing: run `make setup`")
+    _run(str(SAM), *words)
+
+
+def _docker(*words: str, put: str = "") -> None:
+    _run("docker", *words, put=put)
+
+
+def _run(program: str, *words: str, put: str = "") -> None:
     # Lambda refuses an image whose index holds attestations, which newer builders add unasked.
     environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    command, shown = [program, *words], f"{Path(program).name} {words[0]}"
     try:
-        done = subprocess.run([str(SAM), *words], cwd=ROOT, env=environ, timeout=_BUILD_SECONDS)
+        done = subprocess.run(command, cwd=ROOT, env=environ, timeout=_BUILD_SECONDS, text=True, input=put)
     except FileNotFoundError:
-        raise DeliveryError("SAM CLI is missing: run `make setup`") from None
+        raise DeliveryError(f"there is no `{program}` command") from None
     except subprocess.TimeoutExpired:
-        raise DeliveryError(f"sam {words[0]} took longer than {_BUILD_SECONDS} s") from None
+        raise DeliveryError(f"{shown} took longer than {_BUILD_SECONDS} s") from None
     if done.returncode:
-        raise DeliveryError(f"sam {words[0]} failed; its output is above")
+        raise DeliveryError(f"{shown} failed; its output is above")

@@ -14,6 +14,8 @@ KEY_PRICE = 1.00
 TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
 BUCKET_PRICE_PER_GB = 0.023
 _KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
+# Its objects are of no order. Setting up a load balancer's log puts the first there, before any request.
+_LOGS = "AccessLogsBucket"
 _GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
 
 
@@ -49,7 +51,11 @@ class Data:
             "AWS::S3::Bucket": self._bucket_holds,
             "AWS::SQS::Queue": self._queue_holds,
         }
-        return any(self._holds(looks[k.kind], k.physical_id) for k in kept if k.kind in looks)
+        return any(
+            self._holds(looks[k.kind], k.physical_id)
+            for k in kept
+            if k.kind in looks and k.logical_id != _LOGS
+        )
 
     def _holds(self, look: Callable[[str], bool], name: str) -> bool:
         try:

@@ -67,7 +67,9 @@ def decide(status: str | None, *, holds_data: bool) -> Decision:
     if status == "ROLLBACK_COMPLETE":
         if holds_data:
             return Decision(
-                Action.REFUSE, "its creation failed, yet what it left behind holds data; look at it first"
+                Action.REFUSE,
+                "its creation failed, and what is left of it holds data or cannot be looked into; "
+                "look at it, then `make destroy`",
             )
         return Decision(Action.DELETE_THEN_CREATE, "its creation failed and it never held data")
     return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, 'look at its events')}")
@@ -105,6 +107,21 @@ def checked_parameters(parameters: Mapping[str, str], declared: Iterable[str]) -
     if unknown := sorted(set(parameters) - set(declared)):
         raise DeliveryError(f"the template has no parameter {', '.join(unknown)}")
     return dict(parameters)
+
+
+def serving(parameters: Mapping[str, str]) -> set[str]:
+    """Return the runtimes that stand with these parameters."""
+    both = parameters.get("BothRuntimes") == "true"
+    return {"lambda", "fargate"} if both else {parameters.get("Runtime", "")}
+
+
+def keeps_serving(active: str, parameters: Mapping[str, str]) -> None:
+    """Return if the runtime that the edge sends requests to stays up. Raises DeliveryError."""
+    if active not in serving(parameters):
+        raise DeliveryError(
+            f"the edge sends requests to {active}, which these parameters take away: "
+            f"give Runtime={active} or BothRuntimes=true, or `make switch` first"
+        )
 
 
 def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:

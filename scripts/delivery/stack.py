@@ -56,12 +56,18 @@ class Stack:
             for resource in page["StackResourceSummaries"]:
                 yield resource
                 nested = resource["ResourceType"] == "AWS::CloudFormation::Stack"
-                if (
-                    nested
-                    and resource.get("PhysicalResourceId")
-                    and "DELETE" not in resource["ResourceStatus"]
-                ):
+                if nested and resource.get("PhysicalResourceId") and _stands(resource):
                     yield from self._resources(resource["PhysicalResourceId"])
+
+    def load_balancers(self) -> list[str]:
+        """Return the ARNs of the load balancers in the stack and in the stacks nested in it."""
+        return [
+            r["PhysicalResourceId"]
+            for r in self.resources()
+            if r["ResourceType"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
+            and r.get("PhysicalResourceId")
+            and _stands(r)
+        ]
 
     def left_behind(self) -> list[dict[str, Any]]:
         """Return what a failed creation made, from its events."""
@@ -230,6 +236,11 @@ def load_template(text: str) -> dict[str, Any]:
     """Read a template; short forms like !Ref become plain values, which nothing here needs."""
     loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader below)
     return loaded if isinstance(loaded, dict) else {}
+
+
+def _stands(resource: Mapping[str, Any]) -> bool:
+    """Tell whether it is still there; what could not be deleted is."""
+    return bool(resource["ResourceStatus"] != "DELETE_COMPLETE")
 
 
 class _Loader(yaml.SafeLoader):

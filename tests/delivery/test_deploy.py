@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 from localcloud.embedded import EmbeddedAws
 from scripts.delivery import __main__ as command
+from scripts.delivery import artifact
 from scripts.delivery.__main__ import Delivery
+from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
 from scripts.delivery.decide import DeliveryError
-from tests.delivery.conftest import client
+from scripts.delivery.stack import Stack
+from tests.delivery.conftest import Bootstrap, client, token
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
@@ -27,7 +30,10 @@ TEMPLATE = """
 Parameters:
   Stage: { Type: String }
   Runtime: { Type: String, Default: lambda }
+  BothRuntimes: { Type: String, Default: "false" }
   LogRetentionDays: { Type: Number, Default: 30 }
+  NetworkEgress: { Type: String, Default: single-nat }
+  PermissionsBoundaryArn: { Type: String, Default: "" }
   Broken: { Type: String, Default: "false" }
 Conditions:
   IsBroken: !Equals [!Ref Broken, "true"]
@@ -45,6 +51,10 @@ Resources:
     DeletionPolicy: Retain
     UpdateReplacePolicy: Retain
     Properties: { VersioningConfiguration: { Status: Enabled } }
+  AccessLogsBucket:
+    Type: AWS::S3::Bucket
+    DeletionPolicy: Retain
+    UpdateReplacePolicy: Retain
   DataKey:
     Type: AWS::KMS::Key
     DeletionPolicy: Retain
@@ -60,7 +70,7 @@ Resources:
   Failure:
     Type: AWS::CloudFormation::Stack
     Condition: IsBroken
-    DependsOn: [OrdersTable, Code]
+    DependsOn: [OrdersTable, AccessLogsBucket, Code]
     Properties: { TemplateURL: "https://s3.us-east-1.amazonaws.com/orders-artifacts/no-such-template" }
 Outputs:
   ApiUrl: { Value: "http://127.0.0.1/" }
@@ -69,16 +79,36 @@ Outputs:
   ScratchName: { Value: !Ref ScratchBucket }
   CodeName: { Value: !Ref Code }
 """
+LOAD_BALANCER = """
+Resources:
+  LoadBalancer:
+    Type: AWS::ElasticLoadBalancingV2::LoadBalancer
+    Properties:
+      Subnets: [subnet-1, subnet-2]
+      LoadBalancerAttributes: [{ Key: deletion_protection.enabled, Value: "true" }]
+"""
+EDGE = """
+Parameters: { ActiveOrigin: { Type: String } }
+Resources:
+  Distribution: { Type: AWS::SSM::Parameter, Properties: { Type: String, Value: !Ref ActiveOrigin } }
+Outputs:
+  ActiveOrigin: { Value: !Ref ActiveOrigin }
+  EdgeUrl: { Value: "https://edge.example.com" }
+"""
 
 
 class Session:
-    """A boto3 session of the emulator."""
+    """A boto3 session of the emulator: an account's root, or the role whose keys are given."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, account: str = ACCOUNT, keys: Mapping[str, str] | None = None) -> None:
+        self._who = (endpoint, account, keys)
+        self.calls: list[str] = []
 
     def client(self, service: str) -> Any:
-        return client(self._endpoint, ACCOUNT, service)
+        endpoint, account, keys = self._who
+        made = client(endpoint, account, service, keys)
+        made.meta.events.register("before-call", lambda model, **_: self.calls.append(model.name))
+        return made
 
 
 class Rig:
@@ -116,6 +146,18 @@ class Rig:
         for body in (b"first", b"second"):
             self.client("s3").put_object(Bucket=out["BucketName"], Key="receipts/1.html", Body=body)
             self.client("s3").put_object(Bucket=out["ScratchName"], Key="scratch", Body=body)
+
+    def left_behind(self, stage: str) -> dict[str, str]:
+        """Return what a failed creation retains, by logical id."""
+        return {
+            k.logical_id: k.physical_id
+            for k in self.delivery._retained(self.delivery.stack(f"orders-{stage}"))
+        }
+
+    def edge(self, stage: str, origin: str) -> None:
+        """Put an edge before the stage, or point it to another origin."""
+        stack = self.delivery.stack(f"orders-{stage}-edge")
+        stack.apply_body("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
 
     def orders(self, table: str) -> int:
         return int(self.client("dynamodb").scan(TableName=table)["Count"])
@@ -202,12 +244,24 @@ class TestDeploy:
         capsys.readouterr()
         rig.deploy("a", stage)
         said = capsys.readouterr().out
-        for what in ("OrdersTable", "DocumentsBucket", "DataKey"):
+        for what in ("OrdersTable", "DocumentsBucket", "AccessLogsBucket", "DataKey"):
             assert re.search(rf"{what} \(.*\): (removed|gone in 7 days)", said), (
                 "what it left, empty, goes too"
             )
         assert rig.status(stage) == "CREATE_COMPLETE"
         assert rig.tables(stage) == [rig.outputs(stage)["TableName"]]
+
+    def test_a_log_is_no_data(self, rig: Rig, stage: str) -> None:
+        """Turning on a load balancer's log writes a first object, before any request."""
+        with pytest.raises(DeliveryError, match="Failure"):
+            rig.deploy("a", stage, "Broken=true")
+        left = rig.left_behind(stage)
+        rig.client("s3").put_object(
+            Bucket=left["AccessLogsBucket"], Key="load-balancer/AWSLogs/1/ELBAccessLogTestFile", Body=b"1"
+        )
+        rig.deploy("a", stage)
+        assert rig.status(stage) == "CREATE_COMPLETE"
+        assert not rig.exists(left["AccessLogsBucket"])
 
     @pytest.mark.parametrize("where", ["table", "bucket", "unknown"])
     def test_a_failed_first_one_that_holds_data_is_left_alone(
@@ -215,10 +269,8 @@ class TestDeploy:
     ) -> None:
         with pytest.raises(DeliveryError):
             rig.deploy("a", stage, "Broken=true")
-        left = {
-            k.logical_id: k.physical_id for k in rig.delivery._retained(rig.delivery.stack(f"orders-{stage}"))
-        }
-        assert set(left) == {"OrdersTable", "DocumentsBucket", "DataKey"}
+        left = rig.left_behind(stage)
+        assert set(left) == {"OrdersTable", "DocumentsBucket", "AccessLogsBucket", "DataKey"}
         if where == "table":
             rig.client("dynamodb").put_item(TableName=left["OrdersTable"], Item={"pk": {"S": "order#1"}})
         elif where == "bucket":
@@ -328,13 +380,7 @@ class TestDestroy:
     def test_production_asks_is_protected_and_keeps_its_data(
         self, rig: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rig.deploy(
-            "a",
-            "prod",
-            template=TEMPLATE.replace(
-                "LogRetentionDays:", "NetworkEgress: { Type: String }\n  LogRetentionDays:"
-            ),
-        )
+        rig.deploy("a", "prod")
         rig.place("prod")
         out = rig.outputs("prod")
         described = rig.delivery.stack("orders-prod").describe()
@@ -348,8 +394,252 @@ class TestDestroy:
         assert rig.status("prod") is None
         assert rig.orders(out["TableName"]) == 1
 
+    def test_productions_load_balancer_is_let_go_first(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """CloudFormation deletes none that is protected, neither with the stack nor in an update."""
+        rig.client("s3").put_object(Bucket="orders-artifacts", Key="front.yaml", Body=LOAD_BALANCER.encode())
+        url = f"{rig.client('s3').meta.endpoint_url}/orders-artifacts/front.yaml"
+        front = (
+            f"  FargateStack: {{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{url}' }} }}"
+        )
+        both = TEMPLATE.replace("Resources:", f"Resources:\n{front}")
+        calls = rig.session.calls
+
+        def done() -> list[str]:
+            relevant = {"ModifyLoadBalancerAttributes", "ExecuteChangeSet", "DeleteStack"}
+            found = [call for call in calls if call in relevant]
+            calls.clear()
+            return found
+
+        rig.deploy("a", "prod", "Runtime=fargate", template=both)
+        rig.deploy("b", "prod", "Runtime=fargate", template=both)
+        assert done() == ["ExecuteChangeSet"] * 2
+        rig.deploy("c", "prod", "Runtime=lambda")
+        assert done() == ["ModifyLoadBalancerAttributes", "ExecuteChangeSet"]
+        rig.deploy("d", "prod", "Runtime=fargate", template=both)
+        done()
+        monkeypatch.setattr(command, "_ask", lambda _: "orders-prod")
+        rig.delivery.destroy("prod", yes=False, data=False)
+        assert done() == ["ModifyLoadBalancerAttributes", "DeleteStack"]
+
+    def test_a_load_balancer_that_could_not_be_deleted_is_found_again(self) -> None:
+        def resource(kind: str, name: str, status: str) -> dict[str, str]:
+            return {"ResourceType": kind, "PhysicalResourceId": name, "ResourceStatus": status}
+
+        nested, balancer = "AWS::CloudFormation::Stack", "AWS::ElasticLoadBalancingV2::LoadBalancer"
+        stacks = {
+            "orders-prod": [
+                resource(nested, "front", "DELETE_FAILED"),
+                resource(nested, "monitoring", "DELETE_COMPLETE"),
+            ],
+            "front": [
+                resource(balancer, "kept", "DELETE_FAILED"),
+                resource(balancer, "gone", "DELETE_COMPLETE"),
+            ],
+        }
+
+        class CloudFormation:
+            def get_paginator(self, _: str) -> CloudFormation:
+                return self
+
+            def paginate(self, StackName: str) -> list[dict[str, Any]]:  # noqa: N803
+                return [{"StackResourceSummaries": stacks[StackName]}]
+
+        assert Stack(CloudFormation(), "orders-prod", print).load_balancers() == ["kept"]
+
     def test_what_is_not_there_needs_no_destroying(self, rig: Rig, stage: str) -> None:
         rig.delivery.destroy(stage, yes=True, data=False)
+
+
+class TestEdge:
+    def test_the_workflow_is_told_the_edge(self, rig: Rig, stage: str, tmp_path: Any) -> None:
+        """Behind an edge the API answers 403 to everyone else, a smoke test too."""
+        outputs = tmp_path / "outputs"
+        told = Rig(rig.session, {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)})
+        told.deploy("a", stage)
+        assert "api_url=http://127.0.0.1/" in outputs.read_text()
+        told.edge(stage, "lambda")
+        told.deploy("b", stage)
+        assert outputs.read_text().splitlines()[-2:] == ["api_url=https://edge.example.com", "changed=true"]
+
+    def test_what_it_sends_requests_to_is_not_taken_away(self, rig: Rig, stage: str) -> None:
+        rig.deploy("a", stage)
+        rig.deploy("b", stage, "BothRuntimes=true")
+        rig.edge(stage, "fargate")
+        with pytest.raises(DeliveryError, match="make switch"):
+            rig.deploy("c", stage)
+        with pytest.raises(DeliveryError, match="Runtime=fargate"):
+            rig.delivery.rollback(stage)
+        assert rig.code(stage) == "b"
+        rig.deploy("c", stage, "Runtime=fargate")
+        assert rig.code(stage) == "c"
+        rig.edge(stage, "lambda")
+        with pytest.raises(DeliveryError, match="Runtime=lambda"):
+            rig.deploy("d", stage, "Runtime=fargate")
+
+
+class TestPackage:
+    """Without Docker: `sam build` and `docker push` stand for themselves, the registry is the emulator's."""
+
+    SOURCES = "f" * 32
+
+    @pytest.fixture
+    def package(self, rig: Rig, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        ecr = rig.client("ecr")
+        name = f"images-{tmp_path.name[-20:].lower().replace('_', '-')}"
+        uri = ecr.create_repository(repositoryName=name, imageTagMutability="IMMUTABLE")["repository"][
+            "repositoryUri"
+        ]
+        built, packaged = tmp_path / ".aws-sam/build/template.yaml", tmp_path / ".aws-sam/packaged.yaml"
+        functions = "".join(f"  F{n}:\n    Properties:\n      ImageUri: f1:orders\n" for n in range(4))
+
+        def sam(*words: str) -> None:
+            if words[0] == "build":
+                built.parent.mkdir(parents=True, exist_ok=True)
+                built.write_text(f"Resources:\n{functions}Outputs:\n  ImageUri:\n    Value: x\n")
+            else:
+                assert ":orders" not in built.read_text(), "sam package would push it, once for each function"
+                packaged.write_text(built.read_text())
+
+        def docker(*words: str, put: str = "") -> None:
+            self.docker.append(words[0])
+            if words[0] == "login":
+                assert put
+            if words[0] == "push":
+                tag = words[1].removeprefix(f"{uri}:")
+                if ecr.batch_get_image(repositoryName=name, imageIds=[{"imageTag": tag}])["images"]:
+                    raise DeliveryError("immutable")  # as ECR says, and the emulator does not
+                manifest = json.dumps({"schemaVersion": 2, "pushed": len(self.docker)})
+                ecr.put_image(repositoryName=name, imageTag=tag, imageManifest=manifest)
+
+        self.docker: list[str] = []
+        monkeypatch.setattr(artifact, "ROOT", tmp_path)
+        monkeypatch.setattr(artifact, "_sam", sam)
+        monkeypatch.setattr(artifact, "_docker", docker)
+        monkeypatch.setattr(artifact, "source_key", lambda: self.SOURCES)
+        artifacts = self.artifacts = Artifacts(rig.client("s3"), ecr, "orders-artifacts", uri, name)
+        return lambda force=False: artifacts.package("1.0.0", lambda _: None, force=force)[0]
+
+    def images(self, key: str) -> set[str]:
+        template = self.artifacts.template(key)
+        assert template is not None
+        found = re.findall(r"ImageUri: (\S+)", template)
+        assert len(found) == 4
+        return set(found)
+
+    def test_the_image_is_pushed_once_and_named_by_digest(self, package: Callable[..., str]) -> None:
+        key = package()
+        assert key == self.SOURCES
+        assert self.docker == ["login", "tag", "push"]
+        (image,) = self.images(key)
+        assert re.fullmatch(re.escape(self.artifacts.repository) + r"@sha256:[0-9a-f]{64}", image)
+        assert self.artifacts.release(key)["images"] == [image]
+        assert package() == key
+        assert self.docker == ["login", "tag", "push"], "unchanged sources push nothing"
+
+    def test_what_an_earlier_try_pushed_is_not_pushed_again(
+        self, package: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: str) -> None:
+            raise OSError("the network is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Artifacts, "keep", fails)
+            with pytest.raises(OSError, match="gone"):
+                package()
+        package()
+        assert self.docker == ["login", "tag", "push"]
+
+    def test_force_makes_another_and_leaves_what_runs(self, package: Callable[..., str]) -> None:
+        first = package()
+        images = self.images(first)
+        second = package(force=True)
+        assert second.startswith(f"{first}-")
+        assert self.images(first) == images
+        assert self.images(second) != images
+        assert package() == second, "the newest of the sources"
+
+
+class TestDrift:
+    def test_a_stage_without_a_stack_has_none(self, rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+        rig.delivery.drift("none")
+        assert "nothing to compare" in capsys.readouterr().out
+
+    def test_is_found_and_named(self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+        rig.deploy("a", stage)
+        rig.delivery.drift(stage)
+        assert "as its templates say" in capsys.readouterr().out
+        rig.client("ssm").put_parameter(Name=rig.outputs(stage)["CodeName"], Value="x", Overwrite=True)
+        with pytest.raises(DeliveryError, match="drifted in 1 resources"):
+            rig.delivery.drift(stage)
+        assert "Code (AWS::SSM::Parameter): modified /Value" in capsys.readouterr().out
+
+    def test_every_page_counts_and_a_failed_search_is_an_error(self, rig: Rig) -> None:
+        found = {"LogicalResourceId": "A", "ResourceType": "T", "StackResourceDriftStatus": "DELETED"}
+
+        class CloudFormation:
+            status = "DETECTION_COMPLETE"
+
+            def detect_stack_drift(self, **_: str) -> dict[str, str]:
+                return {"StackDriftDetectionId": "1"}
+
+            def describe_stack_drift_detection_status(self, **_: str) -> dict[str, str]:
+                return {"DetectionStatus": self.status, "DetectionStatusReason": "no right to read"}
+
+            def describe_stack_resource_drifts(self, NextToken: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
+                return {"StackResourceDrifts": [found]} | ({} if NextToken else {"NextToken": "2"})
+
+        fake = CloudFormation()
+        assert rig.delivery._drifted(fake, "any") == ["A (T): deleted"] * 2
+        fake.status = "DETECTION_FAILED"
+        with pytest.raises(DeliveryError, match="no right to read"):
+            rig.delivery._drifted(fake, "any")
+
+
+class TestJobs:
+    """Each command with the rights of the job that runs it; the local AWS enforces them."""
+
+    SUBJECTS = {
+        "dev": "ref:refs/heads/main",
+        "drift": "ref:refs/heads/main",
+        "prod": "environment:prod",
+        "pull-request": "environment:preview",
+    }
+
+    def rig(self, made: Bootstrap, role: str) -> Rig:
+        keys = made.client("sts").assume_role_with_web_identity(
+            RoleArn=made.arn(role),
+            RoleSessionName="job",
+            WebIdentityToken=token(f"repo:acme/orders:{self.SUBJECTS[role]}"),
+        )["Credentials"]
+        return Rig(Session(made.endpoint, made.account, keys), {})
+
+    def test_dev_prod_and_drift(self, by_cloudformation: dict[str, Bootstrap]) -> None:
+        made = by_cloudformation["stages"]
+        dev, prod, drift = (self.rig(made, role) for role in ("dev", "prod", "drift"))
+        dev.deploy("a")
+        dev.deploy("b")
+        dev.delivery.rollback("dev")
+        assert Rig(Session(made.endpoint, made.account), {}).code() == "a"
+        prod.delivery.deploy("prod", "a", [])
+        drift.delivery.drift("prod")
+        with pytest.raises(ClientError, match="not authorized"):
+            prod.artifact("c", "prod")
+        with pytest.raises(ClientError, match="not authorized"):
+            dev.delivery.deploy("prod", "b", [])
+        dev.delivery.destroy("dev", yes=True, data=True)
+        assert dev.status("dev") is None
+
+    def test_previews_and_the_clean_up(self, by_cloudformation: dict[str, Bootstrap]) -> None:
+        made = by_cloudformation["pull requests"]
+        rig = self.rig(made, "pull-request")
+        rig.deploy("a", "preview3")
+        Rig(Session(made.endpoint, made.account), {}).place("preview3")
+        rig.delivery.sweep([])
+        assert rig.status("preview3") is None
+        with pytest.raises(ClientError, match="not authorized"):
+            rig.artifact("b", "dev")
 
 
 def test_sweep_removes_previews_of_closed_pull_requests_with_their_data(rig: Rig, stage: str) -> None:

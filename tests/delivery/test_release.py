@@ -11,7 +11,6 @@ from threading import Thread
 import pytest
 from scripts import release
 from scripts.delivery.__main__ import github_pull_requests
-from scripts.delivery.artifact import pin_images
 from scripts.delivery.decide import DeliveryError
 from scripts.release import ReleaseError, notes_of, sbom_of, version_of, write_files
 from tests.delivery.conftest import ROOT
@@ -103,17 +102,6 @@ def test_the_files_of_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     subprocess.run(check, cwd=tmp_path / "release", check=True, capture_output=True, timeout=30)
     assert (tmp_path / "release-notes.md").read_text() == f"notes of {__version__}\n"
-
-
-def test_images_are_pinned_by_digest() -> None:
-    repository = "123456789012.dkr.ecr.eu-north-1.amazonaws.com/orders"
-    packaged = (
-        f"A: {repository}:api-1-orders\nB: '{repository}:api-1-orders2'\nC: other/{repository[:-1]}:x\n"
-    )
-    digests = {"api-1-orders": "sha256:1", "api-1-orders2": "sha256:2"}
-    assert pin_images(packaged, repository, digests.__getitem__) == (
-        f"A: {repository}@sha256:1\nB: '{repository}@sha256:2'\nC: other/{repository[:-1]}:x\n"
-    )
 
 
 class TestOpenPullRequests:
