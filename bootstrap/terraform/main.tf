@@ -6,7 +6,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 5.81" # the first that needs no thumbprint for GitHub's provider
+      version = "~> 5.81" # the first that needs no thumbprint for GitHub's provider, and the major one that is tested
     }
   }
 }

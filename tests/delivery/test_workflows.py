@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import SOURCES, source_key
 from scripts.delivery.stack import load_template
 from scripts.pipeline_check import ready
@@ -18,13 +21,26 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Variables of a repository, its environments and secrets that docs/delivery.md tells to set.
 DOCUMENT = (ROOT / "docs" / "delivery.md").read_text()
-# Outputs that the commands write (scripts/delivery: _tell; scripts/pipeline_check.py).
+
+
+def _told(method: str) -> set[str]:
+    """Return the outputs that a method of the delivery commands writes."""
+    tree = ast.parse(inspect.getsource(Delivery))
+    function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == method)
+    calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+    tells = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "_tell"]
+    return {keyword.arg for call in tells for keyword in call.keywords if keyword.arg}
+
+
+# Outputs that the commands write.
 OUTPUTS = {
-    "package": {"artifact", "built", "image_name", "image_digest"},
-    "deploy": {"artifact", "api_url", "changed"},
-    "rollback": {"artifact", "api_url", "changed"},
-    "pipeline-check": {"dev", "prod"},
+    "package": _told("package"),
+    "deploy": _told("_bring"),
+    "rollback": _told("_bring"),
+    "pipeline-check": set(ready({})[0]),
 }
+# What the commands take in place of the bootstrap stack's outputs.
+OF_TERRAFORM = {"ARTIFACT_BUCKET", "IMAGE_REPOSITORY", "EXECUTION_ROLE", "PERMISSIONS_BOUNDARY"}
 # What only reaches these steps through an action.
 ACTION_OUTPUTS = {"actions/setup-python": {"python-version"}}
 
@@ -141,7 +157,9 @@ def _read_by(target: str) -> set[str]:
     own = {
         "smoke": {"SMOKE_TOKEN"},
         "pipeline-check": {"AWS_REGION", "AWS_DEV_ROLE", "AWS_PROD_ROLE"},
-        "sweep": {"GITHUB_TOKEN"},
+        "sweep": {"GITHUB_TOKEN", *OF_TERRAFORM},
+        "deploy": OF_TERRAFORM,
+        "destroy": OF_TERRAFORM,
         "release-publish": {"GITHUB_TOKEN"},
     }
     return names | own.get(target, set())
@@ -168,8 +186,8 @@ class TestRules:
     def test_a_workflow_may_read_and_jobs_ask_for_more(self, path: Any) -> None:
         workflow = _load(path)
         assert workflow["permissions"] == {"contents": "read"}
-        assert workflow["concurrency"]["group"]
         for name, job in workflow["jobs"].items():
+            assert job.get("concurrency", workflow.get("concurrency"))["group"], name
             assert job["timeout-minutes"] <= 90, name
             uses = " ".join(step.get("uses", "") for step in job["steps"])
             may = job.get("permissions", {})
@@ -189,10 +207,32 @@ class TestRules:
             assert secrets <= {"SMOKE_TOKEN"}, path.name
             assert "aws-access-key-id" not in path.read_text()
 
-    def test_stages_are_deployed_one_at_a_time_and_never_broken_off(self) -> None:
+    def test_each_stage_is_deployed_one_at_a_time_and_never_broken_off(self) -> None:
         for name in ("deploy.yml", "rollback.yml"):
-            concurrency = _load(ROOT / ".github" / "workflows" / name)["concurrency"]
-            assert concurrency == {"group": "deploy", "cancel-in-progress": False}
+            workflow = _load(ROOT / ".github" / "workflows" / name)
+            # Had all runs one group, a run that waits for prod's approval would keep the others from dev.
+            assert "github.sha" in workflow.get("concurrency", {}).get("group", "github.sha"), name
+            for stage in ("dev", "prod"):
+                group = {"group": f"deploy-{stage}", "cancel-in-progress": False}
+                assert workflow["jobs"][stage]["concurrency"] == group, (name, stage)
+
+    def test_no_run_gets_round_the_smoke_test(self) -> None:
+        """Nor its second try, which finds the stack as the first left it."""
+        jobs = _load(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]
+        for stage in ("dev", "prod"):
+            (smoke,) = [s for s in jobs[stage]["steps"] if s.get("id") == "smoke"]
+            assert "if" not in smoke, stage
+            (back,) = [s for s in jobs[stage]["steps"] if "rollback" in s.get("run", "")]
+            for condition in ("failure()", "steps.smoke.outcome", "steps.deploy.outputs.changed == 'true'"):
+                assert condition in back["if"], stage
+        assert "dev" in jobs["prod"]["needs"]
+
+    def test_the_bootstraps_tests_run_in_ci_in_both_languages(self) -> None:
+        """tests/delivery/conftest.py fails there, where it would skip elsewhere."""
+        (job,) = _load(ROOT / ".github" / "workflows" / "ci.yml")["jobs"].values()
+        (step,) = [s for s in job["steps"] if "setup-terraform" in s.get("uses", "")]
+        assert step["if"] == "startsWith(matrix.target, 'test')"
+        assert step["with"]["terraform_wrapper"] is False
 
     def test_prod_waits_for_dev_its_approval_and_gets_the_same_artefact(self) -> None:
         jobs = _load(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]
