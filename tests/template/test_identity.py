@@ -90,12 +90,43 @@ def test_nothing_names_an_account_a_region_or_a_partition() -> None:
         assert not re.search(r"arn:aws:|\b\d{12}\b|\b(eu|us|ap)-[a-z]+-\d\b", text), path
 
 
+def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
+    """An account has room for ten policies of logs beyond those, however many stacks it has.
+
+    The local AWS would deliver without: EventBridge takes a group without `:*` as a target, and names the
+    rule when it writes, but not when it makes a stream.
+    """
+    targets = 0
+    for path in (*ALL_TEMPLATES, "monitoring/template.yaml"):
+        resources = template(path)["Resources"]
+        assert "AWS::Logs::ResourcePolicy" not in {each["Type"] for each in resources.values()}
+        rules = [each for each in resources.values() if each["Type"] == "AWS::Events::Rule"]
+        for target in (t["Arn"] for rule in rules for t in rule["Properties"]["Targets"]):
+            found = re.search(r":log-group:\$\{(\w+)\}$", target.get("Fn::Sub", ""))
+            if not found:
+                name = target["Fn::GetAtt"][0]
+                assert resources[name]["Type"] != "AWS::Logs::LogGroup", f"{path}: {name}.Arn ends in :*"
+                continue
+            targets += 1
+            group = resources[found[1]]["Properties"]
+            statements = {each["Action"]: each for each in group["ResourcePolicyDocument"]["Statement"]}
+            assert statements.keys() == {"logs:CreateLogStream", "logs:PutLogEvents"}
+            for statement in statements.values():
+                name = group["LogGroupName"]["Fn::Sub"]
+                assert statement["Resource"]["Fn::Sub"].endswith(f":log-group:{name}:*")
+                assert "events.amazonaws.com" in statement["Principal"]["Service"]
+            assert "Condition" not in statements["logs:CreateLogStream"]
+            (source,) = statements["logs:PutLogEvents"]["Condition"]["ArnLike"].values()
+            assert re.search(r":rule/\$\{(AWS::StackName|ServiceName)\}-\*$", source["Fn::Sub"])
+    assert targets == 2
+
+
 def test_only_what_must_be_named_has_a_name() -> None:
     allowed = {
         "AWS::KMS::Alias",  # an alias is a name
         "AWS::Events::EventBus",  # a bus must be named
+        "AWS::Events::Archive",  # or roles could not tell whose it is
         "AWS::Logs::LogGroup",  # found by people
-        "AWS::Logs::ResourcePolicy",
         "AWS::ApiGatewayV2::DomainName",
         "AWS::ApiGatewayV2::ApiMapping",
         "AWS::Route53::RecordSet",
