@@ -7,6 +7,7 @@ docs/security-mutations.md; `make mutations` writes it anew.
 
 The local AWS does not ask for KMS permissions when a service uses a key for a caller, and has no X-Ray. Those
 statements are judged by an evaluator of policies, against the calls that AWS documents; the table marks them.
+So are the roles that only AWS's own services take. The roles of bootstrap/ have tests/delivery.
 """
 
 from __future__ import annotations
@@ -58,6 +59,41 @@ ROLES = [
     Role("ReceiptsFunctionRole", walk.receipts),
     Role("ImageVersionFunctionRole", walk.image_version),
 ]
+
+_IMAGES = f"arn:aws:ecr:{REGION}:000000000000:repository/images"
+_GROUPS = f"arn:aws:logs:{REGION}:000000000000:log-group:"
+_GROUP = f"{_GROUPS}/orders-local/any:*"  # as GetAtt gives it
+_STREAM = f"{_GROUPS}/orders-local/any:log-stream:1"
+# Roles that only services of AWS take: the step, and the call that the service makes.
+SERVICE_ROLES: dict[tuple[str, str], list[tuple[str, str, str]]] = {
+    # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_execution_IAM_role.html
+    ("fargate/template.yaml", "ExecutionRole"): [
+        ("log in to the registry", "ecr:GetAuthorizationToken", "*"),
+        ("look for the layers", "ecr:BatchCheckLayerAvailability", _IMAGES),
+        ("fetch the image", "ecr:BatchGetImage", _IMAGES),
+        ("fetch the layers", "ecr:GetDownloadUrlForLayer", _IMAGES),
+        ("open a log stream", "logs:CreateLogStream", _STREAM),
+        ("write the log", "logs:PutLogEvents", _STREAM),
+    ],
+    # https://docs.aws.amazon.com/vpc/latest/userguide/flow-logs-iam-role.html
+    ("fargate/network.yaml", "FlowLogRole"): [
+        ("find the log group", "logs:DescribeLogGroups", f"{_GROUPS}:log-stream:"),
+        ("find a log stream", "logs:DescribeLogStreams", _GROUP),
+        ("open a log stream", "logs:CreateLogStream", _STREAM),
+        ("write the log", "logs:PutLogEvents", _STREAM),
+    ],
+}
+# What those templates are given or make.
+_REFERENCES = {
+    "ImageRepositoryArn": _IMAGES,
+    "LogGroupArn": _GROUP,
+    "FlowLogGroup.Arn": _GROUP,
+    "AWS::Partition": "aws",
+    "AWS::Region": REGION,
+    "AWS::AccountId": "000000000000",
+}
+# These have no statements of their own: CodeDeploy's has AWS's policy, the task's the application's.
+BARE_ROLES = {("template.yaml", "DeploymentRole"), ("fargate/template.yaml", "TaskRole")}
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +281,46 @@ def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, 
     return uses.get(resource, [])
 
 
-def test_every_role_of_the_template_is_walked() -> None:
+def _of_service_role(path: str, name: str) -> Document:
+    """Return the statements of a role of AWS's own services, every reference resolved."""
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            ((function, argument),) = value.items()
+            if function == "Fn::Sub":
+                return re.sub(r"\$\{([\w:.]+)\}", lambda found: _REFERENCES[found[1]], argument)
+            return _REFERENCES[argument if function == "Ref" else ".".join(argument)]
+        return value
+
+    (policy,) = template(path)["Resources"][name]["Properties"]["Policies"]
+    document: Document = copy.deepcopy(policy["PolicyDocument"])
+    for statement in document["Statement"]:
+        statement["Resource"] = [resolved(each) for each in _listed(statement["Resource"])]
+    return document
+
+
+def test_every_role_of_every_template_is_walked_or_judged() -> None:
     kinds = {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
-    found = {name for name, each in template()["Resources"].items() if each["Type"] in kinds}
-    assert found - {"DeploymentRole"} == {
-        role.resource for role in ROLES
-    }  # CodeDeploy's, by AWS's own policy
+    found = {}
+    for file in (ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml")):
+        path = file.relative_to(ROOT).as_posix()
+        resources = template(path).get("Resources", {}) if not path.startswith("bootstrap/") else {}
+        found |= {(path, name): each for name, each in resources.items() if each["Type"] in kinds}
+    assert found.keys() == {("template.yaml", r.resource) for r in ROLES} | SERVICE_ROLES.keys() | BARE_ROLES
+    for role in BARE_ROLES:
+        assert found[role]["Properties"].keys() == {
+            *("PermissionsBoundary", "AssumeRolePolicyDocument", "ManagedPolicyArns")
+        }
+
+
+@pytest.mark.parametrize("role", SERVICE_ROLES, ids=lambda role: role[1])
+def test_what_services_take_suffices_and_is_for_our_things_only(role: tuple[str, str]) -> None:
+    statements = _of_service_role(*role)["Statement"]
+    for step, action, resource in SERVICE_ROLES[role]:
+        assert allowed(statements, action, resource), step
+        if resource in (_IMAGES, _GROUP, _STREAM):
+            other = resource.replace("/images", "/other").replace("orders-local", "other")
+            assert not allowed(statements, action, other), step
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.resource)
@@ -288,6 +358,12 @@ def test_every_permission_is_needed(world: World) -> None:
             rows.append((role.resource, sid, _short(world, removed), how, "; ".join(dict.fromkeys(failed))))
             if not failed:
                 unneeded.append((role.resource, sid, removed))
+    for (path, name), calls in SERVICE_ROLES.items():
+        for sid, removed, mutated in _mutations(_of_service_role(path, name)):
+            failed = [step for step, *call in calls if not allowed(mutated["Statement"], *call)]
+            rows.append((name, sid, removed, "evaluated", "; ".join(failed)))
+            if not failed:
+                unneeded.append((name, sid, removed))
     assert not unneeded
     table = _table(rows)
     if os.environ.get("UPDATE_DOCS"):
@@ -310,9 +386,9 @@ def _table(rows: list[tuple[str, ...]]) -> str:
         "Written by `make mutations` and kept current by `tests/privileges`. Each row is one action, or one",
         "of several resources, removed from the statements as deployed; the last column names the steps that",
         f"then fail. Of {len(rows)} removals {enforced} are tried on a local AWS that enforces IAM. The",
-        "others are what a service does for its caller (KMS, X-Ray), which the local AWS does not ask for:",
-        "an evaluator of policies judges them by the calls that AWS documents; only AWS can prove them.",
-        "Not walked: the roles that only AWS's own services take (starting tasks, scaling, deploying).",
+        "others are what a service does for its caller (KMS, X-Ray), or by a role that only it takes (ECS,",
+        "flow logs); the local AWS does not ask for those: an evaluator of policies judges them by the calls",
+        "that AWS documents; only AWS can prove them. CodeDeploy's role has AWS's own policy.",
         "",
         "| policy or role | statement | removed | how | what fails |",
         "| --- | --- | --- | --- | --- |",
