@@ -25,7 +25,7 @@ _WORD = re.compile(
     r"|(?P<title>Order)(?P<s2>s?)(?![a-z])"
     r"|(?<![A-Z])(?P<upper>ORDER)(?P<s3>S?)(?![A-Z]))"
 )
-_NAME = re.compile(r"[a-z][a-z0-9]{1,30}")
+NAME = re.compile(r"[a-z][a-z0-9]{1,15}")  # as bootstrap/ takes a service's; tests/unit compares
 
 
 def renamed(text: str, name: str, entity: str) -> str:
@@ -83,9 +83,9 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     root = Path.cwd()
     for word in (asked.name, asked.entity):
-        if not _NAME.fullmatch(word):
+        if not NAME.fullmatch(word):
             print(
-                f"make rename: {word!r} must be lower-case letters and digits, a letter first",
+                f"make rename: {word!r} must be two to sixteen lower-case letters or digits, a letter first",
                 file=sys.stderr,
             )
             return 2

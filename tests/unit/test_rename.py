@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from scripts.rename import main, renamed
+from scripts.delivery.stack import load_template
+from scripts.rename import NAME, main, renamed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,14 @@ def test_the_article_follows_the_sound() -> None:
     assert renamed("an order, An order, orders", "bookings", "booking") == "a booking, A booking, bookings"
 
 
-@pytest.mark.parametrize("arguments", [["Invoices", "invoice"], ["in-voices", "invoice"], ["same", "same"]])
+def test_a_name_is_one_that_the_bootstrap_takes() -> None:
+    bootstrap = load_template((ROOT / "bootstrap" / "template.yaml").read_text())
+    assert bootstrap["Parameters"]["Service"]["AllowedPattern"] == NAME.pattern
+
+
+@pytest.mark.parametrize(
+    "arguments", [["Invoices", "invoice"], ["in-voices", "invoice"], ["same", "same"], ["i" * 17, "invoice"]]
+)
 def test_bad_names_get_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
