@@ -23,6 +23,8 @@ from scripts.delivery.artifact import SOURCES
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(300), pytest.mark.xdist_group("delivery")]
 
 STAGE, STACK = "clouddev", "orders-clouddev"
+# The functions cannot be made with it, when most of the stack is there: the secret does not exist.
+BROKEN = "OriginSecretArn=arn:aws:secretsmanager:us-east-1:000000000000:secret:none"
 
 
 @dataclass
@@ -35,6 +37,17 @@ class Pipeline:
 
     def run(self, *words: str) -> str:
         """Run a delivery command as make does; return what it said."""
+        done = self._run(*words)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    def fail(self, *words: str) -> str:
+        """Run one that must fail; return its error."""
+        done = self._run(*words)
+        assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stderr
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
         environ = {
             **os.environ,
             **aws_environ(self.endpoint),
@@ -45,11 +58,9 @@ class Pipeline:
             "IMAGE_REPOSITORY": f"{self.endpoint.removeprefix('http://')}/delivery",
         }
         command = [sys.executable, "-m", "scripts.delivery", *words]
-        done = subprocess.run(
+        return subprocess.run(
             command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=280
         )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
 
     def smoke(self) -> str:
         """Run the smoke test against what is deployed; return what it said."""
@@ -63,6 +74,16 @@ class Pipeline:
         found = cloud.describe(self.endpoint, STACK)
         assert found is not None
         return cloud.stack_outputs(found)["ApiUrl"]
+
+    def status(self) -> str:
+        found = cloud.describe(self.endpoint, STACK)
+        return str(found["StackStatus"]) if found else ""
+
+    def orders(self) -> int:
+        """Return how many items the one table holds."""
+        database = cloud.client(self.endpoint, "dynamodb")
+        (table,) = database.list_tables()["TableNames"]
+        return int(database.scan(TableName=table)["Count"])
 
     def version(self) -> str:
         return str(httpx.get(self.url, timeout=60).json()["version"])
@@ -104,15 +125,32 @@ def test_the_artefact_is_built_once_and_pinned_by_digest(pipeline: Pipeline) -> 
     assert images
     assert all(re.fullmatch(r"\S+/delivery@sha256:[0-9a-f]{64}", image) for image in images), images
     assert len(set(images)) == 1, "every function and the task run one image"
+    pushed = cloud.client(pipeline.endpoint, "ecr").describe_images(repositoryName="delivery")["imageDetails"]
+    assert [tag for image in pushed for tag in image.get("imageTags", [])] == [found[1]], "the artefact's key"
 
 
-def test_the_first_deployment_works(pipeline: Pipeline) -> None:
-    pipeline.run("deploy", "--stage", STAGE, "--artifact", pipeline.artifacts[0])
+def test_a_failed_first_deployment_is_cleaned_by_the_next(pipeline: Pipeline) -> None:
+    deploy = ["deploy", "--stage", STAGE, "--artifact", pipeline.artifacts[0]]
+    assert "secret" in pipeline.fail(*deploy, "--parameters", BROKEN)
+    assert pipeline.status() == "ROLLBACK_COMPLETE"
+    assert pipeline.orders() == 0, "the table was left behind"
+    said = pipeline.run(*deploy)
+    assert re.search(r"OrdersTable \(.*\): removed", said)
+    assert pipeline.orders() == 0
     assert "smoke test passed" in pipeline.smoke()
 
 
 def test_a_second_has_nothing_to_do(pipeline: Pipeline) -> None:
     assert "nothing to do" in pipeline.run("deploy", "--stage", STAGE)
+
+
+def test_a_failed_update_is_kept_with_its_data_and_serves_on(pipeline: Pipeline) -> None:
+    placed = pipeline.orders()
+    assert placed > 0
+    assert "secret" in pipeline.fail("deploy", "--stage", STAGE, "--parameters", BROKEN)
+    assert pipeline.status() == "UPDATE_ROLLBACK_COMPLETE"
+    assert pipeline.orders() == placed
+    assert "smoke test passed" in pipeline.smoke()
 
 
 def test_changed_code_rolls_out_and_back(pipeline: Pipeline) -> None:
