@@ -102,10 +102,10 @@ test-browser: $(DEV) $(LOCAL) ## The console and /docs in a headless Chromium; p
 cloud-up: $(RUN) $(LOCAL) $(TOOLS) ## Both runtimes in containers by `sam deploy`, no account: make cloud-up RUNTIME=lambda|fargate
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud up "$(RUNTIME)"
 
-cloud-down: ## Remove what cloud-up made: containers, images, data
+cloud-down: $(RUN) ## Remove what cloud-up made: containers, images, data
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud down
 
-cloud-status: ## What cloud-up has running
+cloud-status: $(RUN) ## What cloud-up has running
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud status
 
 test-rename: $(DEV) $(LOCAL) $(TOOLS) ## Rename a clone of the last commit, and run its make check and make test

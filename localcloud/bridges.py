@@ -700,7 +700,8 @@ def addresses_that_answer() -> None:
     def wrap_api(handler: Any) -> Any:
         def handled(*args: Any) -> Any:
             api_id, attributes = handler(*args)
-            address = f"http://127.0.0.1:{_PORT}/_aws/execute-api/{api_id}/$default"
+            # The stage is $default, encoded, because a shell would take that for a variable of its own.
+            address = f"http://127.0.0.1:{_PORT}/_aws/execute-api/{api_id}/%24default"
             apigateway._apis[api_id]["apiEndpoint"] = address
             return api_id, {**attributes, "ApiEndpoint": address}
 

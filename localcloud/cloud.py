@@ -6,7 +6,7 @@ run the image that `sam build` made and `sam deploy` pushed to the emulator's re
     from localcloud import cloud                     # what the deployment tests use
     cloud.start(state) -> endpoint                   # the emulator, in the background
     cloud.deploy(endpoint, "orders", runtime="lambda") -> outputs      # sam build and sam deploy
-    cloud.stop(state)                                # the emulator, its containers and its images
+    cloud.stop(state)                                # the emulator, its containers, images and builds
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from localcloud.embedded import LOCAL_PYTHON, ROOT, aws_environ
 STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local")) / "cloud"
 STACK = "orders"
 _TOOLS = ROOT / ".venv-tools"
+_BUILDS = ROOT / ".aws-sam"
 _REPOSITORY = "orders"
 _HEALTHY_SECONDS = 120
 _RUNTIMES = ("lambda", "fargate")
@@ -165,7 +166,7 @@ def running_endpoint(state: Path) -> str:
 
 
 def stop(state: Path) -> None:
-    """End the emulator, its containers and its images, and delete `state`."""
+    """End the emulator, remove its containers, its images and what was built for it, and delete `state`."""
     endpoint = (state / "endpoint").read_text() if (state / "endpoint").exists() else ""
     pid = _pid(state)
     if pid:
@@ -181,7 +182,25 @@ def stop(state: Path) -> None:
             names = engine.docker("images", "--digests", "--filter", registry, "--format", shape)
             for name in (n for n in names if "<none>" not in n):
                 engine.docker("rmi", name)
+        _remove_build(endpoint)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _remove_build(endpoint: str) -> None:
+    ours = _images_of(_build_directory(endpoint))
+    shutil.rmtree(_build_directory(endpoint), ignore_errors=True)
+    for image in ours - _images_of(_BUILDS):  # `sam build` names them alike for everyone
+        engine.docker("rmi", image)
+
+
+def _build_directory(endpoint: str) -> Path:
+    return _BUILDS / f"localcloud-{endpoint.rsplit(':', 1)[1]}"
+
+
+def _images_of(directory: Path) -> set[str]:
+    """Name the images of the built templates below `directory`."""
+    texts = [path.read_text() for path in directory.rglob("template.yaml")]
+    return {image for text in texts for image in re.findall(r"(?m)^\s+ImageUri: (\w+:orders)$", text)}
 
 
 def _pid(state: Path) -> int:
@@ -243,20 +262,18 @@ def deploy(
     """
     environ = {**os.environ, **aws_environ(endpoint), "DOCKER_BUILDKIT": "0", "SAM_CLI_TELEMETRY": "0"}
     environ.pop("AWS_PROFILE", None)
-    built = ROOT / ".aws-sam" / f"localcloud-{stack}"
+    values = {"Runtime": runtime, "Architecture": engine.architecture(), **(parameters or {})}
+    overrides = ["--parameter-overrides", *(f"{name}={value}" for name, value in values.items())]
+    built = _build_directory(endpoint) / stack
     if build:
-        _sam(
-            ["build", "--template", str(template), "--build-dir", str(built), "--cached", "--parallel"],
-            environ,
-            echo,
-        )
+        arguments = ["--template", str(template), "--build-dir", str(built), "--cached", "--parallel"]
+        _sam(["build", *arguments, *overrides], environ, echo)
     packaged = built / "template.yaml"
     if image:
         text = packaged.read_text()
         packaged = built / "other-image.yaml"
         packaged.write_text(re.sub(r"(?m)^(\s+ImageUri:) \w+:orders$", rf"\1 {image}", text))
     _make_repository(endpoint)
-    values = {"Runtime": runtime, **(parameters or {})}
     _sam(
         [
             "deploy",
@@ -264,7 +281,7 @@ def deploy(
             *("--image-repository", f"{endpoint.removeprefix('http://')}/{_REPOSITORY}", "--resolve-s3"),
             *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
             *("--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
-            *("--parameter-overrides", *(f"{name}={value}" for name, value in values.items())),
+            *overrides,
         ],
         environ,
         echo,
@@ -367,8 +384,8 @@ def _require_engine() -> None:
 
 def _runtime_interface_emulator(state: Path) -> Path:
     """Copy AWS's runtime interface emulator out of the SAM CLI package, made executable."""
-    architecture = "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
-    found = list(_TOOLS.glob(f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture}"))
+    rapid = f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{engine.architecture()}"
+    found = list(_TOOLS.glob(rapid))
     if not found:
         raise CannotDeploy(".venv-tools has no runtime interface emulator: `make setup` makes it")
     copy = state / "aws-lambda-rie"

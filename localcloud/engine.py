@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import platform
 import socket
 import subprocess
 
@@ -24,6 +25,11 @@ def docker(*arguments: str, seconds: float = 60) -> list[str]:
     command = ["docker", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
+
+
+def architecture() -> str:
+    """Return this machine's processor as the parameter Architecture of template.yaml names it."""
+    return "arm64" if platform.machine() in ("arm64", "aarch64") else "x86_64"
 
 
 def gateway() -> str:

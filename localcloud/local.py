@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws
-from localcloud.engine import docker, gateway, problem
+from localcloud.engine import architecture, docker, gateway, problem
 
 BUILD = ROOT / ".aws-sam" / "local"
 IMAGE = "orders-local:latest"
 _START_SECONDS = 120
 _SAM = ROOT / ".venv-tools" / "bin" / "sam"
+_ARCHITECTURE = ["--parameter-overrides", f"Architecture={architecture()}"]
 # What fargate/template.yaml grants the task.
 TASK_LIMITS = [
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
@@ -38,7 +39,8 @@ class CannotServe(Exception):
 
 def main(runtime: str) -> int:
     """Serve until Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     doors: dict[str, Callable[[EmbeddedAws, int], contextlib.AbstractContextManager[str]]]
     doors = {"lambda": lambda_door, "fargate": fargate_door}
     try:
@@ -132,17 +134,26 @@ def lambda_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.send_signal(signal.SIGINT)  # on which it removes its containers
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # On SIGINT it removes its containers, unless it was started with that ignored, as in the background.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        _remove_forgotten(aws)
+
+
+def _remove_forgotten(aws: EmbeddedAws) -> None:
+    """Remove the functions that SAM CLI left: it starts them all at once, and loses some from its list."""
+    endpoint = container_environ(aws, "lambda")["AWS_ENDPOINT_URL"]
+    for name in docker("ps", "--quiet", "--filter", "label=sam.cli.container.type=lambda"):
+        if endpoint in "".join(docker("inspect", "--format", "{{json .Config.Env}}", name)):
+            docker("rm", "--force", "--volumes", name)
 
 
 def sam_build(endpoint: str) -> Path:
     """Run `sam build`, and return its template with the one variable that only a local AWS needs."""
     command = [str(_SAM), "build", "--build-dir", str(BUILD), "--cache-dir", str(BUILD.parent / "cache")]
+    command += _ARCHITECTURE
     environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -169,7 +180,7 @@ def sam_arguments(aws: EmbeddedAws, template: Path) -> list[str]:
     variables = BUILD / "variables.json"
     variables.write_text(json.dumps({"Parameters": values}))
     arguments = ["--template", str(template), "--env-vars", str(variables), "--region", "us-east-1"]
-    arguments += ["--skip-pull-image"]
+    arguments += ["--skip-pull-image", *_ARCHITECTURE]
     return arguments if gateway() else [*arguments, "--add-host", "host.docker.internal:host-gateway"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -91,6 +92,8 @@ def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[s
     """
     section = samconfig.get(stage, samconfig.get("default", {}))
     given = section.get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
+    if isinstance(given, str):  # as `sam deploy --guided` writes them
+        given = shlex.split(given)
     parameters: dict[str, str] = {}
     for pair in [*given, f"Stage={stage}", *extra]:
         name, separator, value = pair.partition("=")

@@ -113,6 +113,20 @@ def test_lambda_serves_the_api_and_the_event_flow(deployment: Deployment) -> Non
     assert deployment.tasks() == []
 
 
+def test_functions_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
+    _refuses_without_its_policy(deployment, deployment.resource(_STACK, "ApiFunctionRole"))
+
+
+def _refuses_without_its_policy(deployment: Deployment, role: str) -> None:
+    change = {"RoleName": role, "PolicyArn": deployment.resource(_STACK, "AppPolicy")}
+    deployment.client("iam").detach_role_policy(**change)
+    try:
+        assert httpx.post(f"{deployment.url}/orders", json=_BODY, timeout=60).status_code >= 500
+    finally:
+        deployment.client("iam").attach_role_policy(**change)
+    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}", timeout=60).status_code == 200
+
+
 def test_fargate_serves_the_same_orders_from_the_same_image(deployment: Deployment) -> None:
     deployment.deploy("fargate", build=False)
     assert httpx.get(deployment.url).json()["runtime"] == "fargate"
@@ -152,13 +166,7 @@ def test_every_task_answers(deployment: Deployment) -> None:
 
 def test_tasks_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
     role = deployment.resource(deployment.resource(_STACK, "FargateStack"), "TaskRole")
-    change = {"RoleName": role, "PolicyArn": deployment.resource(_STACK, "AppPolicy")}
-    deployment.client("iam").detach_role_policy(**change)
-    try:
-        assert httpx.post(f"{deployment.url}/orders", json=_BODY, timeout=60).status_code >= 500
-    finally:
-        deployment.client("iam").attach_role_policy(**change)
-    assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").status_code == 200
+    _refuses_without_its_policy(deployment, role)
 
 
 def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path: Path) -> None:

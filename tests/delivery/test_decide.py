@@ -98,6 +98,18 @@ class TestParameters:
     def test_a_stage_without_a_section_takes_the_default_under_its_own_name(self) -> None:
         assert stage_parameters(self.SAMCONFIG, "preview7", []) == {"Stage": "preview7", "Runtime": "lambda"}
 
+    def test_the_file_that_guided_wrote_is_read_too(self) -> None:
+        written = (
+            'Stage="dev" Runtime="fargate" AuthIssuer="" CorsOrigins="https://a.example,https://b.example"'
+        )
+        guided = {"default": {"deploy": {"parameters": {"parameter_overrides": written}}}}
+        assert stage_parameters(guided, "dev", []) == {
+            "Stage": "dev",
+            "Runtime": "fargate",
+            "AuthIssuer": "",
+            "CorsOrigins": "https://a.example,https://b.example",
+        }
+
     def test_the_command_has_the_last_word(self) -> None:
         found = stage_parameters(self.SAMCONFIG, "dev", ["Runtime=fargate", "AuthIssuer=https://a/?b=c"])
         assert found["Runtime"] == "fargate"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import subprocess
 import tomllib
 
 import pytest
@@ -9,15 +12,52 @@ from tests.template.templates import ROOT, Evaluator, template
 
 CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 ENVIRONMENTS = [name for name in CONFIG if name != "version"]
+TOOLS = ROOT / ".venv-tools" / "bin" / "python"
+# Prints what each command takes. What it does not take SAM passes over in the file, without a word.
+TAKEN = """
+import json, sys
+from click import Context
+from samcli.cli.main import cli
+
+context = Context(cli, obj=True)
+
+def parameters(name):
+    first, _, second = name.partition("_")
+    command = cli.get_command(context, first)
+    if second:
+        command = command.get_command(context, second.replace("_", "-"))
+    return [parameter.name for parameter in command.params]
+
+print(json.dumps({name: parameters(name) for name in sys.argv[1:]}))
+"""
+
+
+def values(environment: str, command: str, key: str) -> list[str]:
+    """Return a list of the file, which is a string once `sam deploy --guided` has written it."""
+    found = CONFIG[environment].get(command, {}).get("parameters", {}).get(key, [])
+    return shlex.split(found) if isinstance(found, str) else list(found)
 
 
 def overrides(environment: str, command: str) -> dict[str, str]:
-    parameters = CONFIG[environment].get(command, {}).get("parameters", {})
-    return dict(each.split("=", 1) for each in parameters.get("parameter_overrides", []))
+    pairs = (each.partition("=") for each in values(environment, command, "parameter_overrides"))
+    return {name: value for name, _, value in pairs}
 
 
 def test_environments() -> None:
     assert set(ENVIRONMENTS) >= {"default", "prod"}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_setting_is_one_of_its_command(environment: str) -> None:
+    if not TOOLS.exists():
+        pytest.skip("the tools environment is missing (make setup): the settings are NOT compared")
+    settings = {
+        name: set(each["parameters"]) for name, each in CONFIG[environment].items() if name != "global"
+    }
+    command = [str(TOOLS), "-c", TAKEN, *settings]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    taken = json.loads(done.stdout)
+    assert {name: keys - set(taken[name]) for name, keys in settings.items() if keys - set(taken[name])} == {}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -35,10 +75,13 @@ def test_only_production_waits_for_its_issuer() -> None:
     assert "AuthIssuer" in refusal
 
 
+def test_sync_moves_code_alone() -> None:
+    # Anything else would need a repository by name, which nobody has before the first deployment.
+    assert CONFIG["default"]["sync"]["parameters"]["code"] is True
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_what_the_template_needs_is_acknowledged(environment: str) -> None:
-    assert set(CONFIG[environment]["deploy"]["parameters"]["capabilities"]) == {
-        "CAPABILITY_IAM",
-        "CAPABILITY_AUTO_EXPAND",
-    }
+    wanted = {"CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"}
+    assert set(values(environment, "deploy", "capabilities")) == wanted
     assert CONFIG[environment]["global"]["parameters"]["stack_name"].startswith("orders-")

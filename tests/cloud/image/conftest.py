@@ -14,7 +14,7 @@ import boto3
 import httpx
 import pytest
 from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
-from localcloud.engine import gateway
+from localcloud.engine import architecture, gateway
 from localcloud.local import (
     TASK_LIMITS,
     address,
@@ -87,7 +87,8 @@ def function(
     image: str, reachable_aws: EmbeddedAws, report: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """The API function under AWS's emulator of the Lambda runtime, with a read-only root as on Lambda."""
-    (found,) = ROOT.glob(".venv-tools/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
+    rapid = f".venv-tools/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture()}"
+    (found,) = ROOT.glob(rapid)
     emulator = tmp_path_factory.mktemp("rie") / "aws-lambda-rie"
     shutil.copy(found, emulator)
     emulator.parent.chmod(0o755)

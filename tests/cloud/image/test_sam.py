@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from pathlib import Path
@@ -53,6 +54,23 @@ def test_invoke_answers_every_sample_event(reachable_aws: EmbeddedAws, built: Pa
         assert answer["statusCode"] < 500, answer
     else:
         assert answer.keys() == {"batchItemFailures"}
+
+
+def test_invoke_needs_nothing_but_the_build() -> None:
+    """The README's two commands as they stand there, with samconfig.toml and no AWS."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    for command in ("build", "local invoke ApiFunction -e events/check-health.json"):
+        done = subprocess.run(
+            [str(SAM), *command.split()],
+            cwd=ROOT,
+            env={**environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "eu-central-1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.strip().splitlines()[-1])["statusCode"] == 200
 
 
 def test_start_api_walks_the_api(reachable_aws: EmbeddedAws, report: list[str]) -> None:
