@@ -142,7 +142,7 @@ bootstrap: $(DEV) ## Once per account and region: roles and stores for the pipel
 	@$(DELIVERY) bootstrap --parameters "$$PARAMETERS"
 
 package: $(DEV) $(TOOLS) ## Build and push the artefact of the sources, unless it is there (FORCE=1 builds all the same)
-	@$(DELIVERY) package $(stage) $(if $(FORCE),--force)
+	@$(DELIVERY) package $(stage) --parameters "$$PARAMETERS" $(if $(FORCE),--force)
 
 deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key, PARAMETERS="Runtime=fargate")
 	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(FORCE),--force)

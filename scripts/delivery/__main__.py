@@ -25,6 +25,7 @@ from scripts.delivery.decide import (
     Action,
     DeliveryError,
     Record,
+    architecture,
     checked_parameters,
     decide,
     keeps_serving,
@@ -88,22 +89,26 @@ class Delivery:
             *(made["ArtifactBucketName"], made.get("ImageRepositoryUri", ""), prefix),
         )
 
-    def package(self, stage: str, *, force: bool) -> str:
+    def package(self, stage: str, extra: Sequence[str] = (), *, force: bool) -> str:
         """Make the artefact of the sources, unless it is there; return its key."""
         artifacts = self.artifacts(stage)
-        key, built = artifacts.package(version_of(), say, force=force)
+        declared = load_template((ROOT / "template.yaml").read_text())["Parameters"]
+        processor = architecture(self._parameters(stage, extra), declared)
+        key, built = artifacts.package(version_of(), say, architecture=processor, force=force)
         image, _, digest = next(iter(artifacts.release(key)["images"]), "").partition("@")
         self._tell(artifact=key, built=str(built).lower(), image_name=image, image_digest=digest)
         return key
 
     def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
         """Bring the stage's stack to the artefact (made now if none is named) and the parameters."""
-        key = artifact or self.package(stage, force=force)
-        samconfig = tomllib.loads((ROOT / "samconfig.toml").read_text())
-        parameters = stage_parameters(samconfig, stage, extra)
+        key = artifact or self.package(stage, extra, force=force)
+        parameters = self._parameters(stage, extra)
         if boundary := self._bootstrap.get("PermissionsBoundaryArn"):
             parameters.setdefault("PermissionsBoundaryArn", boundary)
         self._bring(stage, key, parameters)
+
+    def _parameters(self, stage: str, extra: Sequence[str]) -> dict[str, str]:
+        return stage_parameters(tomllib.loads((ROOT / "samconfig.toml").read_text()), stage, extra)
 
     def _bring(self, stage: str, key: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
         artifacts = self.artifacts(stage)
@@ -112,6 +117,9 @@ class Delivery:
             raise DeliveryError(f"there is no artefact {key} in s3://{artifacts.bucket}/{artifacts.prefix}/")
         declared = load_template(template).get("Parameters", {})
         parameters = checked_parameters(parameters, declared)
+        built_for = artifacts.release(key)["architecture"]
+        if architecture(parameters, declared) != built_for:
+            raise DeliveryError(f"artefact {key} is built for {built_for}: give Architecture={built_for}")
         values = {name: str(each.get("Default", "")) for name, each in declared.items()} | parameters
         stack = self.stack(stack_name(SERVICE, stage))
         edge = self.stack(f"{stack.name}-edge").outputs()
@@ -354,7 +362,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name)
         if name not in ("key", "sweep", "bootstrap"):
             command.add_argument("--stage", default="dev")
-        if name in ("deploy", "bootstrap"):
+        if name in ("package", "deploy", "bootstrap"):
             command.add_argument("--parameters", default="", help="Name=value pairs between spaces")
         if name == "deploy":
             command.add_argument("--artifact", default="", help="deploy this one, built before")
@@ -392,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(delivery: Delivery, given: argparse.Namespace) -> None:
     match given.command:
         case "package":
-            delivery.package(given.stage, force=given.force)
+            delivery.package(given.stage, given.parameters.split(), force=given.force)
         case "deploy":
             delivery.deploy(given.stage, given.artifact, given.parameters.split(), force=given.force)
         case "rollback":

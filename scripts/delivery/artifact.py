@@ -32,9 +32,12 @@ _LOCAL_IMAGE = re.compile(r"(?m)^( +ImageUri:) (\w+:\w+)$")  # as `sam build` le
 _BUILD_SECONDS = 1800
 
 
-def source_key(root: Path = ROOT) -> str:
-    """Return the hash of the sources: their names and contents, nothing of the machine or the time."""
-    digest = hashlib.sha256()
+def source_key(root: Path = ROOT, architecture: str = "x86_64") -> str:
+    """Return the hash of the sources: their names and contents, nothing of the machine or the time.
+
+    The image is built for one architecture, so that is one of them.
+    """
+    digest = hashlib.sha256(architecture.encode())
     for path in _files(root):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
@@ -87,13 +90,15 @@ class Artifacts:
         names = [o["Key"] for page in pages for o in page.get("Contents", [])]
         return max((n.split("/")[1] for n in names if n.endswith("/template.yaml")), default=None)
 
-    def package(self, version: str, say: Callable[[str], None], *, force: bool = False) -> tuple[str, bool]:
+    def package(
+        self, version: str, say: Callable[[str], None], *, architecture: str, force: bool = False
+    ) -> tuple[str, bool]:
         """Build and push what the sources make, unless that was done before; return the key and whether.
 
         With `force`, another artefact beside the one that is there: what runs, and what awaits its approval,
         stays as it is.
         """
-        sources = source_key()
+        sources = source_key(architecture=architecture)
         known = self.newest(sources)
         if known and not force:
             say(f"artefact {known}: unchanged sources, nothing to build")
@@ -101,20 +106,25 @@ class Artifacts:
         key = f"{sources}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if known else sources
         say(f"artefact {key}: building the image and packaging the templates")
         built, packaged = ROOT / ".aws-sam" / "build" / "template.yaml", ROOT / ".aws-sam" / "packaged.yaml"
-        _sam("build")
+        _sam("build", "--parameter-overrides", f"Architecture={architecture}")
         built.write_text(self._with_pushed_image(built.read_text(), key))
         _sam(
             *("package", "--s3-bucket", self.bucket, "--s3-prefix", f"{self.prefix}/{key}"),
             *("--image-repository", self.repository, "--output-template-file", str(packaged)),
         )
-        self.keep(key, packaged.read_text(), version)
+        self.keep(key, packaged.read_text(), version, architecture)
         say(f"artefact {key}: kept in s3://{self.bucket}/{self.prefix}/{key}/")
         return key, True
 
-    def keep(self, key: str, packaged: str, version: str) -> None:
+    def keep(self, key: str, packaged: str, version: str, architecture: str = "x86_64") -> None:
         """Store a packaged template."""
         images = re.findall(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}", packaged)
-        release = {"artifact": key, "version": version, "images": sorted(set(images))}
+        release = {
+            "artifact": key,
+            "version": version,
+            "architecture": architecture,
+            "images": sorted(set(images)),
+        }
         put = {"Bucket": self.bucket}
         self._s3.put_object(**put, Key=f"{self.prefix}/{key}/release.json", Body=json.dumps(release).encode())
         self._s3.put_object(**put, Key=self.template_key(key), Body=packaged.encode())

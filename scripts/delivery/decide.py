@@ -127,6 +127,12 @@ def keeps_serving(active: str, parameters: Mapping[str, str]) -> None:
         )
 
 
+def architecture(parameters: Mapping[str, str], declared: Mapping[str, Any]) -> str:
+    """Return the architecture that these parameters of a template ask for."""
+    default: str = declared.get("Architecture", {}).get("Default", "x86_64")
+    return parameters.get("Architecture", default)
+
+
 def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:
     """Return if the stack may go. Raises DeliveryError.
 

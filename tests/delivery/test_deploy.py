@@ -669,6 +669,32 @@ def test_results_are_handed_to_the_workflow(
     ]
 
 
+def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*words: str) -> None:
+        raise DeliveryError(" ".join(words))
+
+    monkeypatch.setattr("scripts.delivery.artifact._sam", build)
+    for extra, built_for in (([], "x86_64"), (["Architecture=arm64"], "arm64")):
+        with pytest.raises(DeliveryError, match=f"^build --parameter-overrides Architecture={built_for}$"):
+            rig.delivery.deploy("dev", "", extra)
+        with pytest.raises(DeliveryError, match=f"Architecture={built_for}$"):
+            rig.delivery.package("dev", extra, force=False)
+
+
+def test_an_artefact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None:
+    template = TEMPLATE.replace(
+        "Parameters:", "Parameters:\n  Architecture: { Type: String, Default: x86_64 }"
+    )
+    rig.delivery.artifacts(stage).keep("arm", template.replace("CODE", "arm"), "1.0", "arm64")
+    with pytest.raises(DeliveryError, match="give Architecture=arm64"):
+        rig.delivery.deploy(stage, "arm", [])
+    assert rig.status(stage) is None
+    rig.delivery.deploy(stage, "arm", ["Architecture=arm64"])
+    assert rig.code(stage) == "arm"
+    with pytest.raises(DeliveryError, match="give Architecture=x86_64"):
+        rig.deploy("intel", stage, "Architecture=arm64", template=template)
+
+
 def test_without_a_bootstrap_it_says_what_to_do(bare_aws: EmbeddedAws) -> None:
     with pytest.raises(DeliveryError, match="make bootstrap"):
         Delivery(Session(bare_aws.endpoint), {}).package("dev", force=False)

@@ -285,11 +285,12 @@ class TestSources:
         keys.append(source_key(tmp_path))
         (tmp_path / "fargate/network.yaml").write_text("")
         keys.append(source_key(tmp_path))
-        assert len(set(keys)) == 4
+        keys.append(source_key(tmp_path, "arm64"))
+        assert len(set(keys)) == 5
         (tmp_path / "README.md").write_text("x")
         (tmp_path / "src/orders/__pycache__").mkdir()
         (tmp_path / "src/orders/__pycache__/x.pyc").write_text("x")
-        assert source_key(tmp_path) == keys[-1]
+        assert source_key(tmp_path) == keys[-2]
 
 
 def _covered(name: str) -> bool:
