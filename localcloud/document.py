@@ -1,6 +1,6 @@
 """Write the table of docs/local-aws.md: each resource type of our templates, and what it does here.
 
-`PYTHONPATH=. .venv/bin/python -m localcloud.document` deploys both runtimes (without Docker) and writes;
+`PYTHONPATH=. .venv/bin/python -m localcloud.document` deploys every template (without Docker) and writes;
 tests/local says when that is due. The types are those of the deployed stacks, so what SAM makes of the
 templates is among them, and those that the templates name but no local deployment makes.
 """
@@ -8,27 +8,73 @@ templates is among them, and those that the templates name but no local deployme
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from localcloud.cloud import client
+from localcloud.cloud import client, stack_outputs
 from localcloud.coverage import COVERAGE
-from localcloud.embedded import ROOT, embedded_aws
+from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
 
 DOCUMENT = ROOT / "docs" / "local-aws.md"
 _BEGIN, _END = "<!-- table: begin (written by localcloud.document) -->", "<!-- table: end -->"
 _STACK = "orders-local"
-_BOTH = {"Runtime": "fargate", "BothRuntimes": "true", "LogEvents": "true", "AlarmEmail": "ops@example.com"}
+_PATIENCE = {"Delay": 1, "MaxAttempts": 60}
+_CERTIFICATE = "arn:aws:acm:us-east-1:000000000000:certificate/00000000-0000-0000-0000-000000000000"
+_BOTH = {
+    "Runtime": "fargate",
+    "BothRuntimes": "true",
+    "LogEvents": "true",
+    "AlarmEmail": "ops@example.com",
+    "DomainName": "orders.example.com",
+    "CertificateArn": _CERTIFICATE,
+}
 
 
 def table() -> str:
     """Deploy everything that can be deployed here and return the table."""
     with embedded_aws(parameters=_BOTH, stack=_STACK) as aws:
-        deployed = _types_of(aws.endpoint, _STACK)
-    lines = ["| type | here | what that means | deployed locally |", "|---|---|---|---|"]
+        _deploy_the_others(aws)
+        stacks = client(aws.endpoint, "cloudformation").describe_stacks()["Stacks"]
+        deployed = {name for stack in stacks for name in _types_of(aws.endpoint, stack["StackName"])}
+    lines = ["| type | here | what that means | deployed locally | seen by |", "|---|---|---|---|---|"]
     for name in sorted(deployed | named_in_templates()):
-        state, note = COVERAGE.get(name, ("not covered", "prove it on AWS"))
-        lines.append(f"| `{name}` | {state} | {note} | {'yes' if name in deployed else 'no'} |")
+        state, note, *test = COVERAGE.get(name, ("not covered", "prove it on AWS"))
+        link = f"[{Path(test[0]).stem}](../{test[0]})" if test else ""
+        lines.append(f"| `{name}` | {state} | {note} | {'yes' if name in deployed else 'no'} | {link} |")
     return "\n".join(lines)
+
+
+def _deploy_the_others(aws: EmbeddedAws) -> None:
+    """Deploy bootstrap/, waf/ and edge/ beside the orders."""
+    formation = client(aws.endpoint, "cloudformation")
+    provider = client(aws.endpoint, "iam").create_open_id_connect_provider(
+        Url="https://token.actions.githubusercontent.com", ClientIDList=["sts.amazonaws.com"]
+    )
+    zone = client(aws.endpoint, "route53").create_hosted_zone(Name="example.com", CallerReference="one")
+
+    def create(name: str, values: Mapping[str, str]) -> dict[str, str]:
+        formation.create_stack(
+            StackName=name,
+            TemplateBody=(ROOT / name / "template.yaml").read_text(),
+            Capabilities=["CAPABILITY_IAM"],
+            Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
+        )
+        formation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig=_PATIENCE)
+        return stack_outputs(formation.describe_stacks(StackName=name)["Stacks"][0])
+
+    bootstrap = {"Repository": "acme/orders", "OidcProviderArn": provider["OpenIDConnectProviderArn"]}
+    create("bootstrap", bootstrap)
+    edge = {name: aws.outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
+    edge |= {"DomainName": "edge.example.com", "CertificateArn": _CERTIFICATE}
+    create("edge", edge | {"HostedZoneId": zone["HostedZone"]["Id"].rsplit("/", 1)[1]})
+    values = _BOTH | {"WebAclArn": create("waf", {})["WebAclArn"]}
+    formation.update_stack(
+        StackName=_STACK,
+        UsePreviousTemplate=True,
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
+    )
+    formation.get_waiter("stack_update_complete").wait(StackName=_STACK, WaiterConfig=_PATIENCE)
 
 
 def _types_of(endpoint: str, stack: str) -> set[str]:

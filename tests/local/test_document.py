@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from localcloud import document
+from localcloud.coverage import COVERAGE, WORKS
+from localcloud.embedded import ROOT
 
 
 def test_coverage_table_is_fresh() -> None:
     text = document.DOCUMENT.read_text()
     stale = "stale: PYTHONPATH=. .venv/bin/python -m localcloud.document"
     assert document.written(text, document.table()) == text, stale
+
+
+def test_what_works_is_seen_by_a_test() -> None:
+    for name, (state, _, *test) in COVERAGE.items():
+        assert bool(test) is (state == WORKS), name
+        assert all((ROOT / each).is_file() for each in test), name
