@@ -42,9 +42,8 @@ def template(path: str = "template.yaml") -> Template:
     return copy.deepcopy(_read(path))
 
 
-@cache
-def _expanded() -> Template:
-    source = template()
+def transformed(source: Template) -> Template:
+    """Return what SAM's transform makes of a root template."""
     for resource in source["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":  # as `sam package` leaves it
             resource["Properties"]["ImageUri"] = "111122223333.dkr.ecr.eu-central-1.amazonaws.com/orders:tag"
@@ -53,6 +52,11 @@ def _expanded() -> Template:
     translator = Translator({}, Parser(), boto_session=boto3.Session(region_name="eu-central-1"))
     result: Template = translator.translate(source, {})
     return result
+
+
+@cache
+def _expanded() -> Template:
+    return transformed(template())
 
 
 def expanded() -> Template:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.delivery.iam import allowed
-from tests.template.templates import ROOT, STATEFUL, Evaluator, expanded, mentions, template
+from tests.template.templates import ROOT, STATEFUL, Evaluator, expanded, mentions, template, transformed
 
 from orders.settings import Settings
 
@@ -256,6 +256,16 @@ class TestOneApplication:
                 assert (config["LogFormat"], config["SystemLogLevel"]) == ("JSON", "WARN"), name
                 assert config["LogGroup"] == {"Ref": f"{name.removesuffix('Function')}LogGroup"}
 
+    def test_a_property_that_changes_publishes_the_functions_anew(self) -> None:
+        changed = template()
+        changed["Globals"]["Function"]["Timeout"] += 1
+        before, after = (
+            {name for name, each in stack["Resources"].items() if each["Type"] == "AWS::Lambda::Version"}
+            for stack in (expanded(), transformed(changed))
+        )
+        assert len(before) == len(after) == 3
+        assert not before & after
+
     def test_every_function_runs_the_one_image(self) -> None:
         functions = {
             name: each
@@ -361,6 +371,15 @@ class TestServer:
         assert deployment["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
         assert deployment["Alarms"]["Enable"] is deployment["Alarms"]["Rollback"] is True
         assert deployment["Alarms"]["AlarmNames"]
+
+    def test_shares_of_spot_leave_the_first_task_on_demand(self) -> None:
+        nested = template("fargate/template.yaml")
+        weights = nested["Mappings"]["CapacityWeights"]
+        shares = template()["Parameters"]["FargateSpotPercent"]["AllowedValues"]
+        assert list(weights) == nested["Parameters"]["SpotPercent"]["AllowedValues"] == list(map(str, shares))
+        for percent, weight in weights.items():
+            assert weight["OnDemand"] > 0  # ECS places no task by a weight of 0, not even as the base
+            assert weight["Spot"] * 100 == int(percent) * (weight["OnDemand"] + weight["Spot"])
 
     def test_production_functions_shift_by_canary(self) -> None:
         group = expanded()["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws
+from localcloud.embedded import ROOT, EmbeddedAws
 from localcloud.engine import docker
 from localcloud.local import TASK_LIMITS, address, build_image, container, wait_until_healthy
 from tests.cloud.image.conftest import events, load, variables
@@ -71,6 +71,19 @@ class TestContent:
     def test_the_same_files_make_the_same_layers(self, image: str) -> None:
         again = build_image("orders-local:again", "--no-cache")
         assert inspect(again)["RootFS"]["Layers"] == inspect(image)["RootFS"]["Layers"]
+
+    def test_buildkit_makes_the_same_image(self, image: str, reachable_aws: EmbeddedAws) -> None:
+        if not docker("buildx", "version"):
+            pytest.skip("docker buildx is not installed: the build with BuildKit is NOT tried")
+        tag = "orders-local:buildkit"
+        command = ["docker", "buildx", "build", "--load", "--provenance=false", "--tag", tag, str(ROOT)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        for key in ("Cmd", "Entrypoint", "Env", "ExposedPorts", "OnBuild", "User", "WorkingDir"):
+            assert inspect(tag)["Config"].get(key) == inspect(image)["Config"].get(key), key
+        options = [*TASK_LIMITS, "--publish=127.0.0.1:0:8080", *variables(reachable_aws, "fargate")]
+        with container(tag, options) as name:
+            wait_until_healthy(address(name))
 
 
 class TestServer:
