@@ -29,7 +29,7 @@ class Laptop:
 
     def __init__(self, state: Path) -> None:
         self.environ = {**os.environ, "LOCALCLOUD_STATE": str(state)}
-        self.endpoint = ""
+        self.before = _everything()
 
     def make(self, *words: str) -> str:
         done = subprocess.run(
@@ -41,22 +41,23 @@ class Laptop:
     def up(self, runtime: str) -> str:
         """Return the address that `make cloud-up` printed."""
         said = self.make("cloud-up", f"RUNTIME={runtime}")
-        found = re.search(rf"API +(\S+)\n +Runtime +{runtime}\n +AWS +(\S+)", said)
+        found = re.search(rf"API +(\S+)\n +Runtime +{runtime}\n", said)
         assert found, said[-3000:]
-        self.endpoint = found[2]
         return found[1]
 
-    def left(self) -> list[str]:
-        """Name every container, image and file that is there because of `up`."""
-        port = self.endpoint.rsplit(":", 1)[1]
-        return [
-            *engine.docker(
-                "ps", "--all", "--quiet", "--filter", f"label=ministack.instance={os.uname().nodename}:{port}"
-            ),
-            *engine.docker("images", "--quiet", "--filter", f"reference=127.0.0.1:{port}/*"),
-            *engine.docker("images", "--quiet", "--filter", "reference=*function:orders"),
-            *map(str, (ROOT / ".aws-sam").glob(f"localcloud-{port}*")),
-        ]
+    def left(self) -> set[str]:
+        """Name every container, image and build that is there because of `up`."""
+        return _everything() - self.before
+
+
+def _everything() -> set[str]:
+    """Name all but the build cache: the base image, and layers without a name."""
+    images = engine.docker("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "dangling=false")
+    return {
+        *engine.docker("ps", "--all", "--format", "{{.Names}}"),
+        *(image for image in images if not image.startswith("public.ecr.aws/docker/library/python")),
+        *map(str, (ROOT / ".aws-sam").glob("localcloud-*")),
+    }
 
 
 def test_up_walk_switch_walk_down_twice_in_a_row(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_up_walk_switch_walk_down_twice_in_a_row(tmp_path: Path) -> None:
             assert f"{api} (healthy)" in status
             assert laptop.left()
             laptop.make("cloud-down")
-            assert laptop.left() == []
+            assert laptop.left() == set()
             assert not list((tmp_path / "state").glob("*"))
     finally:
         laptop.make("cloud-down")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from localcloud import cloud, engine
 from localcloud.embedded import ROOT
 
 
@@ -48,6 +50,29 @@ def test_unknown_runtime_is_one_clear_line(tmp_path: Path) -> None:
 def test_status_and_down_with_nothing_up(tmp_path: Path) -> None:
     assert _cloud(tmp_path, "status")[0] == 0
     assert _cloud(tmp_path, "down") == (0, "Nothing is up.\n")
+
+
+def test_down_removes_its_build_and_spares_an_image_that_another_build_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(name: str, *images: str) -> Path:
+        template = tmp_path / "builds" / name / "template.yaml"
+        template.parent.mkdir(parents=True)
+        template.write_text("".join(f"      ImageUri: {image}\n" for image in images))
+        return template
+
+    ours = built("localcloud-4566/orders", "relayfunction:orders", "apifunction:orders")
+    others = built("build", "apifunction:orders")
+    (tmp_path / "cloud").mkdir()
+    (tmp_path / "cloud/endpoint").write_text("http://127.0.0.1:4566")
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(cloud, "_BUILDS", tmp_path / "builds")
+    monkeypatch.setattr(engine, "problem", str)
+    monkeypatch.setattr(engine, "docker", lambda *words: calls.append(words) or [])
+    cloud.stop(tmp_path / "cloud")
+    assert [words for words in calls if words[0] == "rmi"] == [("rmi", "relayfunction:orders")]
+    assert not ours.parent.parent.exists()
+    assert others.exists()
 
 
 def test_down_spares_a_stranger_with_the_emulators_old_process_id(tmp_path: Path) -> None:
