@@ -245,6 +245,9 @@ class TestRules:
         assert set(artifacts.values()) == {"${{ needs.build.outputs.artifact }}"}
         packages = [s for job in jobs.values() for s in job["steps"] if "make package" in s.get("run", "")]
         assert len(packages) == 1
+        assert packages[0]["env"] == {"PARAMETERS": "${{ vars.DEV_PARAMETERS }}"}, (
+            "they name the architecture"
+        )
 
     def test_previews_are_for_own_branches_and_always_removed(self) -> None:
         jobs = _load(ROOT / ".github" / "workflows" / "preview.yml")["jobs"]
