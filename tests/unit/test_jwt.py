@@ -285,13 +285,30 @@ class TestKeys:
 
     @pytest.mark.parametrize(
         "change",
-        [{"use": "enc"}, {"alg": "RS512"}, {"kid": None}, {"kty": "oct", "k": "c2VjcmV0"}, {"n": "AQ"}],
+        [
+            {"use": "enc"},
+            {"alg": "RS512"},
+            {"alg": ["RS256"]},
+            {"alg": "none"},
+            {"kid": None},
+            {"kid": ["key-1"]},
+            {"kty": "oct", "k": "c2VjcmV0"},
+            {"kty": "oct", "alg": "HS256"},
+            {"n": "AQ"},
+            {"n": 7},
+        ],
     )
     def test_of_other_kinds_are_left_out(self, issuer: Issuer, change: dict[str, Any]) -> None:
+        """And the good one beside them still counts."""
+        other = Issuer(URL, kid="other")
         answers = issuer.documents()
-        answers["/.well-known/jwks.json"] = {"keys": ["nonsense", issuer.public_jwk | change]}
+        answers["/.well-known/jwks.json"] = {
+            "keys": ["nonsense", other.public_jwk | change, issuer.public_jwk]
+        }
         keys = KeySet(URL, lambda url: json.dumps(answers[url.removeprefix(URL)]).encode())
-        refused(JwtAuthenticator(URL, AUDIENCE, keys), issuer.token("alice"))
+        authenticator = JwtAuthenticator(URL, AUDIENCE, keys)
+        refused(authenticator, other.token("alice"))
+        assert caller(authenticator, issuer.token("alice")).subject == "alice"
 
 
 def test_the_keys_come_over_http_too(tmp_path: Path) -> None:

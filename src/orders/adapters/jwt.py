@@ -36,6 +36,8 @@ _TYPES = frozenset({None, "jwt", "at+jwt", "application/at+jwt"})
 _TOKENS_KEPT = 1024
 # What decoding raises for what is no token. RecursionError: JSON nested thousands deep, within the bound.
 _MALFORMED = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
+# What reading a key raises for one that PyJWT cannot use.
+_UNFIT = (jwt.PyJWTError, ValueError, TypeError, LookupError, NotImplementedError)
 # What asking the issuer raises when it is away, slow (TimeoutError is an OSError), or talks nonsense.
 _UNREADABLE = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError)
 
@@ -164,11 +166,11 @@ class KeySet:
             except _UNREADABLE as why:
                 _log.warning("cannot read the issuer's keys: %r", why)
                 return  # `freshen` decides for how long the last keys do
-            self._fetched_at = self._clock()
             if found != self._documents:
                 self._keys = dict(filter(None, map(_signing_key, found)))
                 self._documents = found
                 self.generation += 1
+            self._fetched_at = self._clock()
 
     def _read(self) -> list[Any]:
         about = json.loads(self._fetch(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration"))
@@ -188,7 +190,7 @@ def _signing_key(document: Any) -> tuple[str, jwt.PyJWK] | None:
         return None
     try:
         key = jwt.PyJWK(document)
-    except jwt.PyJWTError:
+    except _UNFIT:
         return None
     kid = document.get("kid")
     return (kid, key) if isinstance(kid, str) and key.algorithm_name in ALGORITHMS else None
