@@ -37,8 +37,9 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
             def __init__(self, url: Any, environ: Any) -> None:
                 self.url = url
 
-            async def exchange(self, request: bytes, timeout: float) -> Answer:  # noqa: ASYNC109
+            async def exchange(self, request: bytes, deadline: float) -> Answer:
                 requests.append(f"{self.url.scheme}://{self.url.netloc} {request.decode()}")
+                await asyncio.sleep(0)
                 answer = answers.pop(0)
                 if isinstance(answer, Exception):
                     raise answer
@@ -67,7 +68,7 @@ class TestEnvironment:
             }
         )
         assert get(chain) == Credentials("key", "secret", "token")
-        chain.expire()
+        chain.expire(get(chain))
         assert get(chain) == Credentials("key", "secret", "token")
         assert requests == []
 
@@ -175,11 +176,42 @@ class TestRenewal:
         assert len(requests) == 1
 
     def test_what_the_service_calls_expired_is_asked_for_again(self, endpoint: Endpoint) -> None:
-        endpoint(keys(1), keys(2))
+        endpoint(keys(1), TimeoutError(), keys(2))
         chain = CredentialsChain(self.ECS)
-        assert get(chain).access_key == "key1"
-        chain.expire()
+        old = get(chain)
+        chain.expire(old)
+        with pytest.raises(DependencyUnavailable):  # hours before their time, yet they are of no use
+            get(chain)
         assert get(chain).access_key == "key2"
+        chain.expire(old)  # says a request that was sent before
+        assert get(chain).access_key == "key2"
+
+    def test_who_waits_shares_the_failure(self, endpoint: Endpoint) -> None:
+        """Each trying again in turn, the last of them would wait for all calls before it."""
+        requests = endpoint(TimeoutError(), keys(1))
+        chain = CredentialsChain(self.ECS)
+
+        async def test() -> None:
+            got = await asyncio.gather(*(chain.renew() for _ in range(9)), return_exceptions=True)
+            assert {type(each) for each in got} == {DependencyUnavailable}
+
+        asyncio.run(test())
+        assert len(requests) == 1
+        assert get(chain).access_key == "key1"
+
+    def test_while_one_request_renews_them_the_others_use_the_present_ones(
+        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        endpoint(keys(1, timedelta(hours=1)), keys(2))
+        chain = CredentialsChain(self.ECS)
+        get(chain)
+        self.pass_time(monkeypatch, 3400)
+
+        async def test() -> None:
+            got = await asyncio.gather(*(chain.renew() for _ in range(3)))
+            assert [each.access_key for each in got] == ["key2", "key1", "key1"]
+
+        asyncio.run(test())
 
     @staticmethod
     def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -197,3 +229,18 @@ class TestSdk:
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
         monkeypatch.setenv("AWS_PROFILE", "mine")
         assert get(CredentialsChain({})) == Credentials("key", "secret")
+
+    @pytest.mark.parametrize(
+        "config", ["", "[profile mine]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = mine\n"]
+    )
+    def test_a_profile_that_is_of_no_use_is_a_dependency_that_fails(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, config: str
+    ) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "config").write_text(config)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        monkeypatch.setenv("AWS_PROFILE", "mine")
+        with pytest.raises(DependencyUnavailable):
+            get(CredentialsChain({}))

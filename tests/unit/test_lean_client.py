@@ -6,8 +6,8 @@ import asyncio
 import json
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,92 +21,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from tests.misbehaving import OK, Behaviour, Server, answers, hangs, refuses, resets, sends, serving
+from tests.support import a_settings
 
 from orders.adapters import http1, lean_client
 from orders.adapters.aws import AwsCallError
 from orders.adapters.lean_client import LeanClient
-from orders.errors import DependencyUnavailable
+from orders.errors import DependencyUnavailable, Overloaded
+from orders.telemetry import Telemetry
 
 ENVIRON = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
-
-# What a server does with one request, once it has read it: returns whether to go on with the connection.
-Behaviour = Callable[[asyncio.StreamWriter], Awaitable[bool]]
-
-
-def answers(body: bytes, status: int = 200, *headers: str, keep: bool = True) -> Behaviour:
-    async def behave(writer: asyncio.StreamWriter) -> bool:
-        head = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}", *headers]
-        writer.write("\r\n".join([*head, "", ""]).encode() + body)
-        return keep
-
-    return behave
-
-
-def sends(raw: bytes, keep: bool = False) -> Behaviour:
-    async def behave(writer: asyncio.StreamWriter) -> bool:
-        writer.write(raw)
-        return keep
-
-    return behave
-
-
-def refuses(code: str, status: int = 400, **more: Any) -> Behaviour:
-    return answers(json.dumps({"__type": f"com.amazonaws.dynamodb#{code}", **more}).encode(), status)
-
-
-async def resets(writer: asyncio.StreamWriter) -> bool:
-    writer.transport.abort()
-    return False
-
-
-async def hangs(writer: asyncio.StreamWriter) -> bool:
-    await asyncio.sleep(30)
-    return False
-
-
-OK = answers(b'{"Item": {"n": {"N": "1"}}}')
-
-
-class Server:
-    """Plays its script, one behaviour for each request; then answers well. Keeps what it was sent."""
-
-    def __init__(self, *script: Behaviour) -> None:
-        self.script = list(script)
-        self.requests: list[tuple[dict[str, str], bytes]] = []
-        self.connections = 0
-        self.url = ""
-        self.writers: list[asyncio.StreamWriter] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.writers.append(writer)
-        try:
-            while True:
-                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-                headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-                self.requests.append(
-                    (headers, await reader.readexactly(int(headers.get("content-length", 0))))
-                )
-                behave = self.script.pop(0) if self.script else OK
-                if not await behave(writer):
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server(*script)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls, backlog=512)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
-        yield server
-    finally:
-        listener.close()
-        for writer in server.writers:
-            writer.transport.abort()
 
 
 def client_of(server: Server, **environ: str) -> LeanClient:
@@ -211,12 +135,14 @@ class TestFaults:
             ),
             pytest.param(answers(b'{"Item": {}}', 200, "x-amz-crc32: 1"), id="wrong checksum"),
             pytest.param(answers(b"<html>"), id="200 but not JSON"),
+            pytest.param(answers(b'{"Item": "\xff"}'), id="200 but not UTF-8"),
             pytest.param(answers(b'{"__type": 5}', 400), id="refusal that is garbage"),
             pytest.param(hangs, id="no answer in time"),
             pytest.param(answers(b"<html>busy</html>", 503), id="503 from a proxy"),
             pytest.param(refuses("InternalServerError", 500), id="500"),
             pytest.param(refuses("ProvisionedThroughputExceededException"), id="throttled"),
             pytest.param(refuses("ThrottlingException"), id="throttled by the control plane"),
+            pytest.param(refuses("KMSInternalException", 500), id="500 from KMS"),
         ],
     )
     def test_is_tried_again_then_reported(self, fault: Behaviour) -> None:
@@ -322,18 +248,63 @@ class TestFaults:
 
         run(test())
 
-    def test_a_slow_server_holds_no_more_than_the_bound(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(http1, "MAX_CONNECTIONS", 2)
-        monkeypatch.setattr(lean_client, "ATTEMPTS", 1)
+    def test_the_deadline_bounds_the_credentials_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 0.3)
 
         async def test() -> None:
-            async with serving(*[hangs] * 9) as server:
+            async with serving(hangs) as source, serving() as server:
+                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
+                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
+                began = asyncio.get_running_loop().time()
+                with pytest.raises(DependencyUnavailable):
+                    await client.call("GetItem", {})
+                assert asyncio.get_running_loop().time() - began < 0.5
+                assert not server.requests
+
+        run(test())
+
+    def test_who_gets_no_connection_is_refused_and_spends_no_retries(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(http1, "MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(http1, "CONNECT_SECONDS", 0.05)
+
+        async def test() -> None:
+            async with serving(*[hangs] * 99) as server:
                 client = client_of(server)
                 got = await asyncio.gather(
                     *(client.call("GetItem", {}) for _ in range(6)), return_exceptions=True
                 )
-                assert server.connections <= 4
-                assert all(isinstance(each, DependencyUnavailable) for each in got)
+                assert Counter(map(type, got)) == {DependencyUnavailable: 2, Overloaded: 4}
+                retries = 2 * (lean_client.ATTEMPTS - 1)
+                assert len(server.requests) == 2 + retries
+                assert client._budget == lean_client.BUDGET - retries * lean_client.RETRY_COST
+
+        run(test())
+
+    def test_an_item_of_another_shape_is_nothing_to_try_again(self) -> None:
+        class Got(msgspec.Struct):
+            item: int = msgspec.field(name="Item")
+
+        async def test() -> None:
+            async with serving() as server:
+                client = client_of(server)
+                with pytest.raises(msgspec.ValidationError):
+                    await client.call("GetItem", {}, Got)
+                assert len(server.requests) == 1
+                assert client._budget == lean_client.BUDGET
+
+        run(test())
+
+    def test_throttles_are_counted_and_outages_are_not(self) -> None:
+        async def test() -> None:
+            work = Telemetry(a_settings()).begin("request")
+            async with serving(
+                refuses("ThrottlingException"), refuses("KMSInternalException", 500), resets
+            ) as server:
+                await client_of(server).call("GenerateMac", {})
+                assert len(server.requests) == 4
+            assert work.metrics == {"Throttles": 1}
 
         run(test())
 
@@ -450,5 +421,36 @@ class TestCredentials:
                 assert await client.call("GetItem", {})
                 used = [headers["authorization"] for headers, _ in server.requests]
                 assert ["Credential=old/" in used[0], "Credential=new/" in used[1]] == [True, True]
+
+        run(test())
+
+    def test_who_used_the_old_keys_does_not_renew_the_new_ones(self) -> None:
+        """Ten requests that were signed with them are refused one after the other: one renewal."""
+        expires = (datetime.now(UTC) + timedelta(hours=6)).isoformat()
+
+        async def test() -> None:
+            asked = 0
+
+            async def keys(writer: asyncio.StreamWriter) -> bool:
+                nonlocal asked
+                asked += 1
+                found = {"AccessKeyId": f"key{asked}", "SecretAccessKey": "s", "Expiration": expires}
+                return await answers(json.dumps(found).encode(), keep=False)(writer)
+
+            def refuses_after(seconds: float) -> Behaviour:
+                async def behave(writer: asyncio.StreamWriter) -> bool:
+                    await asyncio.sleep(seconds)
+                    return await refuses("ExpiredTokenException")(writer)
+
+                return behave
+
+            async with (
+                serving(*[keys] * 20) as source,
+                serving(*(refuses_after(n / 100) for n in range(10))) as server,
+            ):
+                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
+                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
+                await asyncio.gather(*(client.call("GetItem", {}) for _ in range(10)))
+                assert asked == 2
 
         run(test())

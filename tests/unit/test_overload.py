@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from tests.support import a_settings
 
+from orders.adapters import http1
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
 from orders.api import middleware
 from orders.api.app import create_app
@@ -55,6 +56,11 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_served(monkeypatch:
             assert (await client.get(UNKNOWN)).status_code == 404
 
     asyncio.run(case())
+
+
+def test_nobody_with_one_call_at_a_time_waits_for_a_connection() -> None:
+    """Refused at the door, a caller learns it at once; behind it, after seconds and others' retries."""
+    assert middleware.MAX_IN_FLIGHT <= http1.MAX_CONNECTIONS
 
 
 def test_while_draining_it_serves_but_is_not_ready_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:

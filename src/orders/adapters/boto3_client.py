@@ -12,21 +12,9 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from orders.adapters.aws import AwsCallError
+from orders import telemetry
+from orders.adapters.aws import THROTTLES, AwsCallError
 from orders.errors import DependencyUnavailable
-
-# botocore retries these itself; what comes through has outlasted the retries.
-_UNAVAILABLE = frozenset(
-    {
-        "InternalFailure",
-        "InternalServerError",
-        "LimitExceededException",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ServiceUnavailable",
-        "ThrottlingException",
-    }
-)
 
 
 class Boto3Client:
@@ -47,12 +35,14 @@ class Boto3Client:
         method = getattr(self._client, _snake(operation))
         try:
             answer: dict[str, Any] = await asyncio.to_thread(functools.partial(method, **_bytes_in(request)))
-        except ClientError as refused:
+        except ClientError as refused:  # botocore has retried what may pass
             response: dict[str, Any] = dict(refused.response)
-            error = response["Error"]
-            if error["Code"] in _UNAVAILABLE:
-                raise DependencyUnavailable(self._service) from refused
-            raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
+            error, status = response["Error"], response["ResponseMetadata"]["HTTPStatusCode"]
+            if error["Code"] in THROTTLES:
+                telemetry.count("Throttles")
+            elif status < 500:
+                raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
+            raise DependencyUnavailable(self._service) from refused
         except BotoCoreError as broken:
             raise DependencyUnavailable(self._service) from broken
         answer = {

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from orders.adapters.aws import Shared
 from orders.adapters.http1 import Pool
 from orders.errors import DependencyUnavailable
 
@@ -42,11 +43,11 @@ class Credentials(NamedTuple):
 
 
 class CredentialsChain:
-    """Finds credentials once, and renews them in time. One renewal at a time."""
+    """Finds credentials once, and renews them in time, once for all who wait."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
-        self._lock = asyncio.Lock()
+        self._renewal = Shared(self._renew)
         self._session: Any = None
         self._current: Credentials | None = None
         self._renew_at = 0.0
@@ -64,26 +65,26 @@ class CredentialsChain:
         """The credentials, or None when it is time to `renew` them."""
         return self._current if time.time() < self._renew_at else None
 
-    def expire(self) -> None:
+    def expire(self, refused: Credentials) -> None:
         """Ask again before the next use: the service called these expired. Fixed keys stay."""
-        if self._renew_at != float("inf"):
-            self._renew_at = 0.0
+        if refused is self._current and self._renew_at != float("inf"):
+            self._renew_at = self._expires_at = 0.0
 
     async def renew(self) -> Credentials:
         """Return fresh credentials, or the present ones while they last. Raises `DependencyUnavailable`."""
-        async with self._lock:
-            if current := self.current:  # another request renewed them meanwhile
-                return current
-            try:
-                self._current, self._expires_at = await self._fetch()
-                self._renew_at = max(
-                    self._expires_at - RENEW_SECONDS_BEFORE_EXPIRY, time.time() + RETRY_SECONDS
-                )
-            except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
-                if self._current is None or time.time() >= self._expires_at:
-                    raise DependencyUnavailable("credentials") from error
-                self._renew_at = time.time() + RETRY_SECONDS
+        if self._renewal.is_running and self._current is not None and time.time() < self._expires_at:
             return self._current
+        return await self._renewal()
+
+    async def _renew(self) -> Credentials:
+        try:
+            self._current, self._expires_at = await self._fetch()
+            self._renew_at = max(self._expires_at - RENEW_SECONDS_BEFORE_EXPIRY, time.time() + RETRY_SECONDS)
+        except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
+            if self._current is None or time.time() >= self._expires_at:
+                raise DependencyUnavailable("credentials") from error
+            self._renew_at = time.time() + RETRY_SECONDS
+        return self._current
 
     async def _fetch(self) -> tuple[Credentials, float]:
         environ = self._environ
@@ -111,7 +112,8 @@ class CredentialsChain:
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         authorization = f"authorization: {token}\r\n" if token else ""
         request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{authorization}connection: close\r\n\r\n"
-        answer = await Pool(parts, self._environ).exchange(request.encode(), TIMEOUT_SECONDS)
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
+        answer = await Pool(parts, self._environ).exchange(request.encode(), deadline)
         if answer.status != 200:
             raise ConnectionError(f"container credentials: status {answer.status}")
         found = msgspec.json.decode(answer.body)
@@ -123,11 +125,15 @@ class CredentialsChain:
 
     def _from_sdk(self) -> tuple[Credentials, float]:
         import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
 
-        self._session = self._session or boto3.Session()
-        found = self._session.get_credentials()
-        if found is None:
-            raise ValueError("no AWS credentials found")
-        keys = found.get_frozen_credentials()  # renews them itself when it is time; ask again in a minute
+        try:
+            self._session = self._session or boto3.Session()
+            found = self._session.get_credentials()
+            if found is None:
+                raise ValueError("no AWS credentials found")
+            keys = found.get_frozen_credentials()  # renews them itself when it is time; ask again in a minute
+        except (BotoCoreError, ClientError) as failed:  # no such profile, an expired login, a role refused
+            raise ValueError(f"no AWS credentials: {failed}") from failed
         expires_at = time.time() + RENEW_SECONDS_BEFORE_EXPIRY + 60
         return Credentials(keys.access_key, keys.secret_key, keys.token or ""), expires_at

@@ -15,9 +15,13 @@ from zlib import crc32
 
 import httptools
 
-CONNECT_SECONDS = 1.0  # an endpoint in the same region answers in milliseconds
+from orders.errors import Overloaded
+
+CONNECT_SECONDS = 1.0  # for a free place, then for a connection: either takes milliseconds in a region
 MAX_IDLE_SECONDS = 50.0  # below the 60 s after which load balancers drop silent connections
-MAX_CONNECTIONS = 128  # a process of 0.25 vCPU is busy with far fewer; bounds its descriptors
+# As many as api.middleware.MAX_IN_FLIGHT, so that who makes one call at a time never waits for one. A list
+# takes one for each shard, and lists may wait for each other. With some 0.1 MB each for TLS: 25 MB at worst.
+MAX_CONNECTIONS = 256
 MAX_ANSWER_BYTES = 8_000_000  # DynamoDB's largest page is 1 MB, some 2 MB once escaped
 
 
@@ -42,13 +46,13 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self._checksum: int | None = None
 
-    async def exchange(self, request: bytes, timeout: float) -> Answer:  # noqa: ASYNC109 - a timer is cheaper
+    async def exchange(self, request: bytes, deadline: float) -> Answer:
         """Send `request`; return its answer. Raises `OSError`, of which `TimeoutError` is one."""
         if self._transport.is_closing():
             raise ConnectionResetError("closed before use")
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
-        timer = loop.call_later(timeout, self._time_out)
+        timer = loop.call_at(deadline, self._time_out)  # cheaper than `asyncio.timeout_at`
         try:
             self._transport.write(request)
             return await self._waiting
@@ -146,19 +150,25 @@ class Pool:
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
-    async def exchange(self, request: bytes, timeout: float) -> Answer:  # noqa: ASYNC109 - a timer is cheaper
-        """Send `request` on an idle or new connection. Raises `OSError`: it may or may not have arrived."""
+    async def exchange(self, request: bytes, deadline: float) -> Answer:
+        """Send `request` on an idle or new connection; be done by `deadline`, in the loop's time.
+
+        Raises `OSError`: it may or may not have arrived. `Overloaded`: none got free, it was not sent.
+        """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._idle, self._slots = loop, [], asyncio.Semaphore(MAX_CONNECTIONS)
         if self._slots.locked():
-            async with asyncio.timeout(timeout):
-                await self._slots.acquire()
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + CONNECT_SECONDS)):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise Overloaded from None
         else:
             await self._slots.acquire()
         try:
-            connection = await self._connection(loop)
-            answer = await connection.exchange(request, timeout)
+            connection = await self._connection(loop, deadline)
+            answer = await connection.exchange(request, deadline)
             if connection.reusable:
                 self._idle.append(connection)
             else:
@@ -172,7 +182,7 @@ class Pool:
         while self._idle:
             self._idle.pop().close()
 
-    async def _connection(self, loop: asyncio.AbstractEventLoop) -> Connection:
+    async def _connection(self, loop: asyncio.AbstractEventLoop, deadline: float) -> Connection:
         while self._idle:  # the last used first: the others may age out
             connection = self._idle.pop()
             if connection.is_usable:
@@ -182,7 +192,7 @@ class Pool:
         if secure and self._tls is None:
             self._tls = tls_context(self._environ)
         port = self._url.port or (443 if secure else 80)
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout_at(min(deadline, loop.time() + CONNECT_SECONDS)):
             _, connection = await loop.create_connection(
                 Connection, self._url.hostname or "", port, ssl=self._tls
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
-from orders.adapters.aws import AwsClient
+from orders.adapters.aws import AwsClient, Shared
 
 # What is signed is no secret, the answer is: 32 bytes that only holders of kms:GenerateMac can get.
 # A new label makes a new key, and so ends every cursor in use.
@@ -22,19 +21,21 @@ class KmsCursorKey:
         self._client = client
         self._key_arn = key_arn
         self._key: bytes | None = None
-        self._lock = asyncio.Lock()
+        self._asking = Shared(self._ask)
 
     async def cursor_key(self) -> bytes:
         """Return the key, asking KMS the first time only."""
-        async with self._lock:
-            if self._key is None:
-                answer = await self._client.call(
-                    "GenerateMac",
-                    {
-                        "KeyId": self._key_arn,
-                        "MacAlgorithm": "HMAC_SHA_256",
-                        "Message": base64.b64encode(_LABEL).decode(),
-                    },
-                )
-                self._key = base64.b64decode(answer["Mac"])
-            return self._key
+        if self._key is None:
+            self._key = await self._asking()
+        return self._key
+
+    async def _ask(self) -> bytes:
+        answer = await self._client.call(
+            "GenerateMac",
+            {
+                "KeyId": self._key_arn,
+                "MacAlgorithm": "HMAC_SHA_256",
+                "Message": base64.b64encode(_LABEL).decode(),
+            },
+        )
+        return base64.b64decode(answer["Mac"])

@@ -1,4 +1,4 @@
-"""A lean client for AWS services that speak JSON over one POST: DynamoDB, KMS, EventBridge.
+"""A lean client for AWS services that speak JSON over one POST: DynamoDB and KMS.
 
 `call(operation, request)` takes and gives the service's wire format. It signs, sends over pooled TLS
 connections, and tries again what may pass: lost connections, answers that are late, cut short or
@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from orders import telemetry
-from orders.adapters.aws import AwsCallError
-from orders.adapters.credentials import CredentialsChain
+from orders.adapters.aws import THROTTLES, AwsCallError
+from orders.adapters.credentials import Credentials, CredentialsChain
 from orders.adapters.http1 import Answer, Pool
 from orders.adapters.sigv4 import Signer
 from orders.errors import DependencyUnavailable
@@ -34,19 +34,6 @@ BACKOFF_SECONDS = 0.025  # doubles with every attempt; the wait is random below 
 BUDGET = 100  # what retries may spend; a first success earns 1 back
 RETRY_COST = 5
 
-THROTTLES = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "ThrottlingException",
-        "Throttling",
-        "TransactionInProgressException",
-        "LimitExceededException",
-        "KMSInternalException",
-        "DependencyTimeoutException",
-        "KeyUnavailableException",
-    }
-)
 EXPIRED = frozenset({"ExpiredTokenException", "UnrecognizedClientException", "ExpiredToken"})
 
 
@@ -93,26 +80,36 @@ class LeanClient:
                 self._budget -= RETRY_COST
                 await asyncio.sleep(wait)
             try:
-                credentials = self._credentials.current or await self._credentials.renew()
+                credentials = self._credentials.current or await self._renewed(deadline)
                 head = self._signer.head(target, body, credentials)
-                timeout = min(ATTEMPT_SECONDS, deadline - loop.time())
-                answer = await self._pool.exchange(head + body, timeout)
+                attempt_ends = min(loop.time() + ATTEMPT_SECONDS, deadline)
+                answer = await self._pool.exchange(head + body, attempt_ends)
                 if answer.status == 200:
                     result = decoder.decode(answer.body)
                     if not attempt and self._budget < BUDGET:
                         self._budget += 1
                     return result
                 problem = refusal(answer)
-            except (OSError, msgspec.DecodeError) as error:
+            except msgspec.ValidationError:  # whole, but not of this shape: so it would be the next time
+                raise
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 problem = error
                 continue
-            if problem.code in EXPIRED and not attempt:
-                self._credentials.expire()
-            elif problem.code in THROTTLES:
-                telemetry.count("Throttles")
-            elif answer.status < 500:
-                raise problem
+            self._consider(problem, answer.status, credentials, first=not attempt)
         raise DependencyUnavailable(self.service) from problem
+
+    def _consider(self, refused: AwsCallError, status: int, credentials: Credentials, *, first: bool) -> None:
+        """Return if the refusal may pass. Raises it if not."""
+        if refused.code in THROTTLES:
+            telemetry.count("Throttles")
+        elif refused.code in EXPIRED and first:
+            self._credentials.expire(credentials)
+        elif status < 500:
+            raise refused
+
+    async def _renewed(self, deadline: float) -> Credentials:
+        async with asyncio.timeout_at(deadline):
+            return await self._credentials.renew()
 
     def close(self) -> None:
         """Drop the idle connections; a call after this opens new ones."""
@@ -129,15 +126,18 @@ class Refusal(msgspec.Struct):
 
 
 def refusal(answer: Answer) -> AwsCallError:
-    """Read the error out of an answer that is not 200. Raises `msgspec.DecodeError` for garbage."""
+    """Read the error out of an answer that is not 200. Raises what is tried again for garbage."""
     # Load balancers and proxies on the way answer errors of their own in HTML
-    found = msgspec.json.decode(answer.body, type=Refusal) if answer.body.startswith(b"{") else Refusal()
-    code = found.code.rpartition("#")[2] or f"Status{answer.status}"
+    try:
+        found = msgspec.json.decode(answer.body, type=Refusal) if answer.body.startswith(b"{") else Refusal()
+    except msgspec.ValidationError as garbage:
+        raise ConnectionError(f"not a refusal: {garbage}") from garbage
+    code = found.code.rpartition("#")[2] or str(answer.status)
     return AwsCallError(code, found.message or found.Message or "", found.item)
 
 
 def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
-    """Return where the service answers, as every SDK finds it: by service, for all, or the public one."""
+    """Return where DynamoDB or KMS answers, as the SDKs find it: by service, for all, or the public one."""
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return (
         environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")

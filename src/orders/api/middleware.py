@@ -20,9 +20,10 @@ MAX_BODY_BYTES = 64 * 1024
 # https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-quotas.html
 MAX_HEADER_BYTES = 10_240
 
-# More would only wait for each other: the database pool is smaller, and every one of them takes memory.
-# A load balancer finds another task; Lambda sends one at a time.
-MAX_IN_FLIGHT = 512
+# More would only wait for each other: the database pool holds as many (adapters.http1), and every one takes
+# memory. A whole vCPU has some 60 in flight at its best (3,000 a second, answered in 20 ms); a load balancer
+# finds another task, and Lambda sends one at a time.
+MAX_IN_FLIGHT = 256
 _OVERLOADED = "This server has all the requests it can take; try again shortly."
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers

@@ -1,0 +1,89 @@
+"""A server that misbehaves on purpose, in the place of an AWS service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+# What a server does with one request, once it has read it: returns whether to go on with the connection.
+Behaviour = Callable[[asyncio.StreamWriter], Awaitable[bool]]
+
+
+def answers(body: bytes, status: int = 200, *headers: str, keep: bool = True) -> Behaviour:
+    async def behave(writer: asyncio.StreamWriter) -> bool:
+        head = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}", *headers]
+        writer.write("\r\n".join([*head, "", ""]).encode() + body)
+        return keep
+
+    return behave
+
+
+def sends(raw: bytes, keep: bool = False) -> Behaviour:
+    async def behave(writer: asyncio.StreamWriter) -> bool:
+        writer.write(raw)
+        return keep
+
+    return behave
+
+
+def refuses(code: str, status: int = 400, **more: Any) -> Behaviour:
+    return answers(json.dumps({"__type": f"com.amazonaws.dynamodb#{code}", **more}).encode(), status)
+
+
+async def resets(writer: asyncio.StreamWriter) -> bool:
+    writer.transport.abort()
+    return False
+
+
+async def hangs(writer: asyncio.StreamWriter) -> bool:
+    await asyncio.sleep(30)
+    return False
+
+
+OK = answers(b'{"Item": {"n": {"N": "1"}}}')
+
+
+class Server:
+    """Plays its script, one behaviour for each request; then answers well. Keeps what it was sent."""
+
+    def __init__(self, *script: Behaviour) -> None:
+        self.script = list(script)
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.connections = 0
+        self.url = ""
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.append(writer)
+        try:
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+                headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+                self.requests.append(
+                    (headers, await reader.readexactly(int(headers.get("content-length", 0))))
+                )
+                behave = self.script.pop(0) if self.script else OK
+                if not await behave(writer):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    server = Server(*script)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls, backlog=512)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    try:
+        yield server
+    finally:
+        listener.close()
+        for writer in server.writers:
+            writer.transport.abort()
