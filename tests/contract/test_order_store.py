@@ -6,10 +6,14 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from localcloud.embedded import EmbeddedAws
 from tests.support import an_order
 
+from orders.adapters.aws import AwsClient
+from orders.adapters.dynamodb import DynamoOrderStore
 from orders.domain import Order, OrderStatus, new_order_id, now, sources_of
 from orders.ports import OrderQuery, OrderStore
 
@@ -127,6 +131,57 @@ class TestChangeStatus:
             assert stored is not None
             assert stored.version == 2
             assert all(change.order == stored for change in changes)
+
+        run(case())
+
+
+class LosesAnswers:
+    """A client that carries every write out, loses the answer, and sends the same again."""
+
+    def __init__(self, client: AwsClient) -> None:
+        self._client = client
+
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        if operation in ("PutItem", "UpdateItem"):
+            await self._client.call(operation, request)
+        return await self._client.call(operation, request, shape)
+
+
+@pytest.mark.parametrize("dynamodb_client", ["lean client", "boto3"], indirect=True)
+class TestLostAnswers:
+    """The refusal of the second try shows what the first one wrote; `write_id` tells whose it is."""
+
+    @pytest.fixture
+    def lossy(self, dynamodb_client: AwsClient, aws: EmbeddedAws) -> OrderStore:
+        return DynamoOrderStore(LosesAnswers(dynamodb_client), aws.outputs["OrdersTableName"], shards=4)
+
+    def test_an_order_is_placed_by_its_own_first_try(self, lossy: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order = a_fresh_order()
+            placed = await lossy.place(order, "f")
+            assert (placed.order, placed.created) == (order, True)
+            again = await lossy.place(order, "f")
+            assert (again.order, again.created) == (order, False)
+
+        run(case())
+
+    @pytest.mark.parametrize("version", [1, None])
+    def test_a_status_is_changed_once_by_its_own_first_try(
+        self, lossy: OrderStore, run: Run, version: int | None
+    ) -> None:
+        async def case() -> None:
+            order = await place(lossy)
+            sources = sources_of(OrderStatus.SHIPPED)
+            change = await lossy.change_status(
+                order.id, OrderStatus.SHIPPED, sources=sources, at=now(), version=version
+            )
+            assert change.changed
+            assert change.order is not None
+            assert (change.order.status, change.order.version) == (OrderStatus.SHIPPED, 2)
+            again = await lossy.change_status(
+                order.id, OrderStatus.SHIPPED, sources=sources, at=now(), version=version
+            )
+            assert (again.changed, again.order) == (False, change.order)
 
         run(case())
 

@@ -1,0 +1,139 @@
+"""What every `AwsClient` makes of a service's answers, bad ones above all: one suite over ours and boto3."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from botocore.config import Config
+from tests.misbehaving import Behaviour, Server, answers, hangs, refuses, resets, sends, serving
+from tests.support import a_settings
+
+from orders.adapters import boto3_client, lean_client
+from orders.adapters.aws import THROTTLES, AwsCallError, AwsClient
+from orders.adapters.boto3_client import Boto3Client
+from orders.adapters.lean_client import LeanClient
+from orders.errors import DependencyUnavailable
+from orders.telemetry import Telemetry
+
+MakeClient = Callable[[Server], AwsClient]
+
+
+class Got(msgspec.Struct):
+    item: dict[str, dict[str, str]] = msgspec.field(name="Item")
+
+
+@pytest.fixture(params=["lean client", "boto3"])
+def client_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeClient:
+    """Make a client of a server, one that loses no time."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "eu-west-1")
+    monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(lean_client, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(boto3_client, "Config", lambda **more: Config(**more | {"read_timeout": 0.2}))
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+    def make(server: Server) -> AwsClient:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        if request.param == "boto3":
+            return Boto3Client("dynamodb")
+        return LeanClient("dynamodb", "DynamoDB_20120810")
+
+    return make
+
+
+async def get(client: AwsClient) -> Any:
+    request = {"TableName": "table", "Key": {"pk": {"S": "order#1"}}}
+    return await client.call("GetItem", request, Got)
+
+
+def run(case: Any) -> None:
+    asyncio.run(asyncio.wait_for(case, 30))
+
+
+PASSING: dict[str, Behaviour] = {
+    "reset": resets,
+    "closed without an answer": sends(b""),
+    "cut short": sends(b'HTTP/1.1 200 OK\r\nx-amz-crc32: 1\r\ncontent-length: 99\r\n\r\n{"Item"'),
+    "no answer in time": hangs,
+    "not JSON": answers(b"<html>", 200, "x-amz-crc32: 1"),
+    "wrong checksum": answers(b'{"Item": {"n": {"N": "2"}}}', 200, "x-amz-crc32: 1"),
+    "500": refuses("InternalServerError", 500),
+    "500 of no known name": refuses("SomethingNew", 500),
+    "502 of a proxy": answers(b"<html>bad gateway</html>", 502),
+    "503 of a proxy": answers(b"<html>busy</html>", 503),
+} | {code: refuses(code) for code in sorted(THROTTLES)}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_what_may_pass_is_tried_again_and_then_unavailable(client_of: MakeClient, fault: Behaviour) -> None:
+    async def case() -> None:
+        async with serving(fault) as server:
+            assert await get(client_of(server)) == Got({"n": {"N": "1"}})
+            assert len(server.requests) == 2
+        async with serving(*[fault] * 9) as server:
+            with pytest.raises(DependencyUnavailable) as caught:
+                await get(client_of(server))
+            assert caught.value.dependency == "dynamodb"
+            assert len(server.requests) > 1
+
+    run(case())
+
+
+@pytest.mark.parametrize(
+    "code", ["ValidationException", "AccessDeniedException", "InvalidSignatureException"]
+)
+def test_what_is_refused_is_refused_once(client_of: MakeClient, code: str) -> None:
+    async def case() -> None:
+        async with serving(refuses(code, message="No.")) as server:
+            with pytest.raises(AwsCallError, match=f"{code}: No."):
+                await get(client_of(server))
+            assert len(server.requests) == 1
+
+    run(case())
+
+
+def test_a_refusal_in_html_is_called_by_its_status(client_of: MakeClient) -> None:
+    async def case() -> None:
+        async with serving(answers(b"<html>forbidden</html>", 403)) as server:
+            with pytest.raises(AwsCallError) as caught:
+                await get(client_of(server))
+            assert caught.value.code == "403"
+
+    run(case())
+
+
+def test_a_failed_condition_brings_the_item(client_of: MakeClient) -> None:
+    item = {"pk": {"S": "order#1"}}
+
+    async def case() -> None:
+        async with serving(refuses("ConditionalCheckFailedException", message="No.", Item=item)) as server:
+            with pytest.raises(AwsCallError) as caught:
+                await client_of(server).call("PutItem", {"TableName": "table", "Item": item})
+            assert (caught.value.code, caught.value.item) == ("ConditionalCheckFailedException", item)
+
+    run(case())
+
+
+def test_an_item_of_another_shape_is_no_fault_of_the_network(client_of: MakeClient) -> None:
+    async def case() -> None:
+        async with serving(answers(b'{"Item": {"n": {"BOOL": true}}}')) as server:
+            with pytest.raises(msgspec.ValidationError):
+                await get(client_of(server))
+            assert len(server.requests) == 1
+
+    run(case())
+
+
+def test_throttles_are_counted(client_of: MakeClient) -> None:
+    async def case() -> None:
+        work = Telemetry(a_settings()).begin("request")
+        async with serving(*[refuses("ThrottlingException")] * 9) as server:
+            with pytest.raises(DependencyUnavailable):
+                await get(client_of(server))
+        assert work.metrics["Throttles"] > 0
+
+    run(case())
