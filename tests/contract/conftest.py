@@ -31,12 +31,14 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Run:
     async def bounded(case: Awaitable[None]) -> None:
-        async with asyncio.timeout(60):
-            await case
-        if "dynamodb_client" in request.fixturenames:
-            client = request.getfixturevalue("dynamodb_client")
-            if isinstance(client, LeanClient):
-                client.close()
+        try:
+            async with asyncio.timeout(60):
+                await case
+        finally:
+            if "dynamodb_client" in request.fixturenames:
+                client = request.getfixturevalue("dynamodb_client")
+                if isinstance(client, LeanClient):
+                    client.close()
 
     return lambda case: asyncio.run(bounded(case))
 
