@@ -1,7 +1,9 @@
-"""Whatever is done to an order at the same time comes out as if done one after the other (linearizability).
+"""Whatever is done to orders at the same time comes out as if done one after the other (linearizability).
 
-Hypothesis makes batches of calls on one idempotency key; a batch runs at once against the database, and some
-sequence of its calls, run on a plain model, must give the very same answers and the same order at the end.
+Hypothesis makes batches of requests of two callers; a batch is sent at once, through the whole application to
+the database. For each order, some sequence of the batch, run on a plain model, must give the very same
+answers, and when all is quiet the API must show the model's orders and no others. Lists are part of it: the
+local AWS keeps its indexes up to date, while those of DynamoDB follow within moments.
 """
 
 from __future__ import annotations
@@ -9,132 +11,272 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any, ClassVar
 
+import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from localcloud.embedded import EmbeddedAws
+from tests.support import AN_ORDER, a_settings
 
 from orders import domain, service
 from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.lean_client import LeanClient
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore
-from orders.domain import ANYONE, TRANSITIONS, OrderStatus, order_id_for
-from orders.errors import IdempotencyKeyReused, IllegalTransition, OrderNotFound, VersionConflict
+from orders.api.app import create_app
+from orders.api.callers import READ, WRITE
+from orders.domain import ANYONE, TRANSITIONS, Caller, OrderStatus, order_id_for
 from orders.service import OrderService
 
+CALLERS = ("alice", "bob")
+KEYS = ("one", "two")
+
+# What a call said of one order: its status code, and the order where it showed one (and whether as a replay).
+Answer = tuple[Any, ...]
+
 
 @dataclass(frozen=True)
-class Place:
-    quantity: int
+class Ref:
+    """An order, by whose it is and the idempotency key that it is placed with."""
 
-
-@dataclass(frozen=True)
-class Change:
-    target: OrderStatus
-    version: int | None
-
-
-Call = Place | Change
-# What a call answered: the name of its error, or status, version, quantity and whether it was a replay.
-Answer = str | tuple[OrderStatus, int, int, bool]
+    owner: str
+    key: str
 
 
 @dataclass(frozen=True)
 class Model:
-    """One order, or none yet; every rule of `docs` and nothing else."""
+    """One order, or none yet; every rule of the API and nothing else."""
 
     status: OrderStatus | None = None
     version: int = 0
     quantity: int = 0
 
-    def after(self, call: Call) -> tuple[Model, Answer]:
-        if isinstance(call, Place):
-            if self.status is None:
-                placed = Model(OrderStatus.PENDING, 1, call.quantity)
-                return placed, (OrderStatus.PENDING, 1, call.quantity, False)
-            if call.quantity != self.quantity:
-                return self, "IdempotencyKeyReused"
-            return self, (OrderStatus.PENDING, 1, self.quantity, True)
-        if self.status is None:
-            return self, "OrderNotFound"
-        if call.version is not None and call.version != self.version:
-            return self, "VersionConflict"
-        if call.target == self.status:
-            return self, (self.status, self.version, self.quantity, False)
-        if call.target not in TRANSITIONS[self.status]:
-            return self, "IllegalTransition"
-        moved = replace(self, status=call.target, version=self.version + 1)
-        return moved, (moved.status or call.target, moved.version, moved.quantity, False)
+    @property
+    def seen(self) -> Answer:
+        return (self.status, self.version, self.quantity)
 
 
-async def answer(orders: OrderService, key: str, call: Call) -> Answer:
-    try:
-        if isinstance(call, Place):
-            placed = await orders.place_order(ANYONE, "c", "p", call.quantity, key)
-            found = placed.order
-            return found.status, found.version, found.quantity, placed.replayed
-        found = await orders.change_status(ANYONE, order_id_for(ANYONE, key), call.target, call.version)
-        return found.status, found.version, found.quantity, False
-    except (IdempotencyKeyReused, IllegalTransition, OrderNotFound, VersionConflict) as refused:
-        return type(refused).__name__
+@dataclass(frozen=True)
+class Place:
+    who: str
+    key: str
+    quantity: int
+
+    def touches(self, ref: Ref) -> bool:
+        return ref == Ref(self.who, self.key)
+
+    def request(self, ids: dict[Ref, str]) -> tuple[str, str, dict[str, str], Any]:
+        return "POST", "/orders", {"idempotency-key": self.key}, AN_ORDER | {"quantity": self.quantity}
+
+    def on(self, model: Model, ref: Ref) -> tuple[Model, Answer]:
+        if model.status is None:
+            placed = Model(OrderStatus.PENDING, 1, self.quantity)
+            return placed, (201, *placed.seen, False)
+        if self.quantity != model.quantity:
+            return model, (422,)
+        return model, (201, OrderStatus.PENDING, 1, self.quantity, True)
 
 
-def possible_ends(models: set[Model], calls: list[Call], answers: list[Answer]) -> set[Model]:
+@dataclass(frozen=True)
+class Get:
+    who: str
+    ref: Ref
+
+    def touches(self, ref: Ref) -> bool:
+        return ref == self.ref
+
+    def request(self, ids: dict[Ref, str]) -> tuple[str, str, dict[str, str], Any]:
+        return "GET", f"/orders/{ids[self.ref]}", {}, None
+
+    def on(self, model: Model, ref: Ref) -> tuple[Model, Answer]:
+        if model.status is None or self.who != ref.owner:
+            return model, (404,)
+        return model, (200, *model.seen, False)
+
+
+@dataclass(frozen=True)
+class Change:
+    who: str
+    ref: Ref
+    target: OrderStatus
+    version: int | None
+
+    def touches(self, ref: Ref) -> bool:
+        return ref == self.ref
+
+    def request(self, ids: dict[Ref, str]) -> tuple[str, str, dict[str, str], Any]:
+        condition = {} if self.version is None else {"if-match": f'"{self.version}"'}
+        return "PUT", f"/orders/{ids[self.ref]}/status", condition, {"status": self.target}
+
+    def on(self, model: Model, ref: Ref) -> tuple[Model, Answer]:
+        if model.status is None or self.who != ref.owner:
+            return model, (404,)
+        if self.version is not None and self.version != model.version:
+            return model, (412, *model.seen)
+        if self.target == model.status:
+            return model, (200, *model.seen, False)
+        if self.target not in TRANSITIONS[model.status]:
+            return model, (409, *model.seen)
+        moved = replace(model, status=self.target, version=model.version + 1)
+        return moved, (200, *moved.seen, False)
+
+
+@dataclass(frozen=True)
+class List:
+    who: str
+
+    def touches(self, ref: Ref) -> bool:
+        return True
+
+    def request(self, ids: dict[Ref, str]) -> tuple[str, str, dict[str, str], Any]:
+        return "GET", "/orders?limit=100", {}, None
+
+    def on(self, model: Model, ref: Ref) -> tuple[Model, Answer]:
+        return model, () if model.status is None or self.who != ref.owner else model.seen
+
+
+Call = Place | Get | Change | List
+
+# Most calls are on few orders, for only those can get in each other's way.
+WHO = st.sampled_from(["alice", "alice", "alice", "bob"])
+REFS = st.builds(Ref, WHO, st.sampled_from(KEYS))
+CALLS = (
+    st.builds(Place, WHO, st.sampled_from(KEYS), st.sampled_from([1, 1, 2]))
+    | st.builds(Change, WHO, REFS, st.sampled_from(OrderStatus), st.none() | st.integers(1, 3))
+    | st.builds(Get, WHO, REFS)
+    | st.builds(List, WHO)
+)
+
+
+def said(response: httpx.Response, order_id: str) -> Answer:
+    """Return what the response says of the order."""
+    body = response.json()
+    if "items" in body:
+        found = [shown(item) for item in body["items"] if item["id"] == order_id]
+        assert len(found) <= 1, "listed twice"
+        return found[0] if found else ()
+    if response.status_code in (200, 201):
+        assert response.headers["etag"] == f'"{body["version"]}"'
+        return (response.status_code, *shown(body), "idempotent-replayed" in response.headers)
+    return (response.status_code, *(shown(body["current"]) if "current" in body else ()))
+
+
+def shown(order: dict[str, Any]) -> Answer:
+    return (order["status"], order["version"], order["quantity"])
+
+
+def possible_ends(starts: Iterable[Model], ref: Ref, calls: list[Call], answers: list[Answer]) -> set[Model]:
     """Return every state that some sequence of the calls with these answers can end in."""
     ends = set()
-    for start, turn in itertools.product(models, itertools.permutations(range(len(calls)))):
-        model = start
+    for model, turn in itertools.product(starts, itertools.permutations(range(len(calls)))):
         for n in turn:
-            model, said = model.after(calls[n])
-            if said != answers[n]:
+            model, answer = calls[n].on(model, ref)
+            if answer != answers[n]:
                 break
         else:
             ends.add(model)
     return ends
 
 
-PLACES = st.builds(Place, st.sampled_from([1, 1, 2]))
-CHANGES = st.builds(Change, st.sampled_from(OrderStatus), st.none() | st.integers(1, 3))
-BATCHES = st.lists(st.lists(PLACES | CHANGES, min_size=1, max_size=5), min_size=1, max_size=3)
+class ByName:
+    """An `Authenticator` that believes what it is told."""
+
+    async def caller(self, authorization: str | None) -> Caller:
+        return Caller(authorization, frozenset({READ, WRITE}))
 
 
-@pytest.fixture
-def table(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in aws.environ.items():
-        monkeypatch.setenv(name, value)
-    return aws.outputs["OrdersTableName"]
+class OrdersApi(RuleBasedStateMachine):
+    """The API over the database, and for each order the states that it may be in."""
 
+    aws: ClassVar[EmbeddedAws]
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=BATCHES)
-def test_calls_at_once_come_out_as_calls_in_turn(table: str, batches: list[list[Call]]) -> None:
-    async def case() -> None:
-        client = LeanClient("dynamodb", "DynamoDB_20120810")
-        store = DynamoOrderStore(client, table, 4)
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.database = LeanClient("dynamodb", "DynamoDB_20120810", environ=self.aws.environ)
+        store = DynamoOrderStore(self.database, self.aws.outputs["OrdersTableName"], 4)
         orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
-        key = str(uuid.uuid4())
-        models = {Model()}
-        for calls in batches:
-            answers = list(await asyncio.gather(*(answer(orders, key, call) for call in calls)))
-            models = possible_ends(models, calls, answers)
-            assert models, f"no sequence of {calls} gives {answers}"
-        stored = await store.get(order_id_for(ANYONE, key))
-        client.close()
-        found = Model(stored.status, stored.version, stored.quantity) if stored else Model()
-        assert found in models
+        app = create_app(orders, a_settings(log_level="CRITICAL"), ByName())
+        self.api = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test")
+        # Names that no run before had, so that the table is empty as far as these callers can see.
+        self.names = {who: f"{who} {uuid.uuid4()}" for who in CALLERS}
+        self.models = {Ref(*pair): {Model()} for pair in itertools.product(CALLERS, KEYS)}
+        self.ids = {ref: order_id_for(Caller(self.names[ref.owner]), ref.key) for ref in self.models}
 
-    asyncio.run(asyncio.wait_for(case(), 60))
+    def teardown(self) -> None:
+        self.database.close()
+        self.loop.run_until_complete(self.api.aclose())
+        self.loop.close()
+
+    async def send(self, call: Call) -> httpx.Response:
+        method, path, headers, body = call.request(self.ids)
+        headers |= {"authorization": self.names[call.who]}
+        return await self.api.request(method, path, headers=headers, json=body)
+
+    def send_at_once(self, calls: list[Call]) -> list[httpx.Response]:
+        async def all_of_them() -> list[httpx.Response]:
+            async with asyncio.timeout(60):
+                return list(await asyncio.gather(*map(self.send, calls)))
+
+        return self.loop.run_until_complete(all_of_them())
+
+    def check(self, calls: list[Call]) -> list[httpx.Response]:
+        """Send the calls at once, and narrow down what states the orders may be in now."""
+        responses = self.send_at_once(calls)
+        for ref, models in self.models.items():
+            touching = [n for n, call in enumerate(calls) if call.touches(ref)]
+            answers = [said(responses[n], self.ids[ref]) for n in touching]
+            self.models[ref] = possible_ends(models, ref, [calls[n] for n in touching], answers)
+            assert self.models[ref], f"{ref}: no sequence of {calls} gives {answers} from {models}"
+        return responses
+
+    @rule(calls=st.lists(CALLS, min_size=1, max_size=6))
+    def at_once(self, calls: list[Call]) -> None:
+        self.check(calls)
+
+    @invariant()
+    def when_all_is_quiet_reads_and_lists_show_just_the_model(self) -> None:
+        for ref in self.models:
+            self.check([Get(ref.owner, ref)])
+        for who in CALLERS:
+            (listed,) = self.check([List(who)])
+            items = listed.json()["items"]
+            ids = [item["id"] for item in items]
+            assert set(ids) <= {self.ids[ref] for ref in self.models}
+            assert items == sorted(items, key=lambda item: (item["created_at"], item["id"]), reverse=True)
+            assert self.loop.run_until_complete(self.one_by_one(who)) == ids
+
+    async def one_by_one(self, who: str) -> list[str]:
+        """Return the ids of the caller's list, read in pages of one."""
+        ids, params = list[str](), {"limit": "1"}
+        while True:
+            headers = {"authorization": self.names[who]}
+            page = (await self.api.get("/orders", params=params, headers=headers)).json()
+            ids += [item["id"] for item in page["items"]]
+            if page["next_cursor"] is None:
+                return ids
+            params["cursor"] = page["next_cursor"]
 
 
-def test_a_clock_that_goes_back_loses_no_change(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_at_once_come_out_as_calls_in_turn(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrdersApi, "aws", aws, raising=False)
+    # A race does not come again when asked to: nothing is won by trying to shrink it.
+    quick = settings(max_examples=20, stateful_step_count=5, deadline=None, phases=[Phase.generate])
+    run_state_machine_as_test(OrdersApi, settings=quick)
+
+
+def test_a_clock_that_goes_back_loses_no_change(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers disagree about the time; what counts is the version."""
 
     async def case() -> None:
-        client = LeanClient("dynamodb", "DynamoDB_20120810")
-        orders = OrderService(DynamoOrderStore(client, table, 4), MemoryDocumentStore(), FixedCursorKey())
+        client = LeanClient("dynamodb", "DynamoDB_20120810", environ=aws.environ)
+        store = DynamoOrderStore(client, aws.outputs["OrdersTableName"], 4)
+        orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
         placed = (await orders.place_order(ANYONE, "c", "p", 1)).order
         monkeypatch.setattr(service, "now", lambda: domain.now() - timedelta(hours=1))
         shipped = await orders.change_status(ANYONE, placed.id, OrderStatus.SHIPPED, 1)
