@@ -8,7 +8,7 @@ import random
 import socket
 import struct
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,21 +22,32 @@ _BROKEN = {
     "events": b'{"__type":"InternalException","message":""}',
     "s3": b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
 }
+SERVICES = tuple(_THROTTLED)
 FAULTS = ("throttle", "error", "reset", "lost answer", "slow", "half an answer")
 
 
 @dataclass
 class Call:
-    """One HTTP request, as bytes, and the service it is for."""
+    """One HTTP request, as bytes, the service it is for, and where its caller would be heard leaving."""
 
     raw: bytes
     service: str
+    reader: asyncio.StreamReader
+
+
+class Gate:
+    """Where a call waits while something is done to its caller."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
 
 
 class FaultProxy:
     """Passes calls on, and breaks the share `rate` of them; a service in `down` gets no answer at all.
 
-    `calls` counts what came, by service; `happened` what was done to it, by service and fault.
+    Faults are dealt like cards: none comes again before each has come. `calls` counts what came, by
+    service, `under_way` what has no answer yet; `happened` what was done to it, by service and fault.
     """
 
     def __init__(self, seed: int) -> None:
@@ -44,8 +55,11 @@ class FaultProxy:
         self.rate = 0.0
         self.down: set[str] = set()
         self.calls: Counter[str] = Counter()
+        self.under_way: Counter[str] = Counter()
         self.happened: Counter[str] = Counter()
         self._random = random.Random(seed)  # noqa: S311
+        self._dealt: dict[str, list[str]] = defaultdict(list)
+        self._gates: dict[tuple[str, str], Gate] = {}
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -65,6 +79,26 @@ class FaultProxy:
             thread.join()
             self._loop.close()
 
+    @contextlib.contextmanager
+    def holding(self, service: str, moment: str) -> Iterator[None]:
+        """Hold the service's next call "before" it gets there or "after", before its answer; it gets none."""
+        gate = self._gates[service, moment] = Gate()
+        assert gate.reached.wait(60), f"no call to {service} came"
+        try:
+            yield
+        finally:
+            gate.opened.set()
+
+    async def _held(self, call: Call, moment: str) -> bool:
+        if call.reader.at_eof():  # its caller is gone already
+            return False
+        gate = self._gates.pop((call.service, moment), None)
+        if gate is None:
+            return False
+        gate.reached.set()
+        await asyncio.to_thread(gate.opened.wait)
+        return True
+
     async def _stop(self) -> None:
         assert self._server is not None
         self._server.close()
@@ -81,8 +115,18 @@ class FaultProxy:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Handle one request; return whether the connection goes on."""
-        call = Call(*await _read_request(reader))
+        call = Call(*await _read_request(reader), reader)
         self.calls[call.service] += 1
+        self.under_way[call.service] += 1
+        try:
+            return await self._pass_on(call, writer)
+        finally:
+            self.under_way[call.service] -= 1
+
+    async def _pass_on(self, call: Call, writer: asyncio.StreamWriter) -> bool:
+        if await self._held(call, "before"):
+            _reset(writer)
+            return False
         fault = self._fault(call.service)
         if fault:
             self.happened[f"{call.service}: {fault}"] += 1
@@ -101,7 +145,7 @@ class FaultProxy:
         if fault == "slow":
             await asyncio.sleep(self._random.uniform(0.2, 3))
         answer = await self._forward(call.raw)
-        if fault == "lost answer":
+        if await self._held(call, "after") or fault == "lost answer":
             _reset(writer)
             return False
         if fault == "half an answer":
@@ -117,7 +161,8 @@ class FaultProxy:
             return "down"
         if service == "other" or self._random.random() >= self.rate:
             return None
-        return self._random.choice(FAULTS)
+        deck = self._dealt[service] = self._dealt[service] or self._random.sample(FAULTS, len(FAULTS))
+        return deck.pop()
 
     async def _forward(self, raw: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self.upstream)
