@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import boto3
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -54,6 +55,12 @@ def client(
     transport = LambdaTransport(app) if request.param == "lambda" else ServerTransport(app, loop)
     with httpx.Client(transport=transport, base_url="http://api.test") as client:
         yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_session() -> None:
+    """Forget the session that boto3 keeps: the credentials of the module before are in it."""
+    boto3.DEFAULT_SESSION = None
 
 
 @pytest.fixture(scope="session")

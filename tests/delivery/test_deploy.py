@@ -517,9 +517,11 @@ class TestPackage:
         monkeypatch.setattr(artifact, "ROOT", tmp_path)
         monkeypatch.setattr(artifact, "_sam", sam)
         monkeypatch.setattr(artifact, "_docker", docker)
-        monkeypatch.setattr(artifact, "source_key", lambda: self.SOURCES)
+        monkeypatch.setattr(artifact, "source_key", lambda **_: self.SOURCES)
         artifacts = self.artifacts = Artifacts(rig.client("s3"), ecr, "orders-artifacts", uri, name)
-        return lambda force=False: artifacts.package("1.0.0", lambda _: None, force=force)[0]
+        return lambda force=False: artifacts.package(
+            "1.0.0", lambda _: None, architecture="x86_64", force=force
+        )[0]
 
     def images(self, key: str) -> set[str]:
         template = self.artifacts.template(key)

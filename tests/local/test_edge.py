@@ -44,7 +44,6 @@ def edge() -> Iterator[Edge]:
     with embedded_aws() as aws, pytest.MonkeyPatch.context() as patch:
         for name, value in aws.environ.items():
             patch.setenv(name, value)
-        patch.setattr(boto3, "DEFAULT_SESSION", None)  # a session of another test keeps its own credentials
         edge = Edge(aws)
         with edge.public, edge.origin:
             yield edge

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
@@ -107,7 +106,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.tried = aws.environ | _session(world)
         for name, value in world.tried.items():
             patch.setenv(name, value)
-        patch.setattr(boto3, "DEFAULT_SESSION", None)
         _furnish(world)
         yield world
         world.loop.close()
