@@ -1,6 +1,8 @@
 """Pages of other origins: those listed may call the API and read all that it answers, refusals too.
 
-Without any listed, nothing of this is imported. https://fetch.spec.whatwg.org/#http-cors-protocol
+Without any listed, nothing of this is imported. Starlette's middleware is one layer: outside of the boundary
+it answers preflights that nothing bounds, inside of it pages could not read what the boundary refuses.
+https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
 from __future__ import annotations

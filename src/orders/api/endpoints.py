@@ -72,9 +72,7 @@ async def change_status(
     if if_match is None or if_match.strip() == "*":
         return order_response(await service.change_status(caller, order_id, status))
     versions = _versions(if_match)
-    if (
-        len(versions) != 1
-    ):  # the store compares with one: of several, with the present one if it is among them
+    if len(versions) != 1:  # the store compares with one: the present one, if it is among several
         order = await service.get_order(caller, order_id)
         if order.version not in versions:
             raise VersionConflict(order)
