@@ -60,6 +60,8 @@ class FaultProxy:
         self._random = random.Random(seed)  # noqa: S311
         self._dealt: dict[str, list[str]] = defaultdict(list)
         self._gates: dict[tuple[str, str], Gate] = {}
+        # The loop itself holds no task, and nothing else does once its client has hung up.
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -112,6 +114,10 @@ class FaultProxy:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._exchange(reader, writer):
                 pass

@@ -13,6 +13,7 @@ done; then the invariants.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -282,6 +283,24 @@ def test_on_a_full_disk_no_file_can_be_written() -> None:
     command = [*ON_A_FULL_DISK, "-c", "import tempfile; tempfile.TemporaryFile()"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "No usable temporary directory" in tried.stderr
+
+
+def test_a_call_whose_client_hung_up_goes_on_to_its_end() -> None:
+    """Nothing but the proxy holds such a call, so the garbage collector could end it."""
+    proxy = FaultProxy(seed=0)
+    with socket.create_server(("127.0.0.1", 0)) as upstream, proxy.running():
+        proxy.upstream = upstream.getsockname()
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            passed_on, _ = upstream.accept()
+        with passed_on:
+            time.sleep(0.1)  # for the proxy to hear the client leave
+            gc.collect()
+            assert proxy.under_way["other"] == 1
+            passed_on.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            until(lambda: not proxy.under_way["other"], "under way")
+            assert passed_on.recv(65536).startswith(b"GET / ")
+            assert passed_on.recv(1) == b""
 
 
 @pytest.mark.timeout(60 + 200 * ROUNDS)
