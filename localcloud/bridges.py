@@ -69,6 +69,7 @@ def install() -> Any:
         image_digests,
         images_without_docker,
         images_with_docker,
+        versions_of_functions,
         deleted_functions_leave_no_container,
         task_credentials_and_limits,
         loopback_as_tls,
@@ -960,13 +961,45 @@ def images_with_docker() -> None:
     _changed(lambda_svc, "_spawn_lambda_container", wrap)
 
 
+def versions_of_functions() -> None:
+    """AWS: a container serves one version, whatever becomes of $LATEST, and an alias may weigh two versions.
+
+    ministack lets an image's containers serve any version, ends them all, requests and all, when the function
+    changes, and follows the alias's first version only.
+    """
+
+    def wrap_key(key: Any) -> Any:
+        # The name by which an update finds the containers to end is then that of $LATEST's.
+        return lambda name, config: key(_served(name, config.get("Version", "$LATEST")), config)
+
+    def wrap_record(record_of: Any) -> Any:
+        def weighed(func: Any, qualifier: str | None) -> Any:
+            alias = (func or {}).get("aliases", {}).get(qualifier, {})
+            for version, weight in alias.get("RoutingConfig", {}).get("AdditionalVersionWeights", {}).items():
+                if random.random() < weight:  # noqa: S311
+                    return record_of(func, version)
+            return record_of(func, qualifier)
+
+        return weighed
+
+    _changed(lambda_svc, "_warm_pool_key", wrap_key)
+    _changed(lambda_svc, "_effective_func_record_for_qualifier", wrap_record)
+
+
+def _served(name: str, version: str) -> str:
+    return name if version == "$LATEST" else f"{name}@{version}"
+
+
 def deleted_functions_leave_no_container() -> None:
     """AWS: a deleted function is gone at once. ministack keeps its idle containers for minutes."""
     delete = _HANDLERS["AWS::Lambda::Function"]["delete"]
 
     def deleted(physical_id: str, props: dict[str, Any]) -> None:
+        versions = lambda_svc._functions.get(physical_id, {}).get("versions", {})
+        served = [_served(physical_id, version) for version in ("$LATEST", *versions)]
         delete(physical_id, props)
-        lambda_svc._pool_kill_function(get_account_id(), physical_id)
+        for name in served:
+            lambda_svc._pool_kill_function(get_account_id(), name)
 
     _HANDLERS["AWS::Lambda::Function"]["delete"] = deleted
 

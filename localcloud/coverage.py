@@ -85,7 +85,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "AWS::IAM::Role": (PARTLY, "enforced when asked for (AUTH=true); services' own trust is not"),
     "AWS::KMS::Alias": (WORKS, "", "tests/local/test_embedded.py"),
     "AWS::KMS::Key": (PARTLY, "direct calls work; encryption by other services is a label"),
-    "AWS::Lambda::Alias": (WORKS, "", "tests/cloud/test_delivery.py"),
+    "AWS::Lambda::Alias": (WORKS, "weighs two versions", "tests/cloud/test_load.py"),
     "AWS::Lambda::EventSourceMapping": (
         WORKS,
         "filters, partial failures, bisecting, retry limits, on-failure queue",
@@ -93,7 +93,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     ),
     "AWS::Lambda::Function": (PARTLY, "runs the image by its own command; no X-Ray, no memory limit"),
     "AWS::Lambda::Permission": (RECORDED, "not checked"),
-    "AWS::Lambda::Version": (WORKS, "", "tests/cloud/test_delivery.py"),
+    "AWS::Lambda::Version": (WORKS, "containers of its own", "tests/cloud/test_load.py"),
     "AWS::Logs::LogGroup": (WORKS, "", "tests/local/test_flow.py"),
     "AWS::Logs::QueryDefinition": (RECORDED, ""),
     "AWS::Logs::ResourcePolicy": (RECORDED, "not checked"),

@@ -1,4 +1,4 @@
-"""64 callers for 60 s at either front door of one stack on the local AWS, and not one failed request.
+"""64 callers for 60 s at either front door of a stack on the local AWS, a deployment amid it: nothing fails.
 
 What comes out is a proof of holding, not of speed: every function and task of the stack, its database and the
 callers share this machine. Reports are in reports/load-*.html. About three minutes on two cores.
@@ -6,10 +6,13 @@ callers share this machine. Reports are in reports/load-*.html. About three minu
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -21,6 +24,8 @@ pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600), pytest.mark.xdist_gro
 _STACK = "load-test"
 _USERS = 64
 _SECONDS = 60
+_LAMBDA_RAMP = 2  # here, unlike on AWS, 64 cold starts at once would share two cores
+_OTHER_MEMORY_MB = 2048  # what makes a new version; nothing limits it here
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,53 @@ def test_fargate_holds_it_across_a_rolling_restart(
     assert not before & set(ecs.list_tasks(cluster=cluster)["taskArns"]), "the tasks were replaced meanwhile"
 
 
-def test_lambda_holds_it(stack: tuple[str, dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
-    # Here, unlike on AWS, 64 cold starts at once would share two cores: callers join two a second.
-    held = hold(stack[1]["LambdaApiUrl"], "lambda", ramp=2)
+def test_lambda_holds_it_while_a_new_version_takes_over(
+    stack: tuple[str, dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint, outputs = stack
+    functions = cloud.client(endpoint, "lambda")
+    found = cloud.client(endpoint, "cloudformation").describe_stack_resource(
+        StackName=_STACK, LogicalResourceId="ApiFunction"
+    )
+    live = {"FunctionName": found["StackResourceDetail"]["PhysicalResourceId"], "Name": "live"}
+    old = functions.get_alias(**live)["FunctionVersion"]
+
+    def take_over() -> str:
+        """Publish a version and shift the alias to it by steps, as CodeDeploy does."""
+        time.sleep(_USERS / _LAMBDA_RAMP + 5)
+        function = {"FunctionName": live["FunctionName"]}
+        functions.update_function_configuration(**function, MemorySize=_OTHER_MEMORY_MB)
+        functions.get_waiter("function_updated_v2").wait(**function)
+        new: str = functions.publish_version(**function)["Version"]
+        for tenths in range(1, 10):
+            routing = {"AdditionalVersionWeights": {new: tenths / 10}}
+            functions.update_alias(**live, FunctionVersion=old, RoutingConfig=routing)
+            time.sleep(_SECONDS / 15)
+        functions.update_alias(**live, FunctionVersion=new, RoutingConfig={})
+        return new
+
+    with ThreadPoolExecutor(1) as pool:
+        taking_over = pool.submit(take_over)
+        held = hold(outputs["LambdaApiUrl"], "lambda", ramp=_LAMBDA_RAMP)
+        new = taking_over.result()
     with capsys.disabled():
-        print(f"\n{held.line}")  # noqa: T201
+        print(f"\n{held.line}; version {old}, then {new}")  # noqa: T201
     assert held.failed == 0
     assert held.requests > 200
+    assert new != old
+    assert new in versions_in_containers(endpoint, live["FunctionName"]), "the new version served meanwhile"
+
+
+def versions_in_containers(endpoint: str, function: str) -> set[str]:
+    """Return the versions of the function that have served, by the containers that did."""
+    names = [line.split()[0] for line in cloud.containers(endpoint)]
+    command = ["docker", "inspect", "--format", "{{json .Config.Env}}", *names]
+    inspected = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    environments = [
+        dict(entry.split("=", 1) for entry in json.loads(line)) for line in inspected.stdout.splitlines()
+    ]
+    return {
+        environ["AWS_LAMBDA_FUNCTION_VERSION"]
+        for environ in environments
+        if environ.get("AWS_LAMBDA_FUNCTION_NAME") == function
+    }
