@@ -136,7 +136,7 @@ check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflow
 export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS
 DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
 stage = --stage "$${STAGE:-dev}"
-.PHONY: bootstrap package deploy smoke rollback destroy drift sweep pipeline-check release-files release-publish
+.PHONY: bootstrap package deploy edge smoke rollback destroy drift sweep pipeline-check release-files release-publish
 
 bootstrap: $(DEV) ## Once per account and region: roles and stores for the pipeline (PARAMETERS="Repository=owner/name")
 	@$(DELIVERY) bootstrap --parameters "$$PARAMETERS"
@@ -146,6 +146,9 @@ package: $(DEV) $(TOOLS) ## Build and push the artefact of the sources, unless i
 
 deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key, PARAMETERS="Runtime=fargate")
 	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(FORCE),--force)
+
+edge: $(DEV) ## Bring the edge of a stage to the sources, with its web ACL and the console: make edge STAGE=dev
+	@$(DELIVERY) edge $(stage) --parameters "$$PARAMETERS"
 
 smoke: ## Place, read, list and cancel an order at API_URL; SMOKE_TOKEN is the caller's (ACCESS=open|closed)
 	@$(PYTHON) scripts/smoke.py "$$API_URL" --access "$${ACCESS:-any}"
@@ -199,12 +202,9 @@ format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-.PHONY: switch publish-console
+.PHONY: switch
 switch: $(RUN) ## Change the runtime under a running API: make switch TO=fargate|lambda (STACK=orders-dev; ARGS=--plan)
 	@.venv/bin/python -m scripts.switch "$(TO)" --stack $(or $(STACK),orders-dev) $(ARGS)
-
-publish-console: $(RUN) ## Put the console behind the edge (STACK=orders-dev)
-	@.venv/bin/python -m scripts.publish_console --edge $(or $(STACK),orders-dev)-edge
 
 lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
 	scripts/lock

@@ -809,7 +809,7 @@ def conditions_of_policies() -> None:
 
     For AUTH=true. aws:SecureTransport is true here although nothing is encrypted: policies that refuse
     plain HTTP would refuse everything. kms:MacAlgorithm, events:source, events:detail-type and the keys
-    that an upload names come from the request.
+    that an upload names come from the request; the tags of a distribution from the distribution.
     """
     encryption = [f"x-amz-server-side-encryption-{x}" for x in ("aws-kms-key-id", "customer-algorithm")]
 
@@ -833,6 +833,15 @@ def conditions_of_policies() -> None:
 
         return keys
 
+    def wrap_enforce(enforce: Any) -> Any:
+        def enforced(*call: Any, resource_arn: str = "*", service_context: Any = None) -> Any:
+            tags = {f"aws:ResourceTag/{t['Key']}": t["Value"] for t in cloudfront._tags.get(resource_arn, [])}
+            context = tags | (service_context or {})
+            return enforce(*call, resource_arn=resource_arn, service_context=context)
+
+        return enforced
+
+    _changed(iam_evaluator, "enforce", wrap_enforce)
     _changed(iam_actions, "request_tag_context", wrap)
     _changed(iam_actions, "_s3_object_context", wrap_object)
     _changed(ministack_app, "pin_request_origin", lambda pin: lambda source, secure: pin(source, True))

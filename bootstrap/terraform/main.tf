@@ -47,6 +47,7 @@ locals {
       policies    = ["deploy", "build"]
       writes      = ["artifacts/*", "deployments/${var.service}-dev/*"]
       removes     = { stack = "${var.service}-dev", resources = "${var.service}-dev-*" }
+      edge        = "${var.service}-dev"
       more        = []
     }
     prod = {
@@ -57,6 +58,7 @@ locals {
       policies    = ["deploy"]
       writes      = ["deployments/${var.service}-prod/*"]
       removes     = null
+      edge        = "${var.service}-prod"
       more        = local.let_the_load_balancer_go
     }
     drift = {
@@ -75,6 +77,7 @@ locals {
       policies = []
       writes   = []
       removes  = null
+      edge     = null
       more     = local.drift
     }
     pull-request = {
@@ -85,6 +88,7 @@ locals {
       policies    = ["deploy", "build"]
       writes      = ["previews/*", "deployments/${var.service}-preview*/*"]
       removes     = { stack = "${var.service}-preview*", resources = "${var.service}-preview*" }
+      edge        = null
       more        = local.find_stacks
     }
   }
@@ -272,10 +276,26 @@ resource "aws_iam_role_policy" "jobs" {
     Version = "2012-10-17"
     Statement = concat(
       [{
-        Sid      = "Stacks"
+        Sid    = "Stacks"
+        Effect = "Allow"
+        Action = each.value.actions
+        Resource = concat(
+          [for stack in each.value.stacks : "arn:${local.partition}:cloudformation:${local.here}:stack/${stack}"],
+          each.value.edge == null ? [] : ["arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.edge}-waf/*"],
+        )
+      }],
+      each.value.edge == null ? [] : [{
+        Sid      = "PublishTheConsole"
         Effect   = "Allow"
-        Action   = each.value.actions
-        Resource = [for stack in each.value.stacks : "arn:${local.partition}:cloudformation:${local.here}:stack/${stack}"]
+        Action   = ["s3:PutObject"]
+        Resource = ["arn:${local.partition}:s3:::${each.value.edge}-edge-consolebucket-*/console/*"]
+      }],
+      each.value.edge == null ? [] : [{
+        Sid       = "RefreshTheEdge"
+        Effect    = "Allow"
+        Action    = ["cloudfront:CreateInvalidation"]
+        Resource  = ["arn:${local.partition}:cloudfront::${local.account}:distribution/*"]
+        Condition = { StringEquals = { "aws:ResourceTag/orders-stack" = each.value.edge } }
       }],
       length(each.value.writes) == 0 ? [] : [{
         Sid      = "Write"
@@ -285,10 +305,16 @@ resource "aws_iam_role_policy" "jobs" {
       }],
       each.value.removes == null ? [] : [
         {
-          Sid      = "RemoveStacks"
-          Effect   = "Allow"
-          Action   = ["cloudformation:DeleteStack"]
-          Resource = ["arn:${local.partition}:cloudformation:${local.here}:stack/${each.value.removes.stack}/*"]
+          Sid    = "RemoveStacks"
+          Effect = "Allow"
+          Action = ["cloudformation:DeleteStack"]
+          Resource = concat(
+            ["arn:${local.partition}:cloudformation:${local.here}:stack/${each.value.removes.stack}/*"],
+            each.value.edge == null ? [] : [
+              "arn:${local.partition}:cloudformation:${local.here}:stack/${each.value.edge}-edge/*",
+              "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.edge}-waf/*",
+            ],
+          )
         },
         {
           Sid    = "RemoveWhatTheyRetain"

@@ -149,6 +149,7 @@ locals {
           "arn:${local.partition}:events:${local.here}:*/${var.service}-*",
           "arn:${local.partition}:lambda:${local.here}:function:${var.service}-*",
           "arn:${local.partition}:logs:${local.here}:log-group:*${var.service}-*",
+          "arn:${local.partition}:logs:us-east-1:${local.account}:log-group:aws-waf-logs-${var.service}-*",
           "arn:${local.partition}:s3:::${var.service}-*",
           "arn:${local.partition}:secretsmanager:${local.here}:secret:OriginSecret-*",
           "arn:${local.partition}:sns:${local.here}:${var.service}-*",

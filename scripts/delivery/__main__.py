@@ -1,4 +1,4 @@
-"""The commands behind `make package deploy rollback destroy drift sweep bootstrap`."""
+"""The commands behind `make package deploy edge rollback destroy drift sweep bootstrap`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from scripts.delivery.decide import (
     stage_parameters,
     stale_previews,
 )
+from scripts.delivery.edge import WEB_ACL_REGION, edge_parameters, given_parameters, publish
 from scripts.delivery.stack import Stack, load_template
 from scripts.release import ReleaseError, version_of
 
@@ -56,11 +57,11 @@ class Delivery:
     def __init__(self, session: Any, environ: Mapping[str, str], poll: float = 2.0) -> None:
         self._session, self._environ, self._poll = session, environ, poll
 
-    def client(self, service: str) -> Any:
-        return self._session.client(service)
+    def client(self, service: str, region: str | None = None) -> Any:
+        return self._session.client(service, region_name=region)
 
-    def stack(self, name: str) -> Stack:
-        return Stack(self.client("cloudformation"), name, say, self._poll)
+    def stack(self, name: str, region: str | None = None) -> Stack:
+        return Stack(self.client("cloudformation", region), name, say, self._poll)
 
     @cached_property
     def _bootstrap(self) -> dict[str, str]:
@@ -133,7 +134,7 @@ class Delivery:
             say(f"{stack.name}: {kind.lower()} with artefact {key}")
             if stage == PRODUCTION and kind == "UPDATE" and "fargate" not in serving(values):
                 self._let_load_balancers_go(stack)
-            tags = {"service": SERVICE, "stage": stage, "orders-stack": stack.name}
+            tags = _tags(stage)
             url, role = artifacts.template_url(key), self._bootstrap.get("ExecutionRoleArn")
             changed = stack.apply(kind, url, parameters, tags, role)
             say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
@@ -148,6 +149,43 @@ class Delivery:
         if url:
             say(f"Address: {url}")
         self._tell(artifact=key, api_url=url, changed=str(changed).lower())
+
+    def edge(self, stage: str, extra: Sequence[str]) -> None:
+        """Bring the stage's edge to the sources: its web ACL in us-east-1, its own stack, the console."""
+        orders = self.stack(stack_name(SERVICE, stage))
+        found = orders.describe()
+        if not found:
+            raise DeliveryError(f"there is no stack {orders.name}: deploy it first")
+        web_acl = self.stack(f"{orders.name}-waf", WEB_ACL_REGION)
+        edge = self.stack(f"{orders.name}-edge")
+        deployed = {p["ParameterKey"]: p["ParameterValue"] for p in found["Parameters"]}
+        # What `make switch` set stays.
+        active = edge.outputs().get("ActiveOrigin", deployed["Runtime"])
+        known = edge_parameters(orders.outputs(), active)
+        templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
+        declared = [load_template(template)["Parameters"] for template in templates]
+        worked_out = {"Scope", "WebAclArn", "LambdaOriginDomain", "FargateOriginDomain", *known}
+        of_web_acl, of_edge = given_parameters(extra, *declared, worked_out)
+        self._bring_small(stage, web_acl, templates[0], {"Scope": "CLOUDFRONT", **of_web_acl})
+        known["WebAclArn"] = web_acl.outputs()["WebAclArn"]
+        self._bring_small(stage, edge, templates[1], known | of_edge)
+        made = edge.outputs()
+        count = publish(self.client, made["ConsoleBucketName"], made["DistributionId"])
+        say(f"{count} files published at {made['EdgeUrl']}/console/")
+        keep = {"OriginSecretArn": made["OriginSecretArn"], "CorsOrigins": made["EdgeUrl"]}
+        if any(value not in deployed[name].split(",") for name, value in keep.items()):
+            say(f"Until {orders.name} has these, its origins answer everybody and the console cannot upload:")
+            say(f"  {' '.join(f'{name}={value}' for name, value in keep.items())}")
+
+    def _bring_small(self, stage: str, stack: Stack, template: str, parameters: Mapping[str, str]) -> None:
+        """Bring a stack beside the stage's to a template of the sources, and guard it."""
+        kind = self._prepare(stack)
+        # Without a bootstrap CloudFormation acts in the caller's name.
+        role = self._environ.get("EXECUTION_ROLE") or self.stack(BOOTSTRAP).outputs().get("ExecutionRoleArn")
+        say(f"{stack.name}: {kind.lower()}")
+        changed = stack.apply_body(kind, template, parameters, _tags(stage), role)
+        say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
+        stack.protect(template, termination=stage == PRODUCTION)
 
     def _let_load_balancers_go(self, stack: Stack) -> None:
         """Turn off their deletion protection, or CloudFormation would leave them standing."""
@@ -344,6 +382,10 @@ def github_pull_requests(environ: Mapping[str, str]) -> str:
     raise DeliveryError("more than 10,000 open pull requests")
 
 
+def _tags(stage: str) -> dict[str, str]:
+    return {"service": SERVICE, "stage": stage, "orders-stack": stack_name(SERVICE, stage)}
+
+
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -358,11 +400,11 @@ def _ask(question: str) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="delivery", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("key", "package", "deploy", "rollback", "destroy", "drift", "sweep", "bootstrap"):
+    for name in ("key", "package", "deploy", "edge", "rollback", "destroy", "drift", "sweep", "bootstrap"):
         command = commands.add_parser(name)
         if name not in ("key", "sweep", "bootstrap"):
             command.add_argument("--stage", default="dev")
-        if name in ("package", "deploy", "bootstrap"):
+        if name in ("package", "deploy", "edge", "bootstrap"):
             command.add_argument("--parameters", default="", help="Name=value pairs between spaces")
         if name == "deploy":
             command.add_argument("--artifact", default="", help="deploy this one, built before")
@@ -403,6 +445,8 @@ def _run(delivery: Delivery, given: argparse.Namespace) -> None:
             delivery.package(given.stage, given.parameters.split(), force=given.force)
         case "deploy":
             delivery.deploy(given.stage, given.artifact, given.parameters.split(), force=given.force)
+        case "edge":
+            delivery.edge(given.stage, given.parameters.split())
         case "rollback":
             delivery.rollback(given.stage)
         case "destroy":

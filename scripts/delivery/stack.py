@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -101,17 +102,32 @@ class Stack:
         role: str | None,
     ) -> bool:
         """Carry out a change set; return False if there was nothing to change."""
-        request = {"TemplateURL": template_url, "Tags": [{"Key": k, "Value": v} for k, v in tags.items()]}
-        return self._apply(kind, parameters, request | ({"RoleARN": role} if role else {}))
+        return self._apply(kind, {"TemplateURL": template_url}, parameters, tags, role)
 
-    def apply_body(self, kind: str, template: str, parameters: Mapping[str, str]) -> bool:
-        """Carry out a change set of a small template that lies in no bucket, in the caller's own name."""
-        return self._apply(kind, parameters, {"TemplateBody": template})
+    def apply_body(
+        self,
+        kind: str,
+        template: str,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str] = MappingProxyType({}),
+        role: str | None = None,
+    ) -> bool:
+        """Carry out a change set of a small template that lies in no bucket."""
+        return self._apply(kind, {"TemplateBody": template}, parameters, tags, role)
 
-    def _apply(self, kind: str, parameters: Mapping[str, str], request: Mapping[str, Any]) -> bool:
+    def _apply(
+        self,
+        kind: str,
+        source: Mapping[str, str],
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+        role: str | None,
+    ) -> bool:
         change_set = f"deploy-{time.time_ns()}"
-        request = {
-            **request,
+        request: dict[str, Any] = {
+            **source,
+            **({"RoleARN": role} if role else {}),
+            "Tags": [{"Key": k, "Value": v} for k, v in tags.items()],
             "StackName": self.name,
             "ChangeSetName": change_set,
             "ChangeSetType": kind,

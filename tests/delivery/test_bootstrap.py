@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,14 @@ class TestJobs:
 
     # role -> stacks that it may change
     STACKS = {
-        "dev": ["orders-dev", "orders-dev-FargateStack-1A2B"],
-        "prod": ["orders-prod", "orders-prod-FargateStack-1A2B"],
+        "dev": ["orders-dev", "orders-dev-FargateStack-1A2B", "orders-dev-edge"],
+        "prod": ["orders-prod", "orders-prod-FargateStack-1A2B", "orders-prod-edge"],
         "pull-request": ["orders-preview12", "orders-preview12-FargateStack-1A2B"],
         "drift": [],
     }
     EVERY_STACK = [
-        *("orders-dev", "orders-dev-FargateStack-1A2B", "orders-prod", "orders-prod-FargateStack-1A2B"),
+        *("orders-dev", "orders-dev-FargateStack-1A2B", "orders-dev-edge"),
+        *("orders-prod", "orders-prod-FargateStack-1A2B", "orders-prod-edge"),
         *("orders-preview12", "orders-preview12-FargateStack-1A2B", "orders-bootstrap", "billing-dev"),
     ]
 
@@ -121,7 +122,7 @@ class TestJobs:
 
     def test_prod_can_be_deleted_by_no_job(self, bootstrap: Bootstrap) -> None:
         named = [stack for stack in self.EVERY_STACK if "Fargate" not in stack]
-        deletes = {"dev": ["orders-dev"], "pull-request": ["orders-preview12"]}
+        deletes = {"dev": ["orders-dev", "orders-dev-edge"], "pull-request": ["orders-preview12"]}
         for role in bootstrap.roles:
             statements = bootstrap.statements(role)
             may = [
@@ -160,6 +161,22 @@ class TestJobs:
         assert allowed(stages.statements("prod"), action, arn, **own)
         assert not allowed(stages.statements("prod"), action, arn, **other)
         assert not allowed(stages.statements("prod"), "elasticloadbalancing:DeleteLoadBalancer", arn, **own)
+
+    def test_an_edge_belongs_to_its_stage(self, stages: Bootstrap) -> None:
+        for stage, role in product(("dev", "prod"), stages.roles):
+            statements, own = stages.statements(role), role == stage
+            web_acl = f"arn:aws:cloudformation:us-east-1:{stages.account}:stack/orders-{stage}-waf/0a1b"
+            assert allowed(statements, "cloudformation:ExecuteChangeSet", web_acl) is own, (stage, role)
+            console, logs = (
+                f"arn:aws:s3:::orders-{stage}-edge-{b}bucket-1/console/a" for b in ("console", "logs")
+            )
+            assert allowed(statements, "s3:PutObject", console) is own, (stage, role)
+            assert not allowed(statements, "s3:PutObject", logs), (stage, role)
+            distribution = f"arn:aws:cloudfront::{stages.account}:distribution/E1A2B"
+            tag = {"aws:ResourceTag/orders-stack": f"orders-{stage}"}
+            refresh = "cloudfront:CreateInvalidation"
+            assert allowed(statements, refresh, distribution, **tag) is own, (stage, role)
+            assert not allowed(statements, refresh, distribution), (stage, role)
 
     @pytest.mark.parametrize(
         ("path", "writers"),
@@ -283,6 +300,9 @@ class TestExecutionRole:
             ("organizations:LeaveOrganization", "*"),
         ):
             assert not allowed(statements, action, resource), action
+        # The web ACL of an edge logs where it stands, whatever the region of the rest.
+        (logs,) = [s["Resource"] for s in statements if "logs:*" in s["Action"]]
+        assert f"arn:aws:logs:us-east-1:{account}:log-group:aws-waf-logs-orders-*" in logs
         inside, outside = {"aws:RequestedRegion": REGION}, {"aws:RequestedRegion": "eu-north-1"}
         assert allowed(statements, "ecs:CreateCluster", "*", **inside)
         assert not allowed(statements, "ecs:CreateCluster", "*", **outside)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,6 +80,30 @@ Outputs:
   ScratchName: { Value: !Ref ScratchBucket }
   CodeName: { Value: !Ref Code }
 """
+# What an edge must know of the orders stack.
+ORIGINS = """
+Parameters:
+  Stage: { Type: String }
+  Runtime: { Type: String, Default: lambda }
+  BothRuntimes: { Type: String, Default: "false" }
+  PermissionsBoundaryArn: { Type: String, Default: "" }
+  OriginSecretArn: { Type: String, Default: "" }
+  CorsOrigins: { Type: String, Default: "" }
+  LogRetentionDays: { Type: Number, Default: 7 }
+Conditions:
+  UseLambda: !Or [!Equals [!Ref Runtime, lambda], !Equals [!Ref BothRuntimes, "true"]]
+  UseFargate: !Or [!Equals [!Ref Runtime, fargate], !Equals [!Ref BothRuntimes, "true"]]
+Resources:
+  Code:
+    Type: AWS::SSM::Parameter
+    Properties:
+      { Type: String, Value: "CODE", Description: !Sub "${BothRuntimes}${OriginSecretArn}${CorsOrigins}" }
+Outputs:
+  ApiUrl: { Value: "http://127.0.0.1/" }
+  DocumentsBucketName: { Value: orders-documents }
+  LambdaOriginDomain: { Condition: UseLambda, Value: lambda.example.com }
+  FargateOriginDomain: { Condition: UseFargate, Value: fargate.example.com }
+"""
 LOAD_BALANCER = """
 Resources:
   LoadBalancer:
@@ -103,9 +128,11 @@ class Session:
     def __init__(self, endpoint: str, account: str = ACCOUNT, keys: Mapping[str, str] | None = None) -> None:
         self._who = (endpoint, account, keys)
         self.calls: list[str] = []
+        self.regions: dict[str, set[str | None]] = defaultdict(set)
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region_name: str | None = None) -> Any:
         endpoint, account, keys = self._who
+        self.regions[service].add(region_name)
         made = client(endpoint, account, service, keys)
         made.meta.events.register("before-call", lambda model, **_: self.calls.append(model.name))
         return made
@@ -158,6 +185,19 @@ class Rig:
         """Put an edge before the stage, or point it to another origin."""
         stack = self.delivery.stack(f"orders-{stage}-edge")
         stack.apply_body("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
+
+    def switch_edge(self, stage: str, origin: str) -> None:
+        """Send requests to another origin, as `make switch` does."""
+        orders = self.outputs(stage)
+        stack = self.delivery.stack(f"orders-{stage}-edge")
+        given = {
+            "ActiveOrigin": origin,
+            **{
+                name: orders[name]
+                for name in ("LambdaOriginDomain", "FargateOriginDomain", "DocumentsBucketName")
+            },
+        }
+        stack.apply_body("UPDATE", stack.template(), given)
 
     def orders(self, table: str) -> int:
         return int(self.client("dynamodb").scan(TableName=table)["Count"])
@@ -599,6 +639,69 @@ class TestDrift:
             rig.delivery._drifted(fake, "any")
 
 
+class TestMakeEdge:
+    """`make edge`; tests/local/test_edge.py calls the API through what it makes."""
+
+    def parameters(self, rig: Rig, stack: str) -> dict[str, str]:
+        found = rig.delivery.stack(stack).describe()
+        assert found is not None
+        return {p["ParameterKey"]: p["ParameterValue"] for p in found["Parameters"]}
+
+    def test_the_web_acl_comes_from_us_east_1_and_names_are_handed_over(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rig.deploy("a", stage, template=ORIGINS)
+        assert rig.session.regions["cloudformation"] == {None}
+        rig.delivery.edge(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        assert rig.session.regions["cloudformation"] == {None, "us-east-1"}
+        assert rig.session.regions["cloudfront"] == rig.session.regions["s3"] == {None}
+        web_acl = rig.delivery.stack(f"orders-{stage}-waf")
+        of_web_acl = self.parameters(rig, web_acl.name)
+        assert (of_web_acl["Scope"], of_web_acl["Mode"]) == ("CLOUDFRONT", "count")
+        edge = self.parameters(rig, f"orders-{stage}-edge")
+        assert edge["WebAclArn"] == web_acl.outputs()["WebAclArn"]
+        assert edge["LambdaOriginDomain"] == "lambda.example.com"
+        assert (edge["FargateOriginDomain"], edge["ActiveOrigin"]) == ("", "lambda")
+        assert (edge["PriceClass"], edge["LogRetentionDays"]) == ("PriceClass_All", "30")
+        outputs = rig.delivery.stack(f"orders-{stage}-edge").outputs()
+        said = capsys.readouterr().out
+        assert f"OriginSecretArn={outputs['OriginSecretArn']} CorsOrigins={outputs['EdgeUrl']}" in said
+        keys = rig.client("s3").list_objects_v2(Bucket=outputs["ConsoleBucketName"])["Contents"]
+        assert "console/index.html" in {each["Key"] for each in keys}
+        kept = [f"OriginSecretArn={outputs['OriginSecretArn']}", f"CorsOrigins={outputs['EdgeUrl']}"]
+        rig.deploy("a", stage, *kept, template=ORIGINS)
+        capsys.readouterr()
+        rig.delivery.edge(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        said = capsys.readouterr().out
+        assert said.count("nothing to change") == 2
+        assert "OriginSecretArn" not in said
+
+    def test_where_a_switch_sent_requests_they_stay(self, rig: Rig, stage: str) -> None:
+        rig.deploy("a", stage, template=ORIGINS)
+        rig.delivery.edge(stage, [])
+        rig.deploy("a", stage, "BothRuntimes=true", template=ORIGINS)
+        rig.switch_edge(stage, "fargate")
+        rig.delivery.edge(stage, [])
+        edge = self.parameters(rig, f"orders-{stage}-edge")
+        assert (edge["ActiveOrigin"], edge["LambdaOriginDomain"]) == ("fargate", "lambda.example.com")
+
+    def test_bad_input_changes_nothing(self, rig: Rig, stage: str) -> None:
+        with pytest.raises(DeliveryError, match="deploy it first"):
+            rig.delivery.edge(stage, [])
+        rig.deploy("a", stage, template=ORIGINS)
+        for pair, why in {
+            "Nonsense=1": "has a parameter Nonsense",
+            "Mode": "Name=value",
+            "ActiveOrigin=fargate": "worked out",
+            "WebAclArn=arn:x": "worked out",
+            "FargateOriginDomain=x": "worked out",
+        }.items():
+            with pytest.raises(DeliveryError, match=why):
+                rig.delivery.edge(stage, [pair])
+        assert rig.delivery.stack(f"orders-{stage}-waf").status() is None
+        assert rig.delivery.stack(f"orders-{stage}-edge").status() is None
+
+
 class TestJobs:
     """Each command with the rights of the job that runs it; the local AWS enforces them."""
 
@@ -626,6 +729,10 @@ class TestJobs:
         assert Rig(Session(made.endpoint, made.account), {}).code() == "a"
         prod.delivery.deploy("prod", "a", [])
         drift.delivery.drift("prod")
+        dev.deploy("edged", template=ORIGINS)
+        dev.delivery.edge("dev", [])
+        with pytest.raises(ClientError, match="not authorized"):
+            dev.delivery.edge("prod", [])
         with pytest.raises(ClientError, match="not authorized"):
             prod.artifact("c", "prod")
         with pytest.raises(ClientError, match="not authorized"):

@@ -11,9 +11,8 @@ from urllib.parse import urljoin
 import boto3
 import httpx
 import pytest
-from localcloud.cloud import client
-from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
-from scripts.publish_console import publish
+from localcloud.embedded import EmbeddedAws, embedded_aws
+from scripts.delivery.__main__ import Delivery
 from scripts.switch import Stack
 
 pytestmark = [pytest.mark.xdist_group("edge"), pytest.mark.timeout(180)]
@@ -23,16 +22,9 @@ class Edge:
     """Both stacks, and the ways to call them."""
 
     def __init__(self, aws: EmbeddedAws) -> None:
-        formation = client(aws.endpoint, "cloudformation")
-        values = {name: aws.outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
-        formation.create_stack(
-            StackName="edge",
-            TemplateBody=(ROOT / "edge/template.yaml").read_text(),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
-        )
-        waiter = formation.get_waiter("stack_create_complete")
-        waiter.wait(StackName="edge", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-        self.stack = Stack("edge", pause_seconds=0.2)
+        self.delivery = Delivery(boto3.Session(), {}, poll=0.1)
+        self.delivery.edge("local", ["Mode=count", "PriceClass=PriceClass_200"])
+        self.stack = Stack("orders-local-edge", pause_seconds=0.2)
         self.orders = Stack("orders-local", pause_seconds=0.2)
         headers = {"host": self.stack.outputs["DistributionDomain"], "x-forwarded-proto": "https"}
         self.public = httpx.Client(base_url=aws.endpoint, headers=headers, timeout=60)
@@ -61,8 +53,6 @@ def test_the_api_answers_at_the_edge(edge: Edge) -> None:
 
 
 def test_the_console_comes_from_its_private_bucket(edge: Edge) -> None:
-    outputs = edge.stack.outputs
-    assert publish(outputs["ConsoleBucketName"], outputs["DistributionId"]) >= 4
     moved = edge.public.get("/console")
     assert (moved.status_code, moved.headers["location"]) == (308, "/console/")
     page = edge.public.get("/console/")

@@ -1,0 +1,68 @@
+"""The edge of a stage: what its two stacks are given, and the console's files."""
+
+from __future__ import annotations
+
+import mimetypes
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.delivery.decide import DeliveryError
+
+CONSOLE = Path(__file__).resolve().parents[2] / "console"
+# CloudFront takes a web ACL from this region only.
+WEB_ACL_REGION = "us-east-1"
+# The names stay the same from release to release, so a browser asks each time whether the file did too.
+_CACHE = "no-cache"
+
+
+def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
+    """Return what the edge must know of the orders stack, by its outputs. Raises DeliveryError.
+
+    `active` is the runtime that requests go to.
+    """
+    origins = {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}
+    if origins[active] not in orders:
+        raise DeliveryError(f"the edge sends requests to {active}, which does not stand: deploy it first")
+    names = {*origins.values(), "DocumentsBucketName"} & orders.keys()
+    return {"ActiveOrigin": active} | {name: orders[name] for name in names}
+
+
+def given_parameters(
+    pairs: Sequence[str], web_acl: Mapping[str, Any], edge: Mapping[str, Any], worked_out: set[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Share out Name=value pairs between the templates that declare the names. Raises DeliveryError.
+
+    `web_acl` and `edge` are the templates' declared parameters; `worked_out` are those that nobody gives.
+    """
+    given: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
+        if name in worked_out:
+            raise DeliveryError(f"{name} is worked out from the stacks: leave it out")
+        if name not in web_acl and name not in edge:
+            raise DeliveryError(f"neither waf/ nor edge/ has a parameter {name}")
+        given[name] = value
+    return (
+        {name: value for name, value in given.items() if name in web_acl},
+        {name: value for name, value in given.items() if name in edge},
+    )
+
+
+def publish(client: Callable[[str], Any], bucket: str, distribution: str) -> int:
+    """Upload every file of the console under the key that the edge asks for; return how many."""
+    s3 = client("s3")
+    files = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
+    # The page last: it never names a file that is not there yet.
+    for path in sorted(files, key=lambda path: path.suffix == ".html"):
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        if kind.startswith("text/"):
+            kind += "; charset=utf-8"
+        key = f"console/{path.relative_to(CONSOLE).as_posix()}"
+        s3.put_object(Bucket=bucket, Key=key, Body=path.read_bytes(), ContentType=kind, CacheControl=_CACHE)
+    batch = {"Paths": {"Quantity": 1, "Items": ["/console*"]}, "CallerReference": str(time.time_ns())}
+    client("cloudfront").create_invalidation(DistributionId=distribution, InvalidationBatch=batch)
+    return len(files)
