@@ -195,8 +195,8 @@ rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invo
 dlq: $(RUN) ## What got stuck in the dead-letter queues; redrive and replay (ARGS="--help")
 	@.venv/bin/python -m scripts.dlq $(ARGS)
 
-restore: $(RUN) ## Bring back orders as they were: make restore STACK=orders-prod TO=2026-11-22T10:00:00Z ARGS=--yes
-	@.venv/bin/python -m scripts.restore --stack "$(STACK)" --to "$(TO)" $(ARGS)
+restore: $(RUN) ## Bring back orders as they were: make restore STACK=orders-prod TO=2026-11-22T10:00:00Z ARGS=--yes (or TABLE=)
+	@.venv/bin/python -m scripts.restore --stack "$(STACK)" --to "$(TO)" --table "$(TABLE)" $(ARGS)
 
 format: $(DEV) ## Format the code and mend what the linter can
 	.venv/bin/ruff format .

@@ -3,6 +3,8 @@
 DynamoDB restores a moment of the last 35 days into a new table. This makes that table, compares it with
 the live one order by order, and says what it would do; with --yes it puts back the orders that are gone, and
 with --overwrite those that differ too. The live table stays the stack's; the new one is deleted at the end.
+With TABLE=orders-restored in place of TO it compares with a table that is there already, say from AWS Backup
+(docs/reliability.md), and leaves it there.
 Orders placed since are never touched. What is put back is a new version of its order, so that no event id or
 entity tag is used twice. The relay publishes an order that was overwritten; one that was gone makes no event.
 
@@ -16,7 +18,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -108,6 +110,23 @@ def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL
             say(f"aws dynamodb delete-table --table-name {then}")
 
 
+def restored(table: str, then: str) -> str:
+    """Return `then`, a table that was restored by other means. Raises `CannotRestore` if it was not."""
+    dynamodb = boto3.client("dynamodb")
+    try:
+        found = dynamodb.describe_table(TableName=then)["Table"]
+    except dynamodb.exceptions.ResourceNotFoundException as why:
+        raise CannotRestore(f"there is no table {then}") from why
+    live = dynamodb.describe_table(TableName=table)["Table"]
+    if found["TableArn"] == live["TableArn"]:
+        raise CannotRestore(f"{then} is the stack's own table")
+    if found["KeySchema"] != live["KeySchema"]:
+        raise CannotRestore(f"{then} holds no orders: its key is another one")
+    if found["TableStatus"] != "ACTIVE":
+        raise CannotRestore(f"{then} is {found['TableStatus']}; wait until it is ACTIVE")
+    return then
+
+
 def _batches(dynamodb: Any, table: str) -> Iterator[list[Item]]:
     """Yield every item of the restored table, which nobody else reads or writes."""
     for page in dynamodb.get_paginator("scan").paginate(
@@ -183,19 +202,17 @@ def main(argv: list[str]) -> int:
     """Restore, or say what that would do."""
     parser = argparse.ArgumentParser(prog="make restore", description=__doc__)
     parser.add_argument("--stack", required=True)
-    parser.add_argument("--to", required=True, help="the moment, as 2026-11-22T10:00:00Z")
+    parser.add_argument("--to", help="the moment, as 2026-11-22T10:00:00Z")
+    parser.add_argument("--table", help="in place of the moment: a table that was restored already")
     parser.add_argument("--yes", action="store_true", help="put back the orders that are gone")
     parser.add_argument("--overwrite", action="store_true", help="with --yes: the orders that differ, too")
     asked = parser.parse_args(argv)
     try:
-        moment = datetime.fromisoformat(asked.to)
-        if moment.tzinfo is None:
-            raise CannotRestore(f"--to needs a zone, as in {asked.to}Z")
-        moment = moment.astimezone(UTC)
-        if moment > datetime.now(UTC):
-            raise CannotRestore("--to lies in the future")
+        if bool(asked.to) == bool(asked.table):
+            raise CannotRestore("give either TO=, a moment, or TABLE=, a table that was restored already")
+        moment = _moment(asked.to) if asked.to else None
         table = table_of(asked.stack)
-        with table_at(table, moment, _say) as then:
+        with table_at(table, moment, _say) if moment else nullcontext(restored(table, asked.table)) as then:
             outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=_say)
     except (CannotRestore, ValueError, ClientError, BotoCoreError) as why:
         print(f"make restore: {why}", file=sys.stderr)
@@ -205,6 +222,17 @@ def main(argv: list[str]) -> int:
         f"{outcome.written} put back." if asked.yes else "Nothing was changed; --yes puts back what is gone."
     )
     return 0
+
+
+def _moment(text: str) -> datetime:
+    """Read the moment. Raises `CannotRestore`, or `ValueError` when it is none."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise CannotRestore(f"--to needs a zone, as in {text}Z")
+    moment = moment.astimezone(UTC)
+    if moment > datetime.now(UTC):
+        raise CannotRestore("--to lies in the future")
+    return moment
 
 
 def _say(text: str) -> None:

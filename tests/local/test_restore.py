@@ -213,6 +213,77 @@ def test_a_table_that_is_still_being_made_is_named_and_hides_no_cause(
     assert said[-1] == "aws dynamodb delete-table --table-name orders-at-20260102T000000Z"
 
 
+def test_a_table_that_was_restored_already_is_used_and_left(
+    dynamodb: Any, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after AWS Backup: docs/reliability.md."""
+    gone, spoilt = put(dynamodb, table), put(dynamodb, table)
+    before = dynamodb.get_item(TableName=table, Key=gone)["Item"]
+    with as_it_is_now(dynamodb, table) as then:
+        tables = dynamodb.list_tables()["TableNames"]
+        dynamodb.delete_item(TableName=table, Key=gone)
+        dynamodb.update_item(
+            TableName=table,
+            Key=spoilt,
+            UpdateExpression="SET product = :p",
+            ExpressionAttributeValues={":p": {"S": "garbage"}},
+        )
+
+        def run(*more: str) -> str:
+            assert command.main(["--stack", "orders-local", "--table", then, *more]) == 0
+            return capsys.readouterr().out
+
+        assert "1 were gone, 1 differ" in run()
+        assert "Item" not in dynamodb.get_item(TableName=table, Key=gone)
+        assert "1 put back" in run("--yes")
+        assert facts(dynamodb.get_item(TableName=table, Key=gone)["Item"]) == facts(before)
+        assert dynamodb.get_item(TableName=table, Key=spoilt)["Item"]["product"] == {"S": "garbage"}
+        assert "0 were gone, 1 differ" in run("--yes", "--overwrite")
+        assert "0 were gone, 0 differ" in run()
+        assert dynamodb.list_tables()["TableNames"] == tables
+
+
+def test_a_table_that_cannot_be_meant_gets_one_line(
+    dynamodb: Any, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = f"other-{uuid.uuid4()}"
+    dynamodb.create_table(
+        TableName=other,
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    cases = {"nowhere": "no table nowhere", table: "the stack's own table", other: "holds no orders"}
+    for name, words in cases.items():
+        assert command.main(["--stack", "orders-local", "--table", name, "--yes"]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words in error
+    dynamodb.delete_table(TableName=other)
+
+
+def test_a_table_that_is_still_being_restored_gets_one_line(
+    dynamodb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.restore.boto3.client", lambda _: dynamodb)
+    key = {"KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}]}
+    with Stubber(dynamodb) as stub:
+        stub.add_response("describe_table", {"Table": {"TableArn": "b", "TableStatus": "CREATING", **key}})
+        stub.add_response("describe_table", {"Table": {"TableArn": "a", "TableStatus": "ACTIVE", **key}})
+        with pytest.raises(command.CannotRestore, match="b is CREATING"):
+            command.restored("a", "b")
+
+
+@pytest.mark.parametrize(("to", "table"), [("", ""), ("2026-01-01T00:00:00Z", "orders-restored")])
+def test_a_moment_or_a_table_must_be_given(to: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # As make gives them: what is not set is empty.
+    assert command.main(["--stack", "orders-dev", "--to", to, "--table", table]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "TO=" in error
+    assert "TABLE=" in error
+
+
 def test_an_order_that_was_gone_makes_no_event_again() -> None:
     def record(version: int) -> dict[str, Any]:
         item = item_of(an_order(version=version), "f", 4)
