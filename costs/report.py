@@ -101,8 +101,8 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "metrics of Container Insights. X-Ray records one call of a function a second and 5% of the "
         f"others; tasks send it nothing. Logs: a line of {traffic.log_kb:g} KB for each request, event and "
         "receipt, and the HTTP API's own; Lambda itself logs failed calls only.",
-        "Not counted: free tiers and tax; the web ACL and the secret of the edge; the image in its registry; "
-        "the storage of logs; queries, restores and replays; asking an empty queue.",
+        "Not counted: free tiers and tax; the web ACL and the secret of the edge; backups in a vault; the "
+        "image in its registry; the storage of logs; queries, restores and replays; asking an empty queue.",
         "Your own figures: `make cost "
         'ARGS="--requests 5e6 --peak-factor 8 --memory 512"`; `--help` lists all. For another region: '
         "`--prices` with a copy of [costs/prices.toml](../costs/prices.toml).",

@@ -29,6 +29,7 @@ from ministack.core.responses import get_account_id, get_region, new_uuid
 from ministack.services import (
     alb,
     apigateway,
+    backup,
     budgets,
     cloudfront,
     cloudwatch,
@@ -58,6 +59,7 @@ def install() -> Any:
         events_to_logs,
         alarms,
         firewall_and_budgets,
+        backup_selections,
         unchanged_nested_resources,
         numbers_in_services,
         services_become_stable,
@@ -363,6 +365,22 @@ def firewall_and_budgets() -> None:
         "create": create_budget,
         "delete": lambda pid, props: budgets._delete_budget({"BudgetName": pid}),
     }
+
+
+def backup_selections() -> None:
+    """AWS: what a backup plan backs up. Here: readable by API, and nothing is backed up."""
+
+    def create(lid: str, props: dict[str, Any], stack: str) -> Any:
+        made = _answer(backup._create_selection(props["BackupPlanId"], props), lid)
+        physical_id = f"{made['SelectionId']}_{made['BackupPlanId']}"
+        return physical_id, {"Id": physical_id, **{k: made[k] for k in ("SelectionId", "BackupPlanId")}}
+
+    def delete(physical_id: str, props: dict[str, Any]) -> None:
+        selection, _, plan = physical_id.partition("_")
+        backup._delete_selection(plan, selection)
+
+    # On AWS, too, every change makes a new one.
+    _HANDLERS["AWS::Backup::BackupSelection"] = {"create": create, "delete": delete}
 
 
 def unchanged_nested_resources() -> None:

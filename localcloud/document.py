@@ -45,7 +45,7 @@ def table() -> str:
 
 
 def _deploy_the_others(aws: EmbeddedAws) -> None:
-    """Deploy bootstrap/, waf/ and edge/ beside the orders."""
+    """Deploy bootstrap/, backup/, waf/ and edge/ beside the orders."""
     formation = client(aws.endpoint, "cloudformation")
     provider = client(aws.endpoint, "iam").create_open_id_connect_provider(
         Url="https://token.actions.githubusercontent.com", ClientIDList=["sts.amazonaws.com"]
@@ -64,6 +64,7 @@ def _deploy_the_others(aws: EmbeddedAws) -> None:
 
     bootstrap = {"Repository": "acme/orders", "OidcProviderArn": provider["OpenIDConnectProviderArn"]}
     create("bootstrap", bootstrap)
+    create("backup", {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName")})
     edge = {name: aws.outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
     edge |= {"DomainName": "edge.example.com", "CertificateArn": _CERTIFICATE}
     create("edge", edge | {"HostedZoneId": zone["HostedZone"]["Id"].rsplit("/", 1)[1]})

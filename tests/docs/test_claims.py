@@ -51,7 +51,8 @@ OF_OTHERS = {
         "GitHub",
         "LastProcessingResult",
     ),
-    *("OutputKey", "RandomPassword", "SecretString", "VersionId"),
+    *("CreationDate", "OutputKey", "RandomPassword", "RecoveryPointArn", "RecoveryPoints", "SecretString"),
+    "VersionId",
 }
 # Where commands put what is kept by no commit, and a prefix in the bucket of artefacts.
 MADE_BY_COMMANDS = (".local/", "reports/", "previews/")

@@ -1,0 +1,129 @@
+"""The backup stack: that it holds what it says, for as long as it says, and is left when the stack goes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from tests.template.templates import Evaluator, template
+
+SOURCE = template("backup/template.yaml")
+RESOURCES: dict[str, dict[str, Any]] = SOURCE["Resources"]
+PARAMETERS = SOURCE["Parameters"]
+GIVEN = {"OrdersTableName": "orders-dev-OrdersTable-1", "DocumentsBucketName": "orders-dev-documentsbucket-1"}
+VAULT = "arn:aws:backup:eu-west-1:111122223333:backup-vault:orders-copies"
+
+
+def properties(name: str) -> dict[str, Any]:
+    return dict(RESOURCES[name]["Properties"])
+
+
+def rule() -> dict[str, Any]:
+    [only] = properties("BackupPlan")["BackupPlan"]["BackupPlanRule"]
+    return dict(only)
+
+
+def test_the_table_and_the_documents_are_backed_up_and_nothing_else() -> None:
+    selection = properties("BackupSelection")
+    assert selection["BackupPlanId"] == {"Ref": "BackupPlan"}
+    chosen = selection["BackupSelection"]
+    assert chosen.keys() == {"SelectionName", "IamRoleArn", "Resources"}  # neither by tags nor by types
+    assert [each["Fn::Sub"] for each in chosen["Resources"]] == [
+        "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${OrdersTableName}",
+        "arn:${AWS::Partition}:s3:::${DocumentsBucketName}",
+    ]
+    assert GIVEN.keys() <= template()["Outputs"].keys()
+    assert template()["Outputs"]["OrdersTableName"]["Value"] == {"Ref": "OrdersTable"}
+    assert template()["Outputs"]["DocumentsBucketName"]["Value"] == {"Ref": "DocumentsBucket"}
+
+
+def test_what_is_backed_up_is_what_aws_backup_takes() -> None:
+    # https://docs.aws.amazon.com/aws-backup/latest/devguide/s3-backups.html
+    data = template()["Resources"]
+    assert data["DocumentsBucket"]["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    # The managed policies use KMS by IAM alone; this statement of the data key lets them.
+    policy = data["DataKey"]["Properties"]["KeyPolicy"]["Statement"]
+    assert "AccountDecidesByIam" in [each["Sid"] for each in policy]
+
+
+@pytest.mark.parametrize("name", ["BackupVault", "BackupKey"])
+def test_backups_and_their_key_outlive_the_stack(name: str) -> None:
+    assert RESOURCES[name]["DeletionPolicy"] == "Retain"
+    assert RESOURCES[name]["UpdateReplacePolicy"] == "Retain"
+    assert "Condition" not in RESOURCES[name]
+
+
+def test_the_vault_has_a_key_of_its_own() -> None:
+    assert properties("BackupVault")["EncryptionKeyArn"] == {"Fn::GetAtt": ["BackupKey", "Arn"]}
+    key = properties("BackupKey")
+    assert key["EnableKeyRotation"] is True
+    assert key["PendingWindowInDays"] == 30
+    [statement] = key["KeyPolicy"]["Statement"]
+    assert statement["Principal"].keys() == {"AWS"}
+
+
+def test_a_backup_is_made_every_day_and_kept_for_as_long_as_asked() -> None:
+    assert rule()["TargetBackupVault"] == {"Ref": "BackupVault"}
+    assert re.fullmatch(r"cron\(\d+ \d+ \* \* \? \*\)", rule()["ScheduleExpression"])
+    assert rule()["Lifecycle"] == {"DeleteAfterDays": {"Ref": "RetentionDays"}}
+
+
+def test_a_copy_is_made_only_where_asked_and_for_as_long() -> None:
+    condition, [copy], nothing = rule()["CopyActions"]["Fn::If"]
+    assert copy == {
+        "DestinationBackupVaultArn": {"Ref": "CopyVaultArn"},
+        "Lifecycle": {"DeleteAfterDays": {"Ref": "CopyRetentionDays"}},
+    }
+    assert nothing == {"Ref": "AWS::NoValue"}
+    assert not Evaluator(SOURCE, **GIVEN).is_true({"Condition": condition})
+    assert Evaluator(SOURCE, **GIVEN, CopyVaultArn=VAULT).is_true({"Condition": condition})
+
+
+def test_the_lock_is_asked_for_and_never_for_ever() -> None:
+    condition, lock, nothing = properties("BackupVault")["LockConfiguration"]["Fn::If"]
+    # ChangeableForDays would make it a lock that nobody can undo.
+    assert lock == {"MinRetentionDays": {"Ref": "RetentionDays"}}
+    assert nothing == {"Ref": "AWS::NoValue"}
+    assert not Evaluator(SOURCE, **GIVEN).is_true({"Condition": condition})
+    assert Evaluator(SOURCE, **GIVEN, LockVault="true").is_true({"Condition": condition})
+
+
+def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> None:
+    role = properties("BackupRole")
+    [trust] = role["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "backup.amazonaws.com"}
+    assert properties("BackupSelection")["BackupSelection"]["IamRoleArn"]["Fn::GetAtt"][0] == "BackupRole"
+    assert SOURCE["Outputs"]["BackupRoleArn"]["Value"]["Fn::GetAtt"] == ["BackupRole", "Arn"]
+    prefix = "arn:${AWS::Partition}:iam::aws:policy/"
+    assert {each["Fn::Sub"].removeprefix(prefix) for each in role["ManagedPolicyArns"]} == {
+        "service-role/AWSBackupServiceRolePolicyForBackup",
+        "service-role/AWSBackupServiceRolePolicyForRestores",
+        "AWSBackupServiceRolePolicyForS3Backup",
+        "AWSBackupServiceRolePolicyForS3Restore",
+    }
+
+
+def test_every_parameter_is_described_bounded_and_grouped() -> None:
+    for name, parameter in PARAMETERS.items():
+        assert parameter["Description"], name
+        if parameter["Type"] == "Number":
+            assert 1 <= parameter["MinValue"] <= parameter["Default"] <= parameter["MaxValue"] <= 3650, name
+        else:
+            assert {"AllowedValues", "AllowedPattern"} & parameter.keys(), name
+    groups = SOURCE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert sorted(name for each in groups for name in each["Parameters"]) == sorted(PARAMETERS)
+    assert all(output["Description"] for output in SOURCE["Outputs"].values())
+
+
+def test_only_names_and_arns_are_taken() -> None:
+    good = {**GIVEN, "CopyVaultArn": VAULT}
+    for name, value in good.items():
+        assert re.fullmatch(PARAMETERS[name]["AllowedPattern"], value), name
+    assert re.fullmatch(PARAMETERS["CopyVaultArn"]["AllowedPattern"], "")
+    for name, value in {
+        "OrdersTableName": "*",
+        "DocumentsBucketName": "arn:aws:s3:::orders",
+        "CopyVaultArn": "orders-copies",
+    }.items():
+        assert not re.fullmatch(PARAMETERS[name]["AllowedPattern"], value), name
