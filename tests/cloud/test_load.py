@@ -108,7 +108,7 @@ def test_lambda_holds_it_while_a_new_version_takes_over(
         for tenths in range(1, 10):
             routing = {"AdditionalVersionWeights": {new: tenths / 10}}
             functions.update_alias(**live, FunctionVersion=old, RoutingConfig=routing)
-            time.sleep(_SECONDS / 15)
+            time.sleep(_SECONDS / 12)
         functions.update_alias(**live, FunctionVersion=new, RoutingConfig={})
         return new
 
