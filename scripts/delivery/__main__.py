@@ -64,8 +64,8 @@ class Delivery:
         return Stack(self.client("cloudformation", region), name, say, self._poll)
 
     @cached_property
-    def _bootstrap(self) -> dict[str, str]:
-        """What the bootstrap made: its stack's outputs, or the environment (for Terraform's)."""
+    def _made(self) -> dict[str, str]:
+        """What the bootstrap made, if it did: its stack's outputs, or the environment (for Terraform's)."""
         names = {
             "ArtifactBucketName": "ARTIFACT_BUCKET",
             "ImageRepositoryUri": "IMAGE_REPOSITORY",
@@ -73,14 +73,17 @@ class Delivery:
             "PermissionsBoundaryArn": "PERMISSIONS_BOUNDARY",
         }
         given = {o: self._environ[name] for o, name in names.items() if self._environ.get(name)}
-        if "ArtifactBucketName" not in given:
-            given = self.stack(BOOTSTRAP).outputs() | given
-        if "ArtifactBucketName" not in given:
+        return given if "ArtifactBucketName" in given else self.stack(BOOTSTRAP).outputs() | given
+
+    @property
+    def _bootstrap(self) -> dict[str, str]:
+        """What the bootstrap made. Raises DeliveryError if it did not."""
+        if "ArtifactBucketName" not in self._made:
             raise DeliveryError(
                 f"there is no stack {BOOTSTRAP} in this account and region: run `make bootstrap` first, "
                 "or set ARTIFACT_BUCKET and IMAGE_REPOSITORY"
             )
-        return given
+        return self._made
 
     def artifacts(self, stage: str) -> Artifacts:
         made = self._bootstrap
@@ -164,8 +167,7 @@ class Delivery:
         known = edge_parameters(orders.outputs(), active)
         templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
         declared = [load_template(template)["Parameters"] for template in templates]
-        worked_out = {"Scope", "WebAclArn", "LambdaOriginDomain", "FargateOriginDomain", *known}
-        of_web_acl, of_edge = given_parameters(extra, *declared, worked_out)
+        of_web_acl, of_edge = given_parameters(extra, *declared)
         self._bring_small(stage, web_acl, templates[0], {"Scope": "CLOUDFRONT", **of_web_acl})
         known["WebAclArn"] = web_acl.outputs()["WebAclArn"]
         self._bring_small(stage, edge, templates[1], known | of_edge)
@@ -180,9 +182,8 @@ class Delivery:
     def _bring_small(self, stage: str, stack: Stack, template: str, parameters: Mapping[str, str]) -> None:
         """Bring a stack beside the stage's to a template of the sources, and guard it."""
         kind = self._prepare(stack)
-        # Without a bootstrap CloudFormation acts in the caller's name.
-        role = self._environ.get("EXECUTION_ROLE") or self.stack(BOOTSTRAP).outputs().get("ExecutionRoleArn")
         say(f"{stack.name}: {kind.lower()}")
+        role = self._made.get("ExecutionRoleArn")  # without a bootstrap CloudFormation acts for the caller
         changed = stack.apply_body(kind, template, parameters, _tags(stage), role)
         say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)

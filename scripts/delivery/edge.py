@@ -13,6 +13,9 @@ from scripts.delivery.decide import DeliveryError
 CONSOLE = Path(__file__).resolve().parents[2] / "console"
 # CloudFront takes a web ACL from this region only.
 WEB_ACL_REGION = "us-east-1"
+_ORIGINS = {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}
+# Parameters that nobody gives: they follow from the stacks.
+_WORKED_OUT = {"ActiveOrigin", "DocumentsBucketName", "Scope", "WebAclArn", *_ORIGINS.values()}
 # The names stay the same from release to release, so a browser asks each time whether the file did too.
 _CACHE = "no-cache"
 
@@ -22,26 +25,25 @@ def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
 
     `active` is the runtime that requests go to.
     """
-    origins = {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}
-    if origins[active] not in orders:
+    if _ORIGINS[active] not in orders:
         raise DeliveryError(f"the edge sends requests to {active}, which does not stand: deploy it first")
-    names = {*origins.values(), "DocumentsBucketName"} & orders.keys()
+    names = {*_ORIGINS.values(), "DocumentsBucketName"} & orders.keys()
     return {"ActiveOrigin": active} | {name: orders[name] for name in names}
 
 
 def given_parameters(
-    pairs: Sequence[str], web_acl: Mapping[str, Any], edge: Mapping[str, Any], worked_out: set[str]
+    pairs: Sequence[str], web_acl: Mapping[str, Any], edge: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Share out Name=value pairs between the templates that declare the names. Raises DeliveryError.
 
-    `web_acl` and `edge` are the templates' declared parameters; `worked_out` are those that nobody gives.
+    `web_acl` and `edge` are the templates' declared parameters.
     """
     given: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator:
             raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
-        if name in worked_out:
+        if name in _WORKED_OUT:
             raise DeliveryError(f"{name} is worked out from the stacks: leave it out")
         if name not in web_acl and name not in edge:
             raise DeliveryError(f"neither waf/ nor edge/ has a parameter {name}")
