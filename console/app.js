@@ -9,7 +9,8 @@ const RECEIPT_TRIES = 20; // then it is asked for again when the order is opened
 const RECEIPT_LINK_MS = 240000; // the links live for five minutes
 
 const $ = (id) => document.getElementById(id);
-const list = { cursors: [null], next: null }; // cursors of the pages up to the one shown
+const list = { filter: {}, cursors: [null], next: null }; // cursors of the pages up to the one shown
+let listing = Promise.resolve(); // the last call of the list, waiting or done
 let shown = null; // the order shown: { order, etag, receiptTries, receiptAt }
 
 function element(name, text, attributes = {}) {
@@ -76,14 +77,18 @@ async function showAbout() {
 
 // The list
 
-async function showPage(cursors) {
-  const query = new URLSearchParams({ limit: PAGE_SIZE });
+/** Call the list when the calls before are through: a page follows from the one that is shown then. */
+function inTurn(action) {
+  listing = listing.catch(() => {}).then(action);
+  return listing;
+}
+
+async function showPage(cursors, filter) {
+  const query = new URLSearchParams({ limit: PAGE_SIZE, ...filter });
   const cursor = cursors.at(-1);
   if (cursor) query.set("cursor", cursor);
-  if ($("filter-customer").value.trim()) query.set("customer", $("filter-customer").value.trim());
-  if ($("filter-status").value) query.set("status", $("filter-status").value);
   const page = await (await call("GET", `orders?${query}`)).json();
-  Object.assign(list, { cursors, next: page.next_cursor });
+  Object.assign(list, { filter, cursors, next: page.next_cursor });
   $("orders").replaceChildren(...page.items.map(row));
   if (!page.items.length) {
     const cell = element("td", page.next_cursor ? "None on this page; go on to the next." : "No orders.", { colspan: 6 });
@@ -110,7 +115,20 @@ function row(order) {
 }
 
 function firstPage() {
-  return showPage([null]);
+  const filter = {};
+  if ($("filter-customer").value.trim()) filter.customer = $("filter-customer").value.trim();
+  if ($("filter-status").value) filter.status = $("filter-status").value;
+  return inTurn(() => showPage([null], filter));
+}
+
+// A cursor holds for the filter of its page only, whatever the form says by now.
+
+async function nextPage() {
+  if (list.next) await showPage([...list.cursors, list.next], list.filter);
+}
+
+async function previousPage() {
+  if (list.cursors.length > 1) await showPage(list.cursors.slice(0, -1), list.filter);
 }
 
 // One order
@@ -237,8 +255,8 @@ onSubmit("access-form", async () => {
 });
 
 $("message-close").addEventListener("click", clearMessage);
-$("next").addEventListener("click", () => run(() => showPage([...list.cursors, list.next]), $("next")));
-$("previous").addEventListener("click", () => run(() => showPage(list.cursors.slice(0, -1)), $("previous")));
+$("next").addEventListener("click", () => run(() => inTurn(nextPage), $("next")));
+$("previous").addEventListener("click", () => run(() => inTurn(previousPage), $("previous")));
 
 function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -60,6 +60,34 @@ def test_lists_are_paged_and_filtered(visit: Visit, api: httpx.Client) -> None:
     expect(page.locator("#orders")).to_contain_text("No orders.")
 
 
+def test_pages_follow_the_list_that_is_shown(visit: Visit, api: httpx.Client) -> None:
+    for number in range(12):
+        body = {"customer": "Slow Turner", "product": f"Page {number:02}", "quantity": 1}
+        assert api.post("/orders", json=body).status_code == 201
+    page = visit.open()
+    rows = page.locator("#orders tr")
+    page.get_by_label("Customer is").fill("Slow Turner")
+    page.get_by_role("button", name="Show").click()
+    expect(rows).to_have_count(10)
+    page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.fetch = async (...call) => {
+                if (String(call[0]).includes("orders?")) await new Promise((sent) => setTimeout(sent, 500));
+                return send(...call);
+            };
+        }"""
+    )
+    page.get_by_role("button", name="Show").click()
+    page.get_by_role("button", name="Next page").click()  # before the list is there
+    expect(rows).to_have_count(2)
+    page.get_by_role("button", name="Previous page").click()
+    expect(rows).to_have_count(10)
+    page.get_by_label("Customer is").fill("Somebody else")  # and not asked for
+    page.get_by_role("button", name="Next page").click()
+    expect(rows).to_have_count(2)
+
+
 def test_a_status_is_changed_and_an_illegal_change_explained(visit: Visit) -> None:
     visit.expected_statuses = {404, 409}
     page = visit.open()
