@@ -9,21 +9,30 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+from localcloud.embedded import EmbeddedAws
 from tests.support import ROOT
 
 from orders.adapters.memory import MemoryDocumentStore
 from orders.adapters.s3 import S3DocumentStore
-from orders.domain import AttachmentType
+from orders.domain import AttachmentType, new_order_id
 from orders.errors import DependencyUnavailable
 from orders.ports import DocumentStore, Upload
 
 ID = "0199a6f5-1c00-7000-8000-000000000001"
-OTHER = "0199a6f5-1c00-7000-8000-000000000002"
+Attach = Callable[[str, str, bytes], object]
+
+
+@pytest.fixture
+def live_store(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> S3DocumentStore:
+    for name, value in aws.environ.items():
+        monkeypatch.setenv(name, value)
+    return S3DocumentStore(aws.outputs["DocumentsBucketName"], aws.outputs["DataKeyArn"], max_bytes=1000)
 
 
 @pytest.fixture
@@ -36,9 +45,6 @@ def s3_store(key_arn: str) -> S3DocumentStore:
     boto3.client("s3").create_bucket(
         Bucket="documents", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
     )
-    boto3.client("s3").put_bucket_versioning(
-        Bucket="documents", VersioningConfiguration={"Status": "Enabled"}
-    )
     return S3DocumentStore("documents", key_arn, max_bytes=1000)
 
 
@@ -46,36 +52,50 @@ def s3_store(key_arn: str) -> S3DocumentStore:
 def documents(request: pytest.FixtureRequest) -> DocumentStore:
     if request.param == "memory":
         return MemoryDocumentStore(max_bytes=1000)
-    store: DocumentStore = request.getfixturevalue("s3_store")
+    store: DocumentStore = request.getfixturevalue("live_store")
     return store
 
 
-def attach(documents: DocumentStore, order_id: str, name: str, body: bytes) -> None:
+@pytest.fixture
+def attach(documents: DocumentStore, request: pytest.FixtureRequest) -> Attach:
+    """Put an attachment, by order, name and content, where an upload would have put it."""
     if isinstance(documents, MemoryDocumentStore):
-        documents.uploads.setdefault(order_id, {})[name] = body
-    else:
-        boto3.client("s3").put_object(Bucket="documents", Key=f"attachments/{order_id}/{name}", Body=body)
+        uploads = documents.uploads
+        return lambda order_id, name, body: uploads.setdefault(order_id, {}).update({name: body})
+    aws: EmbeddedAws = request.getfixturevalue("aws")
+    bucket = aws.outputs["DocumentsBucketName"]
+    return lambda order_id, name, body: boto3.client("s3").put_object(
+        Bucket=bucket, Key=f"attachments/{order_id}/{name}", Body=body
+    )
 
 
 class TestEveryStore:
     def test_the_first_receipt_stays(self, documents: DocumentStore) -> None:
+        order_id, other = new_order_id(), new_order_id()
+
         async def case() -> None:
-            assert await documents.receipt_url(ID) is None
-            assert await documents.put_receipt(ID, b"first")
-            assert not await documents.put_receipt(ID, b"second")
-            assert f"receipts/{ID}.html" in (await documents.receipt_url(ID) or "")
-            assert await documents.receipt_url(OTHER) is None
+            assert await documents.receipt_url(order_id) is None
+            assert await documents.put_receipt(order_id, b"first")
+            assert not await documents.put_receipt(order_id, b"second")
+            assert f"receipts/{order_id}.html" in (await documents.receipt_url(order_id) or "")
+            assert await documents.receipt_url(other) is None
 
         asyncio.run(case())
 
-    def test_lists_an_orders_own_attachments_by_name(self, documents: DocumentStore) -> None:
-        for order_id, name, body in [
-            (ID, "b.txt", b"two"),
-            (ID, "a.txt", b"one more"),
-            (OTHER, "c.txt", b""),
-        ]:
-            attach(documents, order_id, name, body)
-        listed = asyncio.run(documents.attachments(ID))
+    def test_of_four_receipts_at_once_one_is_put(self, documents: DocumentStore) -> None:
+        order_id = new_order_id()
+
+        async def case() -> list[bool]:
+            return await asyncio.gather(*(documents.put_receipt(order_id, b"<p>") for _ in range(4)))
+
+        assert sorted(asyncio.run(case())) == [False, False, False, True]
+
+    def test_lists_an_orders_own_attachments_by_name(self, documents: DocumentStore, attach: Attach) -> None:
+        order_id, other = new_order_id(), new_order_id()
+        attach(order_id, "b.txt", b"two")
+        attach(order_id, "a.txt", b"one more")
+        attach(other, "c.txt", b"")
+        listed = asyncio.run(documents.attachments(order_id))
         assert [(each.name, each.size_bytes) for each in listed] == [("a.txt", 8), ("b.txt", 3)]
         assert all(each.uploaded_at.tzinfo for each in listed)
 
@@ -88,17 +108,22 @@ class TestEveryStore:
 
 class TestS3:
     def test_a_receipt_is_encrypted_with_the_key_and_has_one_version(
-        self, s3_store: S3DocumentStore, key_arn: str
+        self, live_store: S3DocumentStore, aws: EmbeddedAws
     ) -> None:
+        order_id, s3 = new_order_id(), boto3.client("s3")
+        bucket, key = aws.outputs["DocumentsBucketName"], f"receipts/{order_id}.html"
+
         async def case() -> None:
-            await asyncio.gather(*(s3_store.put_receipt(ID, b"<p>") for _ in range(4)))
+            await asyncio.gather(*(live_store.put_receipt(order_id, b"<p>") for _ in range(4)))
 
         asyncio.run(case())
-        stored = boto3.client("s3").get_object(Bucket="documents", Key=f"receipts/{ID}.html")
-        assert (stored["ServerSideEncryption"], stored["SSEKMSKeyId"]) == ("aws:kms", key_arn)
+        stored = s3.get_object(Bucket=bucket, Key=key)
+        assert (stored["ServerSideEncryption"], stored["SSEKMSKeyId"]) == (
+            "aws:kms",
+            aws.outputs["DataKeyArn"],
+        )
         assert stored["ContentType"] == "text/html; charset=utf-8"
-        versions = boto3.client("s3").list_object_versions(Bucket="documents")["Versions"]
-        assert len(versions) == 1
+        assert len(s3.list_object_versions(Bucket=bucket, Prefix=key)["Versions"]) == 1
 
     def test_the_form_leaves_the_uploader_no_choice(self, s3_store: S3DocumentStore, key_arn: str) -> None:
         upload = asyncio.run(s3_store.presign_upload(ID, "a b.txt", AttachmentType.TEXT))
@@ -115,7 +140,7 @@ class TestS3:
         assert not [each for each in conditions if isinstance(each, list) and each[0] == "starts-with"]
 
     def test_links_name_the_buckets_own_region(self, s3_store: S3DocumentStore) -> None:
-        attach(s3_store, ID, 'a "b".txt', b"x")
+        boto3.client("s3").put_object(Bucket="documents", Key=f'attachments/{ID}/a "b".txt', Body=b"x")
         upload = asyncio.run(s3_store.presign_upload(ID, "a.txt", AttachmentType.TEXT))
         [listed] = asyncio.run(s3_store.attachments(ID))
         for url in (upload.url, listed.url):

@@ -92,7 +92,10 @@ class MemoryDocumentStore:
 
     async def put_receipt(self, order_id: str, html: bytes) -> bool:
         """Keep the first receipt."""
-        return self.receipts.setdefault(order_id, html) is html
+        if order_id in self.receipts:
+            return False
+        self.receipts[order_id] = html
+        return True
 
     async def receipt_url(self, order_id: str) -> str | None:
         """Return a link when there is a receipt."""
