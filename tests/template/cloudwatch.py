@@ -89,6 +89,7 @@ def composite_state(alarm: dict[str, Any], state_of: Callable[[str], str]) -> st
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "GreaterThanThreshold": lambda value, threshold: value > threshold,
+    "LessThanThreshold": lambda value, threshold: value < threshold,
     "GreaterThanOrEqualToThreshold": lambda value, threshold: value >= threshold,
 }
 

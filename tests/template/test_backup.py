@@ -6,12 +6,18 @@ import re
 from typing import Any
 
 import pytest
+from tests.template.cloudwatch import Metrics, Samples, key, state
 from tests.template.templates import Evaluator, template
 
 SOURCE = template("backup/template.yaml")
 RESOURCES: dict[str, dict[str, Any]] = SOURCE["Resources"]
 PARAMETERS = SOURCE["Parameters"]
-GIVEN = {"OrdersTableName": "orders-dev-OrdersTable-1", "DocumentsBucketName": "orders-dev-documentsbucket-1"}
+TOPIC = "arn:aws:sns:eu-central-1:111122223333:orders-dev-MonitoringStack-1-AlarmTopic-1"
+GIVEN = {
+    "OrdersTableName": "orders-dev-OrdersTable-1",
+    "DocumentsBucketName": "orders-dev-documentsbucket-1",
+    "AlarmTopicArn": TOPIC,
+}
 VAULT = "arn:aws:backup:eu-west-1:111122223333:backup-vault:orders-copies"
 
 
@@ -104,6 +110,38 @@ def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> N
     }
 
 
+def hours(*jobs: int) -> Samples:
+    """The jobs of each hour; AWS Backup sends no zeros."""
+    return [[float(each)] if each and minute == 0 else [] for each in jobs for minute in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "jobs", "expected"),
+    [
+        ("BackupFailedAlarm", "NumberOfBackupJobsFailed", [1], "ALARM"),
+        ("BackupFailedAlarm", "NumberOfBackupJobsFailed", [1] + 23 * [0], "ALARM"),
+        ("BackupFailedAlarm", "NumberOfBackupJobsFailed", [1] + 24 * [0], "OK"),
+        ("BackupFailedAlarm", "NumberOfBackupJobsCompleted", 36 * [1], "OK"),
+        ("BackupMissingAlarm", "NumberOfBackupJobsCompleted", [], "ALARM"),
+        ("BackupMissingAlarm", "NumberOfBackupJobsCompleted", [2] + 35 * [0], "OK"),
+        ("BackupMissingAlarm", "NumberOfBackupJobsCompleted", [2] + 36 * [0], "ALARM"),
+        ("BackupMissingAlarm", "NumberOfBackupJobsFailed", 36 * [2], "ALARM"),
+    ],
+)
+def test_an_alarm_tells_of_a_failed_backup_and_of_none(
+    name: str, metric: str, jobs: list[int], expected: str
+) -> None:
+    alarm = properties(name)
+    assert alarm["Dimensions"] == [{"Name": "BackupVaultName", "Value": {"Ref": "BackupVault"}}]
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
+    # CloudWatch looks back a week at most where a period is an hour or longer.
+    assert alarm["Period"] >= 3600
+    assert alarm["Period"] * alarm["EvaluationPeriods"] <= 7 * 86_400
+    vault = {**alarm, "Dimensions": [{"Name": "BackupVaultName", "Value": "vault"}]}
+    series = {key("AWS/Backup", metric, BackupVaultName="vault"): hours(*jobs)}
+    assert state(vault, Metrics(series)) == expected
+
+
 def test_every_parameter_is_described_bounded_and_grouped() -> None:
     for name, parameter in PARAMETERS.items():
         assert parameter["Description"], name
@@ -125,5 +163,6 @@ def test_only_names_and_arns_are_taken() -> None:
         "OrdersTableName": "*",
         "DocumentsBucketName": "arn:aws:s3:::orders",
         "CopyVaultArn": "orders-copies",
+        "AlarmTopicArn": "orders-alarms",
     }.items():
         assert not re.fullmatch(PARAMETERS[name]["AllowedPattern"], value), name
