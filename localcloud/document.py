@@ -64,7 +64,8 @@ def _deploy_the_others(aws: EmbeddedAws) -> None:
 
     bootstrap = {"Repository": "acme/orders", "OidcProviderArn": provider["OpenIDConnectProviderArn"]}
     create("bootstrap", bootstrap)
-    create("backup", {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName")})
+    backed_up = ("OrdersTableName", "DocumentsBucketName", "AlarmTopicArn")
+    create("backup", {name: aws.outputs[name] for name in backed_up})
     edge = {name: aws.outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
     edge |= {"DomainName": "edge.example.com", "CertificateArn": _CERTIFICATE}
     create("edge", edge | {"HostedZoneId": zone["HostedZone"]["Id"].rsplit("/", 1)[1]})

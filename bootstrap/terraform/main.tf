@@ -48,6 +48,7 @@ locals {
       writes      = ["artifacts/*", "deployments/${var.service}-dev/*"]
       removes     = { stack = "${var.service}-dev", resources = "${var.service}-dev-*" }
       edge        = "${var.service}-dev"
+      web_acl     = "${var.service}-dev-waf"
       more        = []
     }
     prod = {
@@ -59,6 +60,7 @@ locals {
       writes      = ["deployments/${var.service}-prod/*"]
       removes     = null
       edge        = "${var.service}-prod"
+      web_acl     = "${var.service}-prod-waf"
       more        = local.let_the_load_balancer_go
     }
     drift = {
@@ -78,6 +80,7 @@ locals {
       writes   = []
       removes  = null
       edge     = null
+      web_acl  = "${var.service}-*-waf"
       more     = local.drift
     }
     pull-request = {
@@ -89,6 +92,7 @@ locals {
       writes      = ["previews/*", "deployments/${var.service}-preview*/*"]
       removes     = { stack = "${var.service}-preview*", resources = "${var.service}-preview*" }
       edge        = null
+      web_acl     = null
       more        = local.find_stacks
     }
   }
@@ -281,7 +285,7 @@ resource "aws_iam_role_policy" "jobs" {
         Action = each.value.actions
         Resource = concat(
           [for stack in each.value.stacks : "arn:${local.partition}:cloudformation:${local.here}:stack/${stack}"],
-          each.value.edge == null ? [] : ["arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.edge}-waf/*"],
+          each.value.web_acl == null ? [] : ["arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.web_acl}/*"],
         )
       }],
       each.value.edge == null ? [] : [{
@@ -312,7 +316,7 @@ resource "aws_iam_role_policy" "jobs" {
             ["arn:${local.partition}:cloudformation:${local.here}:stack/${each.value.removes.stack}/*"],
             each.value.edge == null ? [] : [
               "arn:${local.partition}:cloudformation:${local.here}:stack/${each.value.edge}-edge/*",
-              "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.edge}-waf/*",
+              "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${each.value.web_acl}/*",
             ],
           )
         },

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -44,7 +43,6 @@ from scripts.release import ReleaseError, version_of
 SERVICE = "orders"
 BOOTSTRAP = f"{SERVICE}-bootstrap"
 PREVIEW = re.compile(r"preview[0-9]+")
-_DRIFT_SECONDS = 900
 
 
 def say(text: str) -> None:
@@ -292,53 +290,23 @@ class Delivery:
 
     def drift(self, stage: str) -> None:
         """Raise if anything in the stage's stacks, if it has any, is not as its template says."""
-        cfn, name = self.client("cloudformation"), stack_name(SERVICE, stage)
-        stack = self.stack(name)
-        if stack.status() is None:
+        name = stack_name(SERVICE, stage)
+        if self.stack(name).status() is None:
             say(f"there is no stack {name}: nothing to compare")
             return
-        nested = [
-            r["PhysicalResourceId"]
-            for r in stack.resources()
-            if r["ResourceType"] == "AWS::CloudFormation::Stack" and r.get("PhysicalResourceId")
-        ]
-        drifted = [line for each in (name, *nested) for line in self._drifted(cfn, each)]
-        for line in drifted:
-            say(f"  {line}")
-        if drifted:
-            raise DeliveryError(
-                f"{name} has drifted in {len(drifted)} resources; `make deploy` puts back most"
-            )
-        say(f"{name} is as its templates say")
-
-    def _drifted(self, cfn: Any, stack: str) -> list[str]:
-        run = cfn.detect_stack_drift(StackName=stack)["StackDriftDetectionId"]
-        deadline = time.monotonic() + _DRIFT_SECONDS
-        while True:
-            found = cfn.describe_stack_drift_detection_status(StackDriftDetectionId=run)
-            if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
-                break
-            if time.monotonic() > deadline:
-                raise DeliveryError(f"looking for drift in {stack} took longer than {_DRIFT_SECONDS} s")
-            time.sleep(self._poll)
-        if found["DetectionStatus"] == "DETECTION_FAILED":
-            raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
-        asked: dict[str, Any] = {
-            "StackName": stack,
-            "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"],
-        }
-        drifts: list[dict[str, Any]] = []
-        while True:  # the SDK has no paginator for it
-            page = cfn.describe_stack_resource_drifts(**asked)
-            drifts += page["StackResourceDrifts"]
-            if not page.get("NextToken"):
-                break
-            asked["NextToken"] = page["NextToken"]
-        return [
-            f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
-            + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
-            for r in drifts
-        ]
+        stacks = [self.stack(name), self.stack(f"{name}-edge"), self.stack(f"{name}-waf", WEB_ACL_REGION)]
+        count = 0
+        for stack in stacks:
+            if not stack.status():
+                continue
+            drifted = stack.drifted()
+            say(f"{stack.name} {'has drifted:' if drifted else 'is as its templates say'}")
+            for line in drifted:
+                say(f"  {line}")
+            count += len(drifted)
+        if count:
+            put_back = "`make deploy` and `make edge` put back most"
+            raise DeliveryError(f"{name} has drifted in {count} resources; {put_back}")
 
     def bootstrap(self, extra: Sequence[str]) -> None:
         """Create or update the stack that everything here stands on; once per account and region."""

@@ -15,6 +15,9 @@ from scripts.delivery.decide import DeliveryError, stack_policy
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 _POLL_SECONDS = 2.0
 _OPERATION_SECONDS = 3600
+_DRIFT_SECONDS = 900
+# CloudFormation compares a secret by reading its value, to which who looks for drift has no right.
+NOT_COMPARED = "AWS::SecretsManager::Secret"
 _NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -53,12 +56,54 @@ class Stack:
         return list(self._resources(self.name))
 
     def _resources(self, stack: str) -> Iterator[dict[str, Any]]:
+        for resource in self._own(stack):
+            yield resource
+            if _nested(resource):
+                yield from self._resources(resource["PhysicalResourceId"])
+
+    def _own(self, stack: str) -> Iterator[dict[str, Any]]:
         for page in self._cfn.get_paginator("list_stack_resources").paginate(StackName=stack):
-            for resource in page["StackResourceSummaries"]:
-                yield resource
-                nested = resource["ResourceType"] == "AWS::CloudFormation::Stack"
-                if nested and resource.get("PhysicalResourceId") and _stands(resource):
-                    yield from self._resources(resource["PhysicalResourceId"])
+            yield from page["StackResourceSummaries"]
+
+    def drifted(self) -> list[str]:
+        """Return what is not as the templates say, a line each, here and in the stacks nested in it.
+
+        Raises DeliveryError if CloudFormation could not compare all of it.
+        """
+        nested = [r["PhysicalResourceId"] for r in self.resources() if _nested(r)]
+        return [line for each in (self.name, *nested) for line in self._drifted(each)]
+
+    def _drifted(self, stack: str) -> list[str]:
+        own = list(self._own(stack))
+        compared = [r["LogicalResourceId"] for r in own if r["ResourceType"] != NOT_COMPARED]
+        chosen = {"LogicalResourceIds": compared} if len(compared) < len(own) else {}
+        run = self._cfn.detect_stack_drift(StackName=stack, **chosen)["StackDriftDetectionId"]
+        deadline = time.monotonic() + _DRIFT_SECONDS
+        while True:
+            found = self._cfn.describe_stack_drift_detection_status(StackDriftDetectionId=run)
+            if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
+                break
+            if time.monotonic() > deadline:
+                raise DeliveryError(f"looking for drift in {stack} took longer than {_DRIFT_SECONDS} s")
+            time.sleep(self._poll)
+        if found["DetectionStatus"] == "DETECTION_FAILED":
+            raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
+        asked: dict[str, Any] = {
+            "StackName": stack,
+            "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"],
+        }
+        drifts: list[dict[str, Any]] = []
+        while True:  # the SDK has no paginator for it
+            page = self._cfn.describe_stack_resource_drifts(**asked)
+            drifts += page["StackResourceDrifts"]
+            if not page.get("NextToken"):
+                break
+            asked["NextToken"] = page["NextToken"]
+        return [
+            f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
+            + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
+            for r in drifts
+        ]
 
     def load_balancers(self) -> list[str]:
         """Return the ARNs of the load balancers in the stack and in the stacks nested in it."""
@@ -252,6 +297,12 @@ def load_template(text: str) -> dict[str, Any]:
     """Read a template; short forms like !Ref become plain values, which nothing here needs."""
     loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader below)
     return loaded if isinstance(loaded, dict) else {}
+
+
+def _nested(resource: Mapping[str, Any]) -> bool:
+    """Tell whether it is a stack that there is."""
+    kind, there = resource["ResourceType"], resource.get("PhysicalResourceId")
+    return kind == "AWS::CloudFormation::Stack" and bool(there) and _stands(resource)
 
 
 def _stands(resource: Mapping[str, Any]) -> bool:

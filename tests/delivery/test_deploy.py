@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -619,9 +620,13 @@ class TestDrift:
 
     def test_every_page_counts_and_a_failed_search_is_an_error(self, rig: Rig) -> None:
         found = {"LogicalResourceId": "A", "ResourceType": "T", "StackResourceDriftStatus": "DELETED"}
+        own = {"StackResourceSummaries": [found]}
 
         class CloudFormation:
             status = "DETECTION_COMPLETE"
+
+            def get_paginator(self, _: str) -> Any:
+                return SimpleNamespace(paginate=lambda **_: [own])
 
             def detect_stack_drift(self, **_: str) -> dict[str, str]:
                 return {"StackDriftDetectionId": "1"}
@@ -633,10 +638,31 @@ class TestDrift:
                 return {"StackResourceDrifts": [found]} | ({} if NextToken else {"NextToken": "2"})
 
         fake = CloudFormation()
-        assert rig.delivery._drifted(fake, "any") == ["A (T): deleted"] * 2
+        stack = Stack(fake, "any", lambda _: None, poll=0)
+        assert stack.drifted() == ["A (T): deleted"] * 2
         fake.status = "DETECTION_FAILED"
         with pytest.raises(DeliveryError, match="no right to read"):
-            rig.delivery._drifted(fake, "any")
+            stack.drifted()
+
+    def test_the_edge_is_compared_but_for_its_secret(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rig.deploy("a", stage, template=ORIGINS)
+        rig.delivery.edge(stage, [])
+        capsys.readouterr()
+        rig.delivery.drift(stage)
+        name = f"orders-{stage}"
+        assert capsys.readouterr().out.splitlines() == [
+            f"{each} is as its templates say" for each in (name, f"{name}-edge", f"{name}-waf")
+        ]
+        secret = rig.delivery.stack(f"{name}-edge").outputs()["OriginSecretArn"]
+        rig.client("secretsmanager").update_secret(SecretId=secret, Description="changed")
+        rig.delivery.drift(stage)
+        logs = rig.delivery.client("logs", "us-east-1")
+        logs.put_retention_policy(logGroupName=f"aws-waf-logs-{name}-waf", retentionInDays=1)
+        with pytest.raises(DeliveryError, match="drifted in 1 resources"):
+            rig.delivery.drift(stage)
+        assert "(AWS::Logs::LogGroup): modified /RetentionInDays" in capsys.readouterr().out
 
 
 class TestMakeEdge:
@@ -731,6 +757,7 @@ class TestJobs:
         drift.delivery.drift("prod")
         dev.deploy("edged", template=ORIGINS)
         dev.delivery.edge("dev", [])
+        drift.delivery.drift("dev")
         with pytest.raises(ClientError, match="not authorized"):
             dev.delivery.edge("prod", [])
         with pytest.raises(ClientError, match="not authorized"):

@@ -15,7 +15,7 @@ COPIES = "arn:aws:backup:eu-west-1:000000000000:backup-vault:copies"
 def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: EmbeddedAws) -> None:
     formation = client(aws.endpoint, "cloudformation")
     backup: Any = client(aws.endpoint, "backup")
-    values = {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName")}
+    values = {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName", "AlarmTopicArn")}
     values |= {"RetentionDays": "40", "CopyVaultArn": COPIES, "CopyRetentionDays": "400"}
     formation.create_stack(
         StackName="orders-local-backup",
@@ -44,6 +44,13 @@ def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: EmbeddedAws) 
         f"arn:aws:s3:::{aws.outputs['DocumentsBucketName']}",
     ]
     assert chosen["BackupSelection"]["IamRoleArn"] == made["BackupRoleArn"]
+
+    [about] = [
+        {dimension["Value"] for dimension in alarm["Dimensions"]}
+        for alarm in client(aws.endpoint, "cloudwatch").describe_alarms()["MetricAlarms"]
+        if alarm["MetricName"] == "NumberOfBackupJobsFailed"
+    ]
+    assert about == {vault["BackupVaultName"]}
 
     formation.delete_stack(StackName="orders-local-backup")
     waiter = formation.get_waiter("stack_delete_complete")

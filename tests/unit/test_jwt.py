@@ -247,7 +247,7 @@ class TestKeys:
         monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 0.05)
 
         def silent(url: str) -> bytes:
-            time.sleep(0.5)
+            time.sleep(2)
             return b""
 
         authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, silent))
@@ -258,7 +258,7 @@ class TestKeys:
                 await authenticator.caller(f"Bearer {issuer.token('alice')}")
             return time.monotonic() - began
 
-        assert asyncio.run(ask()) < 0.4
+        assert asyncio.run(ask()) < 1.5
 
     @pytest.mark.parametrize(
         "documents",
