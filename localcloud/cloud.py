@@ -356,6 +356,20 @@ def stack_outputs(stack: Mapping[str, Any]) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
+def create_stack(endpoint: str, stack: str, template: Path, parameters: Mapping[str, str]) -> dict[str, str]:
+    """Create the stack of a template that needs no packaging; return its outputs. Raises `WaiterError`."""
+    formation = client(endpoint, "cloudformation")
+    formation.create_stack(
+        StackName=stack,
+        TemplateBody=template.read_text(),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+    )
+    patience = {"Delay": 1, "MaxAttempts": 60}
+    formation.get_waiter("stack_create_complete").wait(StackName=stack, WaiterConfig=patience)
+    return stack_outputs(formation.describe_stacks(StackName=stack)["Stacks"][0])
+
+
 def wait_until_healthy(url: str, seconds: float = _HEALTHY_SECONDS) -> None:
     """Return when GET <url>/health answers 200. Raises `CannotDeploy`."""
     deadline = time.monotonic() + seconds

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from localcloud.cloud import client, stack_outputs
+from localcloud.cloud import client, create_stack
 from localcloud.coverage import COVERAGE
 from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
 
@@ -53,14 +53,7 @@ def _deploy_the_others(aws: EmbeddedAws) -> None:
     zone = client(aws.endpoint, "route53").create_hosted_zone(Name="example.com", CallerReference="one")
 
     def create(name: str, values: Mapping[str, str]) -> dict[str, str]:
-        formation.create_stack(
-            StackName=name,
-            TemplateBody=(ROOT / name / "template.yaml").read_text(),
-            Capabilities=["CAPABILITY_IAM"],
-            Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
-        )
-        formation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig=_PATIENCE)
-        return stack_outputs(formation.describe_stacks(StackName=name)["Stacks"][0])
+        return create_stack(aws.endpoint, name, ROOT / name / "template.yaml", values)
 
     bootstrap = {"Repository": "acme/orders", "OidcProviderArn": provider["OpenIDConnectProviderArn"]}
     create("bootstrap", bootstrap)

@@ -37,7 +37,7 @@ from scripts.delivery.decide import (
     stale_previews,
 )
 from scripts.delivery.edge import WEB_ACL_REGION, edge_parameters, given_parameters, publish
-from scripts.delivery.stack import Stack, load_template
+from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
 SERVICE = "orders"
@@ -135,9 +135,8 @@ class Delivery:
             say(f"{stack.name}: {kind.lower()} with artefact {key}")
             if stage == PRODUCTION and kind == "UPDATE" and "fargate" not in serving(values):
                 self._let_load_balancers_go(stack)
-            tags = _tags(stage)
             url, role = artifacts.template_url(key), self._bootstrap.get("ExecutionRoleArn")
-            changed = stack.apply(kind, url, parameters, tags, role)
+            changed = stack.apply(kind, url, parameters, _tags(stage), role)
             say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)
         if changed:
@@ -159,7 +158,7 @@ class Delivery:
             raise DeliveryError(f"there is no stack {orders.name}: deploy it first")
         web_acl = self.stack(f"{orders.name}-waf", WEB_ACL_REGION)
         edge = self.stack(f"{orders.name}-edge")
-        deployed = {p["ParameterKey"]: p["ParameterValue"] for p in found["Parameters"]}
+        deployed = parameters_of(found)
         # What `make switch` set stays.
         active = edge.outputs().get("ActiveOrigin", deployed["Runtime"])
         known = edge_parameters(orders.outputs(), active)
@@ -291,14 +290,13 @@ class Delivery:
     def drift(self, stage: str) -> None:
         """Raise if anything in the stage's stacks, if it has any, is not as its template says."""
         name = stack_name(SERVICE, stage)
-        if self.stack(name).status() is None:
+        orders = self.stack(name)
+        if orders.status() is None:
             say(f"there is no stack {name}: nothing to compare")
             return
-        stacks = [self.stack(name), self.stack(f"{name}-edge"), self.stack(f"{name}-waf", WEB_ACL_REGION)]
+        beside = (self.stack(f"{name}-edge"), self.stack(f"{name}-waf", WEB_ACL_REGION))
         count = 0
-        for stack in stacks:
-            if not stack.status():
-                continue
+        for stack in (orders, *(each for each in beside if each.status())):
             drifted = stack.drifted()
             say(f"{stack.name} {'has drifted:' if drifted else 'is as its templates say'}")
             for line in drifted:

@@ -94,15 +94,21 @@ def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[s
     given = section.get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
     if isinstance(given, str):  # as `sam deploy --guided` writes them
         given = shlex.split(given)
-    parameters: dict[str, str] = {}
-    for pair in [*given, f"Stage={stage}", *extra]:
-        name, separator, value = pair.partition("=")
-        if not separator or not name.isalnum():
-            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
-        parameters[name] = value
+    parameters = named([*given, f"Stage={stage}", *extra])
     if parameters["Stage"] != stage:
         raise DeliveryError(f"Stage={parameters['Stage']} contradicts STAGE={stage}")
     return parameters
+
+
+def named(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the values of Name=value pairs by name, the last one of each. Raises DeliveryError."""
+    values: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name.isalnum():
+            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
+        values[name] = value
+    return values
 
 
 def checked_parameters(parameters: Mapping[str, str], declared: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.delivery.decide import DeliveryError
+from scripts.delivery.decide import DeliveryError, named
 
 CONSOLE = Path(__file__).resolve().parents[2] / "console"
 # CloudFront takes a web ACL from this region only.
@@ -38,16 +38,12 @@ def given_parameters(
 
     `web_acl` and `edge` are the templates' declared parameters.
     """
-    given: dict[str, str] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
+    given = named(pairs)
+    for name in given:
         if name in _WORKED_OUT:
             raise DeliveryError(f"{name} is worked out from the stacks: leave it out")
         if name not in web_acl and name not in edge:
             raise DeliveryError(f"neither waf/ nor edge/ has a parameter {name}")
-        given[name] = value
     return (
         {name: value for name, value in given.items() if name in web_acl},
         {name: value for name, value in given.items() if name in edge},

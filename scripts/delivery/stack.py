@@ -70,22 +70,18 @@ class Stack:
 
         Raises DeliveryError if CloudFormation could not compare all of it.
         """
-        nested = [r["PhysicalResourceId"] for r in self.resources() if _nested(r)]
-        return [line for each in (self.name, *nested) for line in self._drifted(each)]
+        return self._drifted(self.name)
 
     def _drifted(self, stack: str) -> list[str]:
         own = list(self._own(stack))
         compared = [r["LogicalResourceId"] for r in own if r["ResourceType"] != NOT_COMPARED]
         chosen = {"LogicalResourceIds": compared} if len(compared) < len(own) else {}
         run = self._cfn.detect_stack_drift(StackName=stack, **chosen)["StackDriftDetectionId"]
-        deadline = time.monotonic() + _DRIFT_SECONDS
-        while True:
+        found: dict[str, Any] = {}
+        for _ in self._ticks(f"looking for drift in {stack}", _DRIFT_SECONDS):
             found = self._cfn.describe_stack_drift_detection_status(StackDriftDetectionId=run)
             if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
                 break
-            if time.monotonic() > deadline:
-                raise DeliveryError(f"looking for drift in {stack} took longer than {_DRIFT_SECONDS} s")
-            time.sleep(self._poll)
         if found["DetectionStatus"] == "DETECTION_FAILED":
             raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
         asked: dict[str, Any] = {
@@ -99,11 +95,13 @@ class Stack:
             if not page.get("NextToken"):
                 break
             asked["NextToken"] = page["NextToken"]
-        return [
+        lines = [
             f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
             + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
             for r in drifts
         ]
+        nested = [r["PhysicalResourceId"] for r in own if _nested(r)]
+        return lines + [line for each in nested for line in self._drifted(each)]
 
     def load_balancers(self) -> list[str]:
         """Return the ARNs of the load balancers in the stack and in the stacks nested in it."""
@@ -129,7 +127,7 @@ class Stack:
         found = self.describe()
         if not found or found["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             return False
-        deployed = {p["ParameterKey"]: p["ParameterValue"] for p in found.get("Parameters", [])}
+        deployed = parameters_of(found)
         given = all(deployed.get(name) == value for name, value in parameters.items())
         declared = load_template(template).get("Parameters", {})
         rest = all(
@@ -285,12 +283,17 @@ class Stack:
             if "does not exist" not in str(error):
                 raise
 
-    def _ticks(self, what: str) -> Iterator[None]:
-        deadline = time.monotonic() + _OPERATION_SECONDS
+    def _ticks(self, what: str, seconds: int = _OPERATION_SECONDS) -> Iterator[None]:
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             yield
             time.sleep(self._poll)
-        raise DeliveryError(f"{what} took longer than {_OPERATION_SECONDS} s; it goes on by itself")
+        raise DeliveryError(f"{what} took longer than {seconds} s; it goes on by itself")
+
+
+def parameters_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters of a described stack by name."""
+    return {p["ParameterKey"]: p["ParameterValue"] for p in described.get("Parameters", [])}
 
 
 def load_template(text: str) -> dict[str, Any]:

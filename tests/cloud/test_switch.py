@@ -101,19 +101,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def _deploy_edge(endpoint: str, outputs: dict[str, str]) -> dict[str, str]:
-    formation = cloud.client(endpoint, "cloudformation")
     values = {name: outputs[name] for name in ("LambdaOriginDomain", "DocumentsBucketName")}
-    formation.create_stack(
-        StackName=_EDGE,
-        TemplateBody=(ROOT / "edge/template.yaml").read_text(),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()],
-    )
-    formation.get_waiter("stack_create_complete").wait(
-        StackName=_EDGE, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
-    )
-    stack = cloud.describe(endpoint, _EDGE)
-    assert stack
-    return cloud.stack_outputs(stack)
+    return cloud.create_stack(endpoint, _EDGE, ROOT / "edge/template.yaml", values)
 
 
 @dataclass

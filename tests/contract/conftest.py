@@ -43,15 +43,19 @@ def run(request: pytest.FixtureRequest) -> Run:
     return lambda case: asyncio.run(bounded(case))
 
 
-@pytest.fixture(params=["memory", "lean client", "boto3"])
-def dynamodb_client(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> LeanClient | Boto3Client | None:
-    if request.param == "memory":
-        return None
-    aws: EmbeddedAws = request.getfixturevalue("aws")
+@pytest.fixture
+def at_aws(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAws:
+    """The local AWS, to which every client made meanwhile goes."""
     for name, value in aws.environ.items():
         monkeypatch.setenv(name, value)
+    return aws
+
+
+@pytest.fixture(params=["memory", "lean client", "boto3"])
+def dynamodb_client(request: pytest.FixtureRequest) -> LeanClient | Boto3Client | None:
+    if request.param == "memory":
+        return None
+    request.getfixturevalue("at_aws")
     if request.param == "boto3":
         return Boto3Client("dynamodb")
     return LeanClient("dynamodb", "DynamoDB_20120810")

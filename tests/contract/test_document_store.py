@@ -29,10 +29,9 @@ Attach = Callable[[str, str, bytes], object]
 
 
 @pytest.fixture
-def live_store(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> S3DocumentStore:
-    for name, value in aws.environ.items():
-        monkeypatch.setenv(name, value)
-    return S3DocumentStore(aws.outputs["DocumentsBucketName"], aws.outputs["DataKeyArn"], max_bytes=1000)
+def live_store(at_aws: EmbeddedAws) -> S3DocumentStore:
+    outputs = at_aws.outputs
+    return S3DocumentStore(outputs["DocumentsBucketName"], outputs["DataKeyArn"], max_bytes=1000)
 
 
 @pytest.fixture

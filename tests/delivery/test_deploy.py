@@ -22,7 +22,7 @@ from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
 from scripts.delivery.decide import DeliveryError
-from scripts.delivery.stack import Stack
+from scripts.delivery.stack import Stack, parameters_of
 from tests.delivery.conftest import Bootstrap, client, token
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
@@ -671,7 +671,7 @@ class TestMakeEdge:
     def parameters(self, rig: Rig, stack: str) -> dict[str, str]:
         found = rig.delivery.stack(stack).describe()
         assert found is not None
-        return {p["ParameterKey"]: p["ParameterValue"] for p in found["Parameters"]}
+        return parameters_of(found)
 
     def test_the_web_acl_comes_from_us_east_1_and_names_are_handed_over(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from localcloud.cloud import client, stack_outputs
+from localcloud.cloud import client, create_stack
 from localcloud.embedded import ROOT, EmbeddedAws
 
 pytestmark = pytest.mark.xdist_group("backup")
@@ -17,15 +17,7 @@ def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: EmbeddedAws) 
     backup: Any = client(aws.endpoint, "backup")
     values = {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName", "AlarmTopicArn")}
     values |= {"RetentionDays": "40", "CopyVaultArn": COPIES, "CopyRetentionDays": "400"}
-    formation.create_stack(
-        StackName="orders-local-backup",
-        TemplateBody=(ROOT / "backup/template.yaml").read_text(),
-        Capabilities=["CAPABILITY_IAM"],
-        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in values.items()],
-    )
-    waiter = formation.get_waiter("stack_create_complete")
-    waiter.wait(StackName="orders-local-backup", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-    made = stack_outputs(formation.describe_stacks(StackName="orders-local-backup")["Stacks"][0])
+    made = create_stack(aws.endpoint, "orders-local-backup", ROOT / "backup/template.yaml", values)
 
     vault = backup.describe_backup_vault(BackupVaultName=made["BackupVaultName"])
     assert len(vault["BackupVaultName"]) <= 50
