@@ -135,6 +135,25 @@ def alarms(mode: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+@cache
+def backup_alarms() -> dict[str, dict[str, Any]]:
+    """Return the properties of the alarms on backups; test_backup.py has their series."""
+    source = template("backup/template.yaml")
+    return {
+        name: resolve(each["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
+        for name, each in source["Resources"].items()
+        if each["Type"] == "AWS::CloudWatch::Alarm"
+    }
+
+
+def test_no_template_has_alarms_that_are_not_looked_at() -> None:
+    templates = [ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml")]
+    having = {
+        str(path.relative_to(ROOT)) for path in templates if "AWS::CloudWatch::Alarm" in path.read_text()
+    }
+    assert having == {"template.yaml", "fargate/template.yaml", "backup/template.yaml", MONITORING}
+
+
 def state_of(mode: str, name: str, series: Mapping[Key, Samples]) -> str:
     """Return the state of an alarm."""
     alarm = alarms(mode)[name]
@@ -596,7 +615,8 @@ class TestRunbooks:
         return {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
 
     def test_every_alarm_leads_to_its_section_and_every_section_has_an_alarm(self) -> None:
-        descriptions = [each["AlarmDescription"] for mode in MODES for each in alarms(mode).values()]
+        every = [each for mode in MODES for each in alarms(mode).values()] + [*backup_alarms().values()]
+        descriptions = [each["AlarmDescription"] for each in every]
         links = [re.search(f" {re.escape(RUNBOOKS)}#([a-z-]+)$", each) for each in descriptions]
         assert all(links), [each for each, link in zip(descriptions, links, strict=True) if not link]
         assert {link[1] for link in links if link} == self.sections()
@@ -604,7 +624,7 @@ class TestRunbooks:
     def test_every_section_names_its_alarms(self) -> None:
         text = (ROOT / "docs/runbooks.md").read_text()
         sections = {part.split("\n")[0].lower().replace(" ", "-"): part for part in text.split("\n## ")[1:]}
-        for name, alarm in alarms("both").items():
+        for name, alarm in (alarms("both") | backup_alarms()).items():
             if ":" not in name and not name.endswith(("LongAlarm", "ShortAlarm")):
                 assert f"`{name}`" in sections[alarm["AlarmDescription"].rpartition("#")[2]], name
 
