@@ -90,7 +90,7 @@ local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the l
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser and not install" -n 2 --dist loadgroup $(ARGS)
 
-test-start: $(DEV) ## Time `make run` in a bare clone, the installation included, and once more
+test-start: $(DEV) ## Bound what `make run` costs in a bare clone, the installation included, and once more
 	.venv/bin/python -m pytest -m install tests/docs $(ARGS)
 
 .PHONY: test-browser

@@ -91,10 +91,8 @@ def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_pat
         for pid in [process.pid, *pids]:
             os.kill(pid, signal.SIGKILL)  # at once: no snapshot was taken since the order
         assert _all_gone(pids)
-    started = time.monotonic()
     with _running(port, tmp_path) as process:
         _until_it_answers(port)
-        assert time.monotonic() - started < 10  # 4 s on a quiet machine
         assert httpx.get(f"http://127.0.0.1:{port}{placed.headers['location']}").json() == placed.json()
         pids = _children(process.pid)
         process.send_signal(signal.SIGINT)

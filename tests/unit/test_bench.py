@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +102,15 @@ class TestRate:
                 answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
                 asyncio.get_running_loop().call_later(0.2, self.write, answer)
 
-        async def offer() -> tuple[float, int, float]:
+        async def offer() -> tuple[int, float]:
             listener = await asyncio.get_running_loop().create_server(Slow, "127.0.0.1", 0)
             async with listener:
                 url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-                began = time.monotonic()
                 outcome = await fixed_rate(url, "get", 50, 1.5, late_ms)
-                return time.monotonic() - began, outcome.offered, outcome.percentile(0.99)
+                return outcome.offered, outcome.percentile(0.99)
 
-        seconds, offered, p99 = uvloop.run(offer())
-        assert (offered < 75, seconds < 1.4) == (given_up, given_up)
+        offered, p99 = uvloop.run(offer())
+        assert (offered < 75) == given_up
         assert p99 >= 200
 
 
