@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from bench import clients, lists, load, report
+from bench import against, clients, lists, load, report
 from bench.child import event_of
 from bench.processes import (
     PEERS_PYTHON,
@@ -37,6 +37,7 @@ from bench.processes import (
     canned,
     cpu_seconds,
     environment,
+    free_port,
     resident_mb,
     run,
     started,
@@ -71,13 +72,6 @@ SERVERS = {
 QUIET = ["--no-access-log", "--log-level", "warning"]  # a line for each request would cost the peers more
 LOWEST_RATE, LATE_MS = 20.0, 100  # a rate is borne while p99 stays below
 Figures = dict[str, Any]
-
-
-def free_port() -> int:
-    """Return a port that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def interleaved(
@@ -373,7 +367,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; no container part")
     parser.add_argument("--only", choices=PARTS, action="append", help="only these parts")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="only this project, in turn with another commit of it"
+    )
     options = parser.parse_args(arguments)
+    if options.against:
+        print(against.table(options.against, against.compare(options.against, 3 if options.quick else 21)))
+        return 0
     found: dict[str, Any] = {
         "machine": {
             "python": platform.python_version(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,11 +18,14 @@ PEERS_PYTHON = str(ROOT / ".venv-bench/bin/python")  # has Chalice, aiodynamo an
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def environment(endpoint: str) -> dict[str, str]:
-    """Return the environment of a measured process: the application's settings, and little else."""
+def environment(endpoint: str, source: Path = ROOT) -> dict[str, str]:
+    """Return the environment of a measured process: the application's settings, and little else.
+
+    `source` is the checkout whose application it runs; what measures is always this one.
+    """
     return {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+        "PYTHONPATH": f"{source / 'src'}:{ROOT}",
         "PYTHONHASHSEED": "0",
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
@@ -40,10 +44,15 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def run(arguments: list[str], endpoint: str, python: str = sys.executable) -> str:
+def run(arguments: list[str], endpoint: str, python: str = sys.executable, source: Path = ROOT) -> str:
     """Run a Python process to its end; return what it printed."""
     done = subprocess.run(
-        [python, *arguments], env=environment(endpoint), cwd=ROOT, capture_output=True, text=True, timeout=30
+        [python, *arguments],
+        env=environment(endpoint, source),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     if done.returncode:
         raise RuntimeError(f"{arguments} failed:\n{done.stderr[-3000:]}")
@@ -85,6 +94,13 @@ def canned(delay_ms: int = 0) -> Iterator[str]:
     ) as process:
         assert process.stdout
         yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+
+def free_port() -> int:
+    """Return a port that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_until_healthy(url: str, seconds: float = 30) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 from bench import __main__ as bench
-from bench import report
+from bench import against, report
 from bench.canned import item, reply_to
 from bench.child import check
 from bench.clients import CANDIDATES
@@ -238,3 +238,14 @@ class TestReadme:
     @pytest.mark.parametrize(("about", "peer"), [("server", EVERYONE), ("server_blocking", BLOCKING)])
     def test_a_server(self, about: str, peer: str) -> None:
         assert min(ratio("server", f"{each}_16", peer) for each in OPERATIONS) > TIMES[self.said(about)]
+
+
+class TestAgainst:
+    def test_a_commit_is_checked_out_for_as_long_as_it_is_measured(self) -> None:
+        with against.checkout("HEAD") as source:
+            assert (source / "src/orders/server.py").is_file()
+        assert not source.exists()
+
+    def test_the_table_tells_the_median_and_the_middle_half(self) -> None:
+        told = against.table("HEAD~1", {"warm get": [0.9, 1.0, 1.02, 1.04, 2.0]})
+        assert told.splitlines()[1] == "- warm get: 1.020 (1.000 to 1.040; 5 rounds)"
