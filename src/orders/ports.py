@@ -28,7 +28,10 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class OrderQuery:
-    """One page of orders, newest first. `before` is the position to go on from, not included."""
+    """One page of orders, newest first. `before` is the position to go on from, not included.
+
+    With an owner, what the page costs depends on that owner's orders only, whatever the filters.
+    """
 
     limit: int
     owner: str | None = None
@@ -133,7 +136,7 @@ class EventPublisher(Protocol):
 
 
 class CursorKey(Protocol):
-    """Where the key that signs cursors comes from; the same for every task and function."""
+    """Where the key that encrypts cursors comes from; the same for every task and function."""
 
     async def cursor_key(self) -> bytes:
         """Return the 32-byte key."""

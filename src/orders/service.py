@@ -127,8 +127,8 @@ class OrderService:
         A page may be short, even empty, and still have a `next_cursor`: filters are applied to a
         bounded number of orders. Raises `InvalidCursor` when `after` is not from this very list.
         """
-        name = cursor.list_name(caller, customer=customer, status=status)
-        before = None if after is None else cursor.unseal(after, name, await self._cursor_key.cursor_key())
+        scope = cursor.scope_of(caller, customer=customer, status=status)
+        before = None if after is None else cursor.decrypt(after, scope, await self._cursor_key.cursor_key())
         page = await self._store.page(
             OrderQuery(
                 limit=limit,
@@ -141,7 +141,7 @@ class OrderService:
         if page.next_before is None:
             return ListedOrders(page.orders, None)
         return ListedOrders(
-            page.orders, cursor.seal(page.next_before, name, await self._cursor_key.cursor_key())
+            page.orders, cursor.encrypt(page.next_before, scope, await self._cursor_key.cursor_key())
         )
 
     async def offer_upload(

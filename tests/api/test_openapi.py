@@ -24,7 +24,7 @@ guarded = schemathesis.openapi.from_asgi("/openapi.json", _guarded)
 @schema.parametrize()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_every_answer_is_a_documented_one(case: schemathesis.Case) -> None:
-    # A cursor is well-formed or not by its seal, which no schema can say: valid data may be refused.
+    # A cursor is valid if it decrypts, which no schema can say: valid data may be refused.
     case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
 

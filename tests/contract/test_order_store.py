@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from localcloud.embedded import EmbeddedAws
 from tests.support import an_order
 
 from orders.adapters.aws import AwsClient
 from orders.adapters.dynamodb import DynamoOrderStore
+from orders.adapters.memory import MemoryOrderStore
 from orders.domain import Order, OrderStatus, new_order_id, now, sources_of
 from orders.ports import OrderQuery, OrderStore
 
@@ -226,6 +228,81 @@ class TestPage:
             assert await ids(OrderQuery(limit=10, customer=ann, status=OrderStatus.SHIPPED)) == [shipped]
             assert await ids(OrderQuery(limit=10, owner=one, status=OrderStatus.SHIPPED)) == []
             assert await ids(OrderQuery(limit=10, customer=f"nobody {ann}")) == []
+
+        run(case())
+
+
+class CountsReads:
+    """A client that keeps what DynamoDB says of every Query: items read, and capacity used."""
+
+    def __init__(self, client: AwsClient) -> None:
+        self._client = client
+        self.queries: list[tuple[int, float]] = []
+
+    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        answer = await self._client.call(operation, {**request, "ReturnConsumedCapacity": "TOTAL"})
+        if operation == "Query":
+            self.queries.append((answer["ScannedCount"], answer["ConsumedCapacity"]["CapacityUnits"]))
+        return msgspec.convert(answer, shape)
+
+
+class TestForeignOrders:
+    """What others have neither shows in an owner's list, nor in its pages, nor in what it costs."""
+
+    @pytest.fixture
+    def reads(self, dynamodb_client: AwsClient | None) -> CountsReads | None:
+        return CountsReads(dynamodb_client) if dynamodb_client else None
+
+    @pytest.fixture
+    def store(self, reads: CountsReads | None, request: pytest.FixtureRequest) -> OrderStore:
+        if reads is None:
+            return MemoryOrderStore()
+        aws: EmbeddedAws = request.getfixturevalue("aws")
+        return DynamoOrderStore(reads, aws.outputs["OrdersTableName"], shards=4)
+
+    def test_a_thousand_of_the_same_customer_change_nothing(
+        self, store: OrderStore, reads: CountsReads | None, run: Run
+    ) -> None:
+        alice, mallory, ann = (f"{name} {uuid.uuid4()}" for name in ("alice", "mallory", "Ann"))
+        newest = now()
+
+        def aged(seconds: float, owner: str) -> Order:
+            moment = newest - timedelta(seconds=seconds)
+            return a_fresh_order(owner=owner, customer=ann, created_at=moment, updated_at=moment)
+
+        async def pages(**filters: Any) -> list[tuple[list[Order], str | None]]:
+            found, before = [], None
+            for _ in range(100):
+                page = await store.page(OrderQuery(limit=3, owner=alice, before=before, **filters))
+                found.append((page.orders, page.next_before))
+                before = page.next_before
+                if before is None:
+                    return found
+            raise AssertionError("the list did not end")
+
+        async def walks() -> list[Any]:
+            filtered = [
+                await pages(),
+                await pages(customer=ann),
+                await pages(status=OrderStatus.PENDING),
+                await pages(customer=ann, status=OrderStatus.PENDING),
+                await pages(customer=ann, status=OrderStatus.SHIPPED),
+                await pages(customer="nobody"),
+            ]
+            queries = list(reads.queries) if reads else []
+            if reads:
+                reads.queries.clear()
+            return [filtered, queries]
+
+        async def case() -> None:
+            for number in range(10):
+                await store.place(aged(number, alice), "f")
+            alone = await walks()
+            assert [len(orders) for orders, _ in alone[0][1]] == [3, 3, 3, 1]
+            for batch in range(20):
+                foreign = [aged(batch / 2 + number / 100, mallory) for number in range(50)]
+                await asyncio.gather(*(store.place(order, "f") for order in foreign))
+            assert await walks() == alone
 
         run(case())
 

@@ -99,7 +99,7 @@ def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Embed
 
             assert (await client.post("/orders", json=AN_ORDER)).status_code == 201
             assert calls() == ["PutItem"]
-            # One for each shard of the list; a process's first cursor asks KMS for the key that seals it.
+            # One for each shard of the list; a process's first cursor asks KMS for the key that encrypts it.
             # (A longer page may ask a shard again that holds more than its share of it.)
             assert (await client.get("/orders?limit=1")).json()["next_cursor"]
             assert calls() == ["Query"] * 4 + ["GenerateMac"]

@@ -1,58 +1,91 @@
-"""Cursors open the list they were made for, and nothing else."""
+"""Cursors open the list they were made for, and nothing else; and they tell nothing."""
 
 from __future__ import annotations
+
+import base64
+import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import an_order
 
-from orders.cursor import list_name, seal, unseal
-from orders.domain import ANYONE, Caller, OrderStatus
+from orders.cursor import decrypt, encrypt, scope_of
+from orders.domain import ANYONE, Caller, OrderStatus, new_order_id, now
 from orders.errors import InvalidCursor
 
 KEY = b"k" * 32
-NAME = list_name(ANYONE, customer=None, status=None)
+SCOPE = scope_of(ANYONE, customer=None, status=None)
 POSITIONS = st.text(st.characters(codec="utf-8"), max_size=80)
+ALICE = Caller("alice", frozenset({"orders:read"}))
+ADMIN = Caller("root", frozenset({"orders:admin"}))
 
 
 @given(POSITIONS, st.binary(max_size=40), st.binary(min_size=32, max_size=32))
-def test_opens_what_was_sealed(position: str, name: bytes, key: bytes) -> None:
-    assert unseal(seal(position, name, key), name, key) == position
+def test_decrypts_what_was_encrypted(position: str, scope: bytes, key: bytes) -> None:
+    assert decrypt(encrypt(position, scope, key), scope, key) == position
 
 
 @given(POSITIONS, st.data())
 def test_any_changed_character_is_refused(position: str, data: st.DataObject) -> None:
-    token = seal(position, NAME, KEY)
+    token = encrypt(position, SCOPE, KEY)
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda c: c != token[at]))
     with pytest.raises(InvalidCursor):
-        unseal(token[:at] + other + token[at + 1 :], NAME, KEY)
+        decrypt(token[:at] + other + token[at + 1 :], SCOPE, KEY)
+
+
+@given(POSITIONS)
+def test_there_is_one_spelling_of_a_cursor(position: str) -> None:
+    token = encrypt(position, SCOPE, KEY)
+    raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    spare_bits = {token[:-1] + last for last in string.ascii_letters + string.digits + "-_"}
+    others = {token + "=", token + "==", f" {token}", base64.b64encode(raw).decode(), *spare_bits} - {token}
+    for other in others:
+        with pytest.raises(InvalidCursor):
+            decrypt(other, SCOPE, KEY)
 
 
 @given(st.text(max_size=200))
 def test_garbage_is_refused(token: str) -> None:
     with pytest.raises(InvalidCursor):
-        unseal(token, NAME, KEY)
+        decrypt(token, SCOPE, KEY)
+
+
+def test_says_nothing_of_the_position_not_even_by_its_length() -> None:
+    orders = [an_order(), an_order(id=new_order_id(), created_at=now()), an_order(id=new_order_id())]
+    tokens = [encrypt(order.position, SCOPE, KEY) for order in orders]
+    assert {len(token) for token in tokens} == {107}
+    assert len(set(tokens)) == 3
+    for order, token in zip(orders, tokens, strict=True):
+        raw = base64.urlsafe_b64decode(token + "=")
+        assert not [n for n in range(60) if order.position[n : n + 4].encode() in raw]
+    # Two that begin alike (the same day, another id) have no beginning in common.
+    assert not [n for n in range(8) if tokens[0][: n + 4] == tokens[2][: n + 4]]
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("caller", "customer", "status"),
     [
-        list_name(Caller("alice"), customer=None, status=None),
-        list_name(ANYONE, customer="alice", status=None),
-        list_name(ANYONE, customer=None, status=OrderStatus.PENDING),
+        (ALICE, None, None),
+        (ADMIN, None, None),
+        (ANYONE, "alice", None),
+        (ANYONE, None, OrderStatus.PENDING),
     ],
 )
-def test_another_list_refuses_it(other: bytes) -> None:
+def test_another_list_refuses_it(caller: Caller, customer: str | None, status: OrderStatus | None) -> None:
     with pytest.raises(InvalidCursor):
-        unseal(seal("position", NAME, KEY), other, KEY)
+        decrypt(encrypt("position", SCOPE, KEY), scope_of(caller, customer=customer, status=status), KEY)
+
+
+@pytest.mark.parametrize("other", [Caller("boss", ADMIN.scopes), Caller("root", ALICE.scopes), ALICE])
+def test_an_admins_cursor_is_of_use_to_that_admin_only(other: Caller) -> None:
+    token = encrypt("position", scope_of(ADMIN, customer="Ann", status=None), KEY)
+    assert decrypt(token, scope_of(ADMIN, customer="Ann", status=None), KEY) == "position"
+    with pytest.raises(InvalidCursor):
+        decrypt(token, scope_of(other, customer="Ann", status=None), KEY)
 
 
 def test_another_key_refuses_it() -> None:
     with pytest.raises(InvalidCursor):
-        unseal(seal("position", NAME, KEY), NAME, b"x" * 32)
-
-
-def test_callers_who_see_all_share_a_list() -> None:
-    admin = Caller("root", frozenset({"orders:admin"}))
-    assert list_name(admin, customer=None, status=None) == NAME
+        decrypt(encrypt("position", SCOPE, KEY), SCOPE, b"x" * 32)

@@ -21,9 +21,12 @@ Access patterns, and what one costs (items up to 1 KB; the indexes project every
     change the status       UpdateItem on status, owner, version                     3 WCU (4 with an owner)
     all orders              Query on every shard, merged by position                 N x (s + s / 2 + 1) items
     an owner's orders       Query orders-by-owner                                    limit + 1 items
-    a customer's orders     Query orders-by-customer                                 limit + 1 items
-    by status, or a         a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
-    customer within owner   then a short page with a cursor
+    a customer's orders     Query orders-by-customer, for admins                     limit + 1 items
+    by status, or an        a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
+    owner's by customer     of `_FILTERED_READ` items or a page, then a short page with a cursor
+
+A list with an owner reads that owner's items and no others. So neither what it costs nor how it is cut into
+pages tells of anyone else's orders.
 
 Of all orders each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and one,
 for they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards, 128 for one of
@@ -268,17 +271,18 @@ class DynamoOrderStore:
 
     def _list(self, query: OrderQuery) -> tuple[list[str], dict[str, Any], Item]:
         """Return the partitions that hold the list, the Query on each, and its values but for the key."""
-        if query.customer is not None:
-            index, key, names = "orders-by-customer", "customer_key", [f"customer#{query.customer}"]
-        elif query.owner is not None:
+        filters: dict[str, str | None] = {"status": query.status}
+        if query.owner is not None:
             index, key, names = "orders-by-owner", "owner_key", [f"owner#{query.owner}"]
+            filters["customer"] = query.customer
+        elif query.customer is not None:
+            index, key, names = "orders-by-customer", "customer_key", [f"customer#{query.customer}"]
         else:
             index, key, names = "orders-by-shard", "shard", [f"orders#{n}" for n in range(self._shards)]
         condition, values = "#key = :key", dict[str, dict[str, Any]]()
         if query.before is not None:
             condition += " AND #position < :before"
             values[":before"] = {"S": query.before}
-        filters = {"status": query.status, "owner": query.owner if query.customer is not None else None}
         wanted = {name: value for name, value in filters.items() if value is not None}
         values |= {f":{name}": {"S": value} for name, value in wanted.items()}
         # The page and one more, shared out, with room for an uneven spread when there are several.

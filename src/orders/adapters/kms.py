@@ -8,7 +8,7 @@ from orders.adapters.aws import AwsClient, Shared
 
 # What is signed is no secret, the answer is: 32 bytes that only holders of kms:GenerateMac can get.
 # A new label makes a new key, and so ends every cursor in use.
-_LABEL = b"orders/cursor/v1"
+_LABEL = b"orders/cursor/v2"
 
 
 class KmsCursorKey:
