@@ -237,11 +237,8 @@ onSubmit("status-form", async () => {
 
 onSubmit("upload-form", async () => {
   const [file] = $("file").files;
-  const body = { name: file.name, content_type: file.type || "application/octet-stream" };
+  const body = { name: file.name, content_type: file.type || "application/octet-stream", size_bytes: file.size };
   const offer = await (await call("POST", `orders/${shown.order.id}/attachments`, { body })).json();
-  if (file.size > offer.max_bytes) {
-    throw new Problem({ title: "Too large", detail: `The file has ${file.size} bytes; ${offer.max_bytes} are allowed.` });
-  }
   await upload(offer, file);
   $("upload-form").reset();
   await showAttachments();

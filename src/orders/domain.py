@@ -33,6 +33,36 @@ class AttachmentType(StrEnum):
     CSV = "text/csv"
 
 
+# The name decides what opens a file once it is saved, so its ending goes with its type.
+FILE_ENDINGS: dict[AttachmentType, tuple[str, ...]] = {
+    AttachmentType.PDF: ("pdf",),
+    AttachmentType.PNG: ("png",),
+    AttachmentType.JPEG: ("jpg", "jpeg"),
+    AttachmentType.TEXT: ("txt",),
+    AttachmentType.CSV: ("csv",),
+}
+MAX_FILE_NAME = 100
+# Names that Windows keeps for devices, whatever follows a dot.
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file#naming-conventions
+_DEVICES = ("con", "prn", "aux", "nul", "com[0-9]", "lpt[0-9]")
+
+
+def file_name_pattern(content_type: AttachmentType) -> str:
+    """Return the pattern of an attachment's name, in the words that Python and JSON Schema share.
+
+    It becomes the end of the document's key and the name under which it is saved, so: no slash, no quote, no
+    "${filename}" (which S3 would fill in), no hidden file, nothing beyond ASCII (which may be drawn from
+    right to left, or not at all), no device; and its last ending, which is what decides, is that of its type.
+    """
+    ending = "|".join(_in_any_case(each) for each in FILE_ENDINGS[content_type])
+    device = "|".join(_in_any_case(each) for each in _DEVICES)
+    return f"^(?!({device}) *[.])[A-Za-z0-9][A-Za-z0-9 ._-]*[.]({ending})$"
+
+
+def _in_any_case(word: str) -> str:
+    return re.sub("[a-z](?!-|])", lambda letter: f"[{letter[0]}{letter[0].upper()}]", word)
+
+
 TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
     OrderStatus.PENDING: frozenset({OrderStatus.PROCESSING, OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
     OrderStatus.PROCESSING: frozenset({OrderStatus.SHIPPED, OrderStatus.CANCELLED}),

@@ -7,6 +7,9 @@ OrderError
 ├── IdempotencyKeyReused     the key was used before with another body
 ├── InvalidCursor            the cursor was not issued for this list and caller
 ├── ReceiptNotReady          the order has no receipt yet
+├── AttachmentTooLarge       the attachment is larger than any may be
+├── TooManyAttachments       the order has as many attachments as it may have
+├── UploadQuotaExceeded      the caller was offered as many bytes of uploads as a day allows
 ├── NotAuthenticated         no valid token
 ├── NotPermitted             the token lacks the scope
 ├── Overloaded               this process has all it can serve, or is about to stop (retryable)
@@ -70,6 +73,30 @@ class ReceiptNotReady(OrderError):
     def __init__(self, order_id: str) -> None:
         super().__init__(f"Order {order_id} has no receipt yet.")
         self.order_id = order_id
+
+
+class AttachmentTooLarge(OrderError):
+    """The attachment is larger than any may be."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"An attachment has {max_bytes} bytes at most.")
+        self.max_bytes = max_bytes
+
+
+class TooManyAttachments(OrderError):
+    """The order has as many attachments as it may have. One of them can still be replaced."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The order has {limit} attachments, and can have no more.")
+        self.limit = limit
+
+
+class UploadQuotaExceeded(OrderError):
+    """The caller was offered as many bytes of uploads as a day allows."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__("You have been offered as many bytes of uploads as a day (UTC) allows.")
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotAuthenticated(OrderError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol
 
 from orders.domain import AttachmentType, Order, OrderStatus
@@ -75,6 +75,12 @@ class OrderStore(Protocol):
     async def page(self, query: OrderQuery) -> OrderPage:
         """Return one page. It may be short, even empty, with more to follow, when filters match little."""
 
+    async def add_attachment(self, order_id: str, name: str, limit: int) -> bool:
+        """Add the name to those of the order's attachments, `limit` at most; return whether it is there."""
+
+    async def reserve_upload(self, owner: str | None, day: date, size_bytes: int, limit_bytes: int) -> bool:
+        """Count the bytes to what the owner uploads that day, unless they go beyond the limit."""
+
     async def ping(self) -> None:
         """Return if the database answers."""
 
@@ -102,8 +108,12 @@ class Attachment:
 class DocumentStore(Protocol):
     """Receipts and attachments. Raises `DependencyUnavailable` when the storage does not answer."""
 
-    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
-        """Return a presigned POST for one attachment of the order, bound to its size limit and type."""
+    max_bytes: int  # of an attachment
+
+    async def presign_upload(
+        self, order_id: str, name: str, content_type: AttachmentType, max_bytes: int
+    ) -> Upload:
+        """Return a presigned POST for one attachment of the order, bound to its type and size."""
 
     async def attachments(self, order_id: str) -> list[Attachment]:
         """Return the order's attachments, by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 
 from orders import cursor
 from orders.domain import (
@@ -19,13 +20,20 @@ from orders.domain import (
     sources_of,
 )
 from orders.errors import (
+    AttachmentTooLarge,
     IdempotencyKeyReused,
     IllegalTransition,
     OrderNotFound,
     ReceiptNotReady,
+    TooManyAttachments,
+    UploadQuotaExceeded,
     VersionConflict,
 )
 from orders.ports import Attachment, CursorKey, DocumentStore, OrderQuery, OrderStore, Upload
+
+MAX_ATTACHMENTS = 20  # of an order; one of the same name replaces, and is none more
+# What a caller is offered in a day (UTC): as many bytes as this number of the largest attachments.
+DAILY_UPLOADS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +153,29 @@ class OrderService:
         )
 
     async def offer_upload(
-        self, caller: Caller, order_id: str, name: str, content_type: AttachmentType
+        self,
+        caller: Caller,
+        order_id: str,
+        name: str,
+        content_type: AttachmentType,
+        size_bytes: int | None = None,
     ) -> Upload:
-        """Return a presigned upload for an attachment. Raises `OrderNotFound`."""
+        """Return a presigned upload for an attachment, of that size at most if it is given.
+
+        Raises `OrderNotFound`, `AttachmentTooLarge`, `TooManyAttachments` or `UploadQuotaExceeded`.
+        """
         await self.get_order(caller, order_id)
-        return await self._documents.presign_upload(order_id, name, content_type)
+        largest = self._documents.max_bytes
+        size = largest if size_bytes is None else size_bytes
+        if size > largest:
+            raise AttachmentTooLarge(largest)
+        if not await self._store.add_attachment(order_id, name, MAX_ATTACHMENTS):
+            raise TooManyAttachments(MAX_ATTACHMENTS)
+        moment = now()
+        if not await self._store.reserve_upload(caller.subject, moment.date(), size, DAILY_UPLOADS * largest):
+            tomorrow = datetime.combine(moment.date() + timedelta(days=1), time(), UTC)
+            raise UploadQuotaExceeded(int((tomorrow - moment).total_seconds()) + 1)
+        return await self._documents.presign_upload(order_id, name, content_type, size)
 
     async def list_attachments(self, caller: Caller, order_id: str) -> list[Attachment]:
         """Return the order's attachments. Raises `OrderNotFound`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import boto3
 import msgspec
 import pytest
 from localcloud.embedded import EmbeddedAws
@@ -305,6 +306,54 @@ class TestForeignOrders:
             assert await walks() == alone
 
         run(case())
+
+
+class TestUploads:
+    """What is counted of attachments and uploads, so that callers at once do not get past the bounds."""
+
+    def test_an_order_has_so_many_attachments_and_no_more(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            order = await place(store)
+            added = await asyncio.gather(*(store.add_attachment(order.id, f"{n}.pdf", 3) for n in range(10)))
+            assert sum(added) == 3
+            again = [await store.add_attachment(order.id, f"{n}.pdf", 3) for n in range(10)]
+            assert again == added  # those that are there are replaced, the others still refused
+            assert await store.add_attachment(new_order_id(), "0.pdf", 3)
+
+        run(case())
+
+    def test_an_owner_is_given_so_many_bytes_a_day_and_no_more(self, store: OrderStore, run: Run) -> None:
+        async def case() -> None:
+            alice, bob = f"alice {uuid.uuid4()}", f"bob {uuid.uuid4()}"
+            today = now().date()
+            reserved = await asyncio.gather(*(store.reserve_upload(alice, today, 30, 100) for _ in range(10)))
+            assert sum(reserved) == 3
+            assert not await store.reserve_upload(alice, today, 11, 100)
+            assert await store.reserve_upload(alice, today, 10, 100)
+            assert not await store.reserve_upload(alice, today, 1, 100)
+            assert await store.reserve_upload(alice, today + timedelta(days=1), 100, 100)
+            assert await store.reserve_upload(bob, today, 100, 100)
+            assert await store.reserve_upload(None, date(2026, 1, 2), 1, 100)
+
+        run(case())
+
+    @pytest.mark.parametrize("dynamodb_client", ["lean client"], indirect=True)
+    def test_what_is_counted_is_neither_an_order_nor_kept_for_ever(
+        self, store: OrderStore, run: Run, aws: EmbeddedAws
+    ) -> None:
+        owner, table = f"alice {uuid.uuid4()}", boto3.client("dynamodb")
+
+        async def case() -> None:
+            order = await place(store, owner=owner)
+            assert await store.add_attachment(order.id, "a.pdf", 3)
+            assert await store.reserve_upload(owner, date(2026, 1, 2), 1, 100)
+            assert await store.get(order.id) == order
+            assert (await store.page(OrderQuery(limit=10, owner=owner))).orders == [order]
+
+        run(case())
+        key = {"pk": {"S": f"uploads#2026-01-02#{owner}"}}
+        item = table.get_item(TableName=aws.outputs["OrdersTableName"], Key=key)["Item"]
+        assert datetime.fromtimestamp(int(item["expires_at"]["N"]), UTC) == datetime(2026, 1, 4, tzinfo=UTC)
 
 
 def test_answers_a_ping(store: OrderStore, run: Run) -> None:

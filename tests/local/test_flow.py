@@ -445,6 +445,7 @@ class TestDocuments:
                 (403, b"x", {"Content-Type": "text/html"}),
                 (403, b"x", {"key": f"receipts/{order_id}.html"}),
                 (403, b"x", {"x-amz-server-side-encryption": "AES256"}),
+                (403, b"x", {"x-amz-server-side-encryption-customer-algorithm": "AES256"}),
             ):
                 refused = await web.post(upload["url"], data=fields | changes, files={"file": body})
                 assert refused.status_code == status, (changes, refused.text)

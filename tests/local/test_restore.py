@@ -111,6 +111,16 @@ def test_what_is_gone_comes_back_and_what_came_since_stays(dynamodb: Any, table:
         assert run(write=True, overwrite=True).written == 1
 
 
+def test_what_is_counted_beside_the_orders_is_left_alone(dynamodb: Any, table: str) -> None:
+    """Attachments and uploads were counted on since: putting the counts back would let callers past them."""
+    key = {"pk": {"S": f"uploads#2026-01-02#{uuid.uuid4()}"}}
+    dynamodb.put_item(TableName=table, Item=key | {"reserved": {"N": "1"}})
+    with as_it_is_now(dynamodb, table) as then:
+        dynamodb.delete_item(TableName=table, Key=key)
+        outcome = command.put_back(table, then, write=True, overwrite=True, say=quiet)
+    assert (outcome.gone, outcome.different, outcome.written) == (0, 0, 0)
+
+
 def events(order_id: str, table: str) -> list[Any]:
     """The events of every record of the order in the table's stream."""
     streams: Any = boto3.client("dynamodbstreams")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -10,15 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.domain import ANYONE, TRANSITIONS, Caller, Order, OrderStatus
+from orders.domain import ANYONE, TRANSITIONS, AttachmentType, Caller, Order, OrderStatus, new_order_id
 from orders.errors import (
+    AttachmentTooLarge,
     IdempotencyKeyReused,
     IllegalTransition,
     InvalidCursor,
     OrderNotFound,
+    TooManyAttachments,
+    UploadQuotaExceeded,
     VersionConflict,
 )
-from orders.service import OrderService
+from orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS, OrderService
 
 ALICE = Caller("alice", frozenset({"orders:read", "orders:write"}))
 BOB = Caller("bob", frozenset({"orders:read", "orders:write"}))
@@ -128,6 +132,79 @@ class TestOwnership:
                 await service.list_orders(BOB, 1, token)
 
         asyncio.run(run())
+
+
+class Counted:
+    """A port that keeps the names of the calls to it."""
+
+    def __init__(self, port: Any, calls: list[str]) -> None:
+        self._port = port
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        self._calls.append(name)
+        return getattr(self._port, name)
+
+
+class TestForeignOrders:
+    """Another caller's order and one that never was: the same answer, and the same calls for it."""
+
+    @pytest.mark.parametrize(
+        ("use_case", "arguments"),
+        [
+            ("get_order", ()),
+            ("change_status", (OrderStatus.SHIPPED,)),
+            ("change_status", (OrderStatus.SHIPPED, 1)),
+            ("change_status", (OrderStatus.SHIPPED, 7)),
+            ("change_status", (OrderStatus.PENDING,)),
+            ("offer_upload", ("a.pdf", AttachmentType.PDF)),
+            ("offer_upload", ("a.pdf", AttachmentType.PDF, 10**9)),
+            ("list_attachments", ()),
+            ("receipt_url", ()),
+        ],
+    )
+    def test_is_as_one_that_never_was(self, use_case: str, arguments: tuple[Any, ...]) -> None:
+        calls: list[str] = []
+        store, documents = Counted(MemoryOrderStore(), calls), Counted(MemoryDocumentStore(), calls)
+        service = OrderService(store, documents, FixedCursorKey())  # type: ignore[arg-type]
+
+        async def outcome(order_id: str) -> tuple[str, list[str]]:
+            calls.clear()
+            with pytest.raises(OrderNotFound) as refused:
+                await getattr(service, use_case)(BOB, order_id, *arguments)
+            return str(refused.value).replace(order_id, "it"), [*calls]
+
+        async def case() -> None:
+            foreign = await outcome((await place(service, ALICE)).id)
+            missing = await outcome(new_order_id())
+            assert foreign == missing
+            assert len(foreign[1]) == 1
+
+        asyncio.run(case())
+
+
+class TestOfferUpload:
+    def test_what_is_refused_takes_nothing_of_the_callers_day(self) -> None:
+        async def case() -> None:
+            service = OrderService(MemoryOrderStore(), MemoryDocumentStore(max_bytes=1), FixedCursorKey())
+            order = await place(service, ALICE)
+            for number in range(MAX_ATTACHMENTS):
+                await service.offer_upload(ALICE, order.id, f"{number}.pdf", AttachmentType.PDF)
+            for _ in range(DAILY_UPLOADS):
+                with pytest.raises(TooManyAttachments):
+                    await service.offer_upload(ALICE, order.id, "more.pdf", AttachmentType.PDF)
+                with pytest.raises(AttachmentTooLarge):
+                    await service.offer_upload(ALICE, order.id, "0.pdf", AttachmentType.PDF, 2)
+                with pytest.raises(OrderNotFound):
+                    await service.offer_upload(ALICE, new_order_id(), "0.pdf", AttachmentType.PDF)
+            for _ in range(DAILY_UPLOADS - MAX_ATTACHMENTS):
+                await service.offer_upload(ALICE, order.id, "0.pdf", AttachmentType.PDF)
+            with pytest.raises(UploadQuotaExceeded):
+                await service.offer_upload(ALICE, order.id, "0.pdf", AttachmentType.PDF)
+            # Others have a day of their own.
+            assert await service.offer_upload(ADMIN, order.id, "0.pdf", AttachmentType.PDF)
+
+        asyncio.run(case())
 
 
 PATHS: dict[OrderStatus, list[OrderStatus]] = {

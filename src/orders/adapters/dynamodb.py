@@ -12,7 +12,15 @@ Item (attribute names as stored; S unless noted):
     fingerprint   SHA-256 of the placed body      tells a replay from a reused idempotency key
     write_id      new with every write            tells our own resent write from another's
     traceparent, correlation_id                   of the last write; the relay passes them on
-    expires_at (N)                                set by nothing yet: the table deletes an item after it
+
+Two other kinds of items, in no index and without events:
+
+    pk            attachments#<order id>
+    names (SS)    of the order's attachments, uploaded or offered
+
+    pk            uploads#<day>#<caller's sub>    the sub is empty when the API is open
+    reserved (N)  bytes of uploads offered to the caller on that day
+    expires_at    (N) a day after it: the table deletes the item some time later
 
 Access patterns, and what one costs (items up to 1 KB; the indexes project everything):
 
@@ -24,6 +32,8 @@ Access patterns, and what one costs (items up to 1 KB; the indexes project every
     a customer's orders     Query orders-by-customer, for admins                     limit + 1 items
     by status, or an        a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
     owner's by customer     of `_FILTERED_READ` items or a page, then a short page with a cursor
+    offer an upload         GetItem; UpdateItem on the names, UpdateItem on the      1 RCU, 2 WCU (names: one
+                            caller's day                                             for each KB of them)
 
 A list with an owner reads that owner's items and no others. So neither what it costs nor how it is cut into
 pages tells of anyone else's orders.
@@ -43,7 +53,7 @@ import asyncio
 import uuid
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -265,9 +275,52 @@ class DynamoOrderStore:
         more = len(items) > query.limit
         return OrderPage([item.order() for item in page], page[-1].position.s if more else None)
 
+    async def add_attachment(self, order_id: str, name: str, limit: int) -> bool:
+        """Add the name, unless there are as many others; in one conditional call."""
+        return await self._update(
+            {
+                "Key": {"pk": {"S": f"attachments#{order_id}"}},
+                "UpdateExpression": "ADD #names :names",
+                "ConditionExpression": "attribute_not_exists(#names) OR size(#names) < :limit"
+                " OR contains(#names, :name)",
+                "ExpressionAttributeNames": {"#names": "names"},
+                "ExpressionAttributeValues": {
+                    ":names": {"SS": [name]},
+                    ":name": {"S": name},
+                    ":limit": {"N": str(limit)},
+                },
+            }
+        )
+
+    async def reserve_upload(self, owner: str | None, day: date, size_bytes: int, limit_bytes: int) -> bool:
+        """Add the bytes in one conditional call. If its answer is lost they count twice, never not at all."""
+        expires_at = datetime.combine(day + timedelta(days=2), time(), UTC)
+        return await self._update(
+            {
+                "Key": {"pk": {"S": f"uploads#{day}#{owner or ''}"}},
+                "UpdateExpression": "ADD reserved :size SET expires_at = :expires_at",
+                "ConditionExpression": "attribute_not_exists(reserved) OR reserved <= :room",
+                "ExpressionAttributeValues": {
+                    ":size": {"N": str(size_bytes)},
+                    ":room": {"N": str(limit_bytes - size_bytes)},
+                    ":expires_at": {"N": str(int(expires_at.timestamp()))},
+                },
+            }
+        )
+
     async def ping(self) -> None:
         """Read a key that no order has."""
         await self.get("")
+
+    async def _update(self, request: dict[str, Any]) -> bool:
+        """Update an item; return whether its condition held."""
+        try:
+            await self._client.call("UpdateItem", {"TableName": self._table, **request})
+        except AwsCallError as refused:
+            if refused.code != "ConditionalCheckFailedException":
+                raise
+            return False
+        return True
 
     def _list(self, query: OrderQuery) -> tuple[list[str], dict[str, Any], Item]:
         """Return the partitions that hold the list, the Query on each, and its values but for the key."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
 from orders.domain import AttachmentType, Order, OrderStatus, now
 from orders.ports import Attachment, Event, OrderPage, OrderQuery, Placed, StatusChange, Upload
@@ -13,6 +13,8 @@ class MemoryOrderStore:
 
     def __init__(self) -> None:
         self._orders: dict[str, tuple[Order, str]] = {}
+        self._attachments: dict[str, set[str]] = {}
+        self._uploads: dict[tuple[str | None, date], int] = {}
 
     async def place(self, order: Order, fingerprint: str) -> Placed:
         """Store the order unless its id is taken."""
@@ -66,6 +68,21 @@ class MemoryOrderStore:
         page = matching[: query.limit]
         return OrderPage(page, page[-1].position if len(matching) > len(page) else None)
 
+    async def add_attachment(self, order_id: str, name: str, limit: int) -> bool:
+        """Add the name if there is room."""
+        names = self._attachments.setdefault(order_id, set())
+        if len(names) < limit:
+            names.add(name)
+        return name in names
+
+    async def reserve_upload(self, owner: str | None, day: date, size_bytes: int, limit_bytes: int) -> bool:
+        """Count the bytes if there is room."""
+        reserved = self._uploads.get((owner, day), 0) + size_bytes
+        if reserved > limit_bytes:
+            return False
+        self._uploads[owner, day] = reserved
+        return True
+
     async def ping(self) -> None:
         """Memory always answers."""
 
@@ -74,14 +91,16 @@ class MemoryDocumentStore:
     """A `DocumentStore` in a dictionary; its links lead nowhere."""
 
     def __init__(self, max_bytes: int = 10_000_000) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self.receipts: dict[str, bytes] = {}
         self.uploads: dict[str, dict[str, bytes]] = {}
 
-    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
+    async def presign_upload(
+        self, order_id: str, name: str, content_type: AttachmentType, max_bytes: int
+    ) -> Upload:
         """Return an upload that nothing will accept."""
         fields = {"key": f"attachments/{order_id}/{name}", "Content-Type": content_type}
-        return Upload("https://documents.invalid/", fields, self._max_bytes, 300)
+        return Upload("https://documents.invalid/", fields, max_bytes, 300)
 
     async def attachments(self, order_id: str) -> list[Attachment]:
         """Return what a test put into `uploads`."""

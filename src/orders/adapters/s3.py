@@ -6,6 +6,8 @@ Keys:
     attachments/<order id>/<file name>  uploaded by the caller with a presigned POST, which S3 enforces:
                                         this key, this content type, 1 to N bytes, for a few minutes
 
+An upload names no key: the bucket encrypts with the stack's own by default, and its policy refuses others.
+
 boto3 is imported when it is first used, in a thread: the API starts, and takes orders, without it.
 A presigned link is made in the process; only `attachments`, `put_receipt` and `receipt_url` call S3.
 """
@@ -36,19 +38,16 @@ class S3DocumentStore:
     def __init__(self, bucket: str, kms_key_arn: str, max_bytes: int) -> None:
         self._bucket = bucket
         self._key_arn = kms_key_arn
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._made: Any = None
 
-    async def presign_upload(self, order_id: str, name: str, content_type: AttachmentType) -> Upload:
-        """Sign a POST that S3 holds to its key, type, size and encryption."""
-        fields = {
-            "Content-Type": content_type,
-            "x-amz-server-side-encryption": "aws:kms",
-            "x-amz-server-side-encryption-aws-kms-key-id": self._key_arn,
-        }
-        conditions: list[Any] = [{field: value} for field, value in fields.items()]
-        conditions.append(["content-length-range", 1, self._max_bytes])
+    async def presign_upload(
+        self, order_id: str, name: str, content_type: AttachmentType, max_bytes: int
+    ) -> Upload:
+        """Sign a POST that S3 holds to its key, type and size; it takes no field that is not signed."""
+        fields = {"Content-Type": content_type}
+        conditions: list[Any] = [fields, ["content-length-range", 1, max_bytes]]
         post = await self._run(
             lambda s3: s3.generate_presigned_post(
                 self._bucket,
@@ -58,7 +57,7 @@ class S3DocumentStore:
                 ExpiresIn=UPLOAD_SECONDS,
             )
         )
-        return Upload(post["url"], post["fields"], self._max_bytes, UPLOAD_SECONDS)
+        return Upload(post["url"], post["fields"], max_bytes, UPLOAD_SECONDS)
 
     async def attachments(self, order_id: str) -> list[Attachment]:
         """List the attachments with links that save the file and never show it in the browser."""

@@ -17,6 +17,9 @@ from orders.api.responses import etag, problem, public
 STATUS: dict[type[errors.OrderError], int] = {
     errors.OrderNotFound: 404,
     errors.ReceiptNotReady: 404,
+    errors.AttachmentTooLarge: 422,
+    errors.TooManyAttachments: 409,
+    errors.UploadQuotaExceeded: 429,
     errors.IllegalTransition: 409,
     errors.VersionConflict: 412,
     errors.IdempotencyKeyReused: 422,
@@ -51,6 +54,8 @@ def order_error(request: Request, error: Exception) -> Response:
         response.headers["etag"] = etag(current)
     if status == 503:
         response.headers["retry-after"] = _RETRY_AFTER
+    if isinstance(error, errors.UploadQuotaExceeded):
+        response.headers["retry-after"] = str(error.retry_after_seconds)
     if isinstance(error, errors.DependencyUnavailable):
         telemetry.note(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
     if isinstance(error, errors.NotAuthenticated):

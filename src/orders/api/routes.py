@@ -35,10 +35,11 @@ _PROBLEMS = {
     401: "No token, or not a valid one",
     403: "The token lacks the scope",
     404: "Nothing is there, or nothing for this caller",
-    409: "The order's present status does not allow it",
+    409: "The order's present state does not allow it",
     412: "The order is no longer as `If-Match` says",
     413: "The body is too large",
     422: "The request does not have the form that is asked for",
+    429: "You have used what a day allows: `Retry-After` says when to try again",
     503: "Overloaded, or something that this needs does not answer: try again",
 }
 
@@ -130,15 +131,19 @@ async def change_status(
 @router.post(
     "/{order_id}/attachments",
     response_model=UploadOut,
-    responses=problems(400, 404, 413),
+    responses=problems(400, 404, 409, 413, 429),
     summary="Get an upload for an attachment",
 )
 async def offer_upload(request: Request, caller: Writer, order_id: str, body: NewAttachment) -> Response:
     """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
 
-    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced.
+    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced. An
+    order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes its
+    `size_bytes`, or the largest size there is if you do not say.
     """
-    upload = await service_of(request).offer_upload(caller, order_id, body.name, body.content_type)
+    upload = await service_of(request).offer_upload(
+        caller, order_id, body.name, body.content_type, body.size_bytes
+    )
     return json_response(upload, headers={"cache-control": "no-store"})
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from orders.domain import AttachmentType, OrderStatus
-
-# Becomes the end of the document's key and the name under which it is saved, so: no slash, no quote, no
-# "${filename}" (which S3 would fill in), no hidden file.
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$")]
+from orders.domain import FILE_ENDINGS, MAX_FILE_NAME, AttachmentType, OrderStatus, file_name_pattern
 
 # Short enough for a partition key: an index key holds 2,048 bytes and a character up to 4.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html#limits-partition-sort-keys
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+_FILE_NAMES = {each: re.compile(file_name_pattern(each)) for each in AttachmentType}
+# The most that template.yaml lets AttachmentMaxBytes be.
+MAX_UPLOAD_BYTES = 1_000_000_000
 
 
 class Body(BaseModel):
@@ -46,14 +49,41 @@ class ChangeStatus(Body):
 
 
 class NewAttachment(Body):
-    """The attachment to upload."""
+    """The attachment to upload. Its name ends as its type does."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "invoice.pdf", "content_type": "application/pdf"}]}
+        json_schema_extra={
+            "examples": [{"name": "invoice.pdf", "content_type": "application/pdf", "size_bytes": 54321}],
+            "anyOf": [
+                {
+                    "properties": {
+                        "content_type": {"const": each},
+                        "name": {"pattern": file_name_pattern(each)},
+                    }
+                }
+                for each in AttachmentType
+            ],
+        }
     )
 
-    name: FileName
     content_type: Annotated[AttachmentType, Field(strict=False)]
+    name: Annotated[str, StringConstraints(max_length=MAX_FILE_NAME)]
+    size_bytes: Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES)] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def ends_as_its_type_does(cls, name: str, info: ValidationInfo) -> str:
+        """Refuse a name that is not one for the type; of a type that is refused itself, any."""
+        content_type = info.data.get("content_type")
+        if content_type is not None and not _FILE_NAMES[content_type].fullmatch(name):
+            endings = " or ".join(f".{each}" for each in FILE_ENDINGS[content_type])
+            raise PydanticCustomError(
+                "file_name",
+                "A file name has letters, digits, spaces and . _ - in it, begins with a letter or digit, ends"
+                " in {endings} for {content_type}, and is no name of a device (CON, NUL, COM1, ...)",
+                {"endings": endings, "content_type": content_type.value},
+            )
+        return name
 
 
 class OrderOut(BaseModel):
