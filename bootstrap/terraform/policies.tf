@@ -55,6 +55,16 @@ locals {
         ]
       },
       {
+        Sid    = "ReadOriginSecret"
+        Effect = "Allow"
+        Action = [
+          "secretsmanager:GetSecretValue",
+        ]
+        Resource = [
+          "arn:${local.partition}:secretsmanager:${local.here}:secret:OriginSecret-*",
+        ]
+      },
+      {
         Sid    = "ListTableStreams"
         Effect = "Allow"
         Action = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -27,7 +28,7 @@ class Settings:
     auth_issuer: str = ""  # empty: open to anyone
     auth_audience: str = ""
     attachment_max_bytes: int = 10_000_000
-    # What the edge proves itself by, the next value and the one before; empty: anyone may call directly.
+    # What the edge proves itself by, the present value and the one before; empty: anyone may call directly.
     origin_secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -80,7 +81,11 @@ _SECRET_MIN_CHARACTERS = 32
 
 
 def _secrets(text: str) -> tuple[str, ...]:
-    found = tuple(each for each in _list(text) if len(each) >= _SECRET_MIN_CHARACTERS)
+    """Read the secret of edge/template.yaml: {"current": "...", "previous": "..."}."""
+    values = json.loads(text)
+    if not isinstance(values, dict) or not all(isinstance(each, str) for each in values.values()):
+        raise ValueError
+    found = tuple(each for each in values.values() if len(each) >= _SECRET_MIN_CHARACTERS)
     if not found:  # rather no start than an origin open to everyone
         raise ValueError
     return found

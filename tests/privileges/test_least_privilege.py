@@ -63,6 +63,7 @@ _IMAGES = f"arn:aws:ecr:{REGION}:000000000000:repository/images"
 _GROUPS = f"arn:aws:logs:{REGION}:000000000000:log-group:"
 _GROUP = f"{_GROUPS}/orders-local/any:*"  # as GetAtt gives it
 _STREAM = f"{_GROUPS}/orders-local/any:log-stream:1"
+_SECRET = f"arn:aws:secretsmanager:{REGION}:000000000000:secret:OriginSecret-1a2b"
 # Roles that only services of AWS take: the step, and the call that the service makes.
 SERVICE_ROLES: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_execution_IAM_role.html
@@ -73,6 +74,7 @@ SERVICE_ROLES: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("fetch the layers", "ecr:GetDownloadUrlForLayer", _IMAGES),
         ("open a log stream", "logs:CreateLogStream", _STREAM),
         ("write the log", "logs:PutLogEvents", _STREAM),
+        ("read the origin secret", "secretsmanager:GetSecretValue", _SECRET),
     ],
     # https://docs.aws.amazon.com/vpc/latest/userguide/flow-logs-iam-role.html
     ("fargate/network.yaml", "FlowLogRole"): [
@@ -87,6 +89,7 @@ _REFERENCES = {
     "ImageRepositoryArn": _IMAGES,
     "LogGroupArn": _GROUP,
     "FlowLogGroup.Arn": _GROUP,
+    "OriginSecretArn": _SECRET,
     "AWS::Partition": "aws",
     "AWS::Region": REGION,
     "AWS::AccountId": "000000000000",
@@ -251,6 +254,10 @@ def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, 
 
     table = via("dynamodb", dynamodb_tableName=settings.table_name)
     bucket = via("s3", s3_arn=f"arn:aws:s3:::{settings.bucket_name}")
+    # https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
+    name = world.aws.resources["ApiFunction"]
+    arn = f"arn:aws:lambda:{REGION}:{account}:function:{name}"
+    function = {"kms:EncryptionContext:aws:lambda:FunctionArn": arn}
     dead, waiting = queue("RelayDeadLetterQueueUrl"), queue("ReceiptsQueueUrl")
     trace: list[tuple[str, str, str, dict[str, str]]] = [
         ("trace the call", f"xray:Put{what}", "*", {}) for what in ("TelemetryRecords", "TraceSegments")
@@ -267,7 +274,7 @@ def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, 
                 {"kms:MacAlgorithm": "HMAC_SHA_256"},
             ),
         ],
-        "ApiFunctionRole": trace,
+        "ApiFunctionRole": [*trace, ("read the environment", "kms:Decrypt", key, function)],
         "RelayFunctionRole": [
             *trace,
             ("read the stream", "kms:Decrypt", key, table),
@@ -296,6 +303,9 @@ def _of_service_role(path: str, name: str) -> Document:
 
     (policy,) = template(path)["Resources"][name]["Properties"]["Policies"]
     document: Document = copy.deepcopy(policy["PolicyDocument"])
+    document["Statement"] = [
+        each["Fn::If"][1] if "Fn::If" in each else each for each in document["Statement"]
+    ]
     for statement in document["Statement"]:
         statement["Resource"] = [resolved(each) for each in _listed(statement["Resource"])]
     return document
@@ -319,8 +329,10 @@ def test_what_services_take_suffices_and_is_for_our_things_only(role: tuple[str,
     statements = _of_service_role(*role)["Statement"]
     for step, action, resource in SERVICE_ROLES[role]:
         assert allowed(statements, action, resource), step
-        if resource in (_IMAGES, _GROUP, _STREAM):
-            other = resource.replace("/images", "/other").replace("orders-local", "other")
+        if resource in (_IMAGES, _GROUP, _STREAM, _SECRET):
+            other = (
+                resource.replace("/images", "/other").replace("orders-local", "other").replace("1a2b", "3c4d")
+            )
             assert not allowed(statements, action, other), step
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.template.templates import ROOT, Evaluator, mentions, template
 
+from orders.settings import Settings
+
 SOURCE = template("edge/template.yaml")
 SETTINGS = SOURCE["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
 
@@ -60,7 +62,13 @@ def test_both_origins_are_shown_the_secret_and_the_bucket_is_not() -> None:
 def test_the_generated_secret_is_one_that_the_application_takes() -> None:
     generated = SOURCE["Resources"]["OriginSecret"]["Properties"]["GenerateSecretString"]
     assert generated["PasswordLength"] >= 32
-    assert "," in generated["ExcludeCharacters"]
+    assert {'"', "\\", "}"} <= set(generated["ExcludeCharacters"])
+    made = generated["SecretStringTemplate"].removesuffix("}") + f', "current": "{"n" * 48}"}}'
+    required = dict.fromkeys(
+        ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN"), "x"
+    )
+    environ = {f"ORDERS_{name}": each for name, each in (required | {"ORIGIN_SECRETS": made}).items()}
+    assert Settings.from_env(environ).origin_secrets == ("n" * 48,)
 
 
 class TestRules:

@@ -201,9 +201,15 @@ class TestDataKey:
             assert not self.may(action, account="111122223333")
 
 
+FINGERPRINTS = ("Configuration", "ApiConfiguration")
+
+
 class TestOneApplication:
     def environment(self) -> dict[str, Any]:
-        variables: dict[str, Any] = template()["Globals"]["Function"]["Environment"]["Variables"]
+        """That of the API's function."""
+        variables: dict[str, Any] = expanded()["Resources"]["ApiFunction"]["Properties"]["Environment"][
+            "Variables"
+        ]
         return variables
 
     def container(self) -> dict[str, Any]:
@@ -215,7 +221,9 @@ class TestOneApplication:
     def test_environment_is_the_settings_in_both_runtimes(self) -> None:
         names = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
         assert self.environment().keys() == names
-        task = [each["Name"] for each in self.container()["Environment"]]
+        container = self.container()
+        secrets = container["Secrets"]["Fn::If"][1]
+        task = [each["Name"] for each in [*container["Environment"], *secrets]]
         assert len(task) == len(set(task))
         assert set(task) == names
 
@@ -228,24 +236,43 @@ class TestOneApplication:
             else:
                 assert handed_over[each["Value"]["Ref"]] == self.environment()[each["Name"]]
 
-    def test_no_function_has_settings_of_its_own(self) -> None:
+    def test_no_function_has_settings_of_its_own_but_the_apis_secret(self) -> None:
         for name, resource in template()["Resources"].items():
             if resource["Type"] == "AWS::Serverless::Function":
-                assert "Environment" not in resource["Properties"], name
+                own = resource["Properties"].get("Environment", {"Variables": {}})["Variables"]
+                assert own.keys() == ({"ORDERS_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
 
     def test_a_parameter_that_changes_publishes_the_functions_anew(self) -> None:
         source = template()
-        used = set(mentions(source["Globals"]["Function"], "Ref"))
-        for text in mentions(source["Globals"]["Function"], "Fn::Sub"):
-            used |= set(re.findall(r"\$\{(\w+)\}", text))
-        followed = {each["Ref"] for each in source["Resources"]["Configuration"]["Properties"]["Values"]}
+        resources = source["Resources"]
+
+        def used(*parts: Any) -> set[str]:
+            subs = [text for part in parts for text in mentions(part, "Fn::Sub")]
+            named = {name for text in subs for name in re.findall(r"\$\{(\w+)\}", text)}
+            return (named | {name for part in parts for name in mentions(part, "Ref")}) & source[
+                "Parameters"
+            ].keys()
+
+        values = {name: resources[name]["Properties"]["Values"] for name in FINGERPRINTS}
         # An image is built for one architecture, so another one comes with another image.
-        assert followed == used & source["Parameters"].keys() - {"Architecture"}
-        fingerprint = {"Fn::GetAtt": ["Configuration", "Fingerprint"]}
-        for resource in source["Resources"].values():
+        common = used(source["Globals"]["Function"]) - {"Architecture"}
+        assert {each["Ref"] for each in values["Configuration"]} == common
+        api = resources["ApiFunction"]["Properties"]
+        assert values["ApiConfiguration"].pop(0) == {"Fn::GetAtt": ["Configuration", "Fingerprint"]}
+        own = used(api["Environment"], api["Description"])
+        assert {each["Ref"] for each in values["ApiConfiguration"]} == own
+        for name, resource in resources.items():
             if resource.get("Properties", {}).get("AutoPublishAlias"):
-                assert resource["Properties"]["VersionDescription"] == fingerprint
-                assert "${OriginSecretVersion}" in resource["Properties"]["Description"]["Fn::Sub"]
+                of = "ApiConfiguration" if name == "ApiFunction" else "Configuration"
+                described = resource["Properties"]["VersionDescription"]
+                assert described == {"Fn::GetAtt": [of, "Fingerprint"]}, name
+
+    def test_a_version_is_asked_for_only_when_its_function_changes(self) -> None:
+        """Lambda publishes none of a function that has not: the old version would be taken for a new one."""
+        resources = template()["Resources"]
+        # A version of the secret may hold the same value.
+        assert "${OriginSecretVersion}" in resources["ApiFunction"]["Properties"]["Description"]["Fn::Sub"]
+        assert "OriginSecret" not in str(resources["Configuration"])
 
     def test_a_call_leaves_one_line_and_the_platform_adds_its_own_for_failed_ones_only(self) -> None:
         # "start" and "report" of a call that succeeded are of level INFO, those of one that failed WARN:
@@ -300,6 +327,62 @@ class TestOneApplication:
         ]
         for stack, path in pairs:
             assert stack["Properties"]["Parameters"].keys() == template(path)["Parameters"].keys()
+
+
+class TestOriginSecret:
+    """It reaches the API in either runtime, and nobody else."""
+
+    def test_on_lambda_it_is_in_the_environment_of_the_api_encrypted_with_the_data_key(self) -> None:
+        resources = expanded()["Resources"]
+        holders = [name for name, each in resources.items() if "{{resolve:secretsmanager" in str(each)]
+        assert holders == ["ApiFunction"]
+        function = resources["ApiFunction"]["Properties"]
+        assert function["KmsKeyArn"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
+        variables = function["Environment"]["Variables"]
+        assert [name for name, each in variables.items() if "{{resolve" in str(each)] == [
+            "ORDERS_ORIGIN_SECRETS"
+        ]
+        condition, secret, without = variables["ORDERS_ORIGIN_SECRETS"]["Fn::If"]
+        assert (condition, without) == ("HasOriginSecret", "")
+        version = "{{resolve:secretsmanager:${OriginSecretArn}:SecretString:::${OriginSecretVersion}}}"
+        assert secret == {"Fn::Sub": version}
+
+    def test_on_fargate_ecs_reads_it_when_a_task_starts(self) -> None:
+        nested = template("fargate/template.yaml")
+        [container] = nested["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
+        condition, [secret], without = container["Secrets"]["Fn::If"]
+        assert (condition, without) == ("HasOriginSecret", {"Ref": "AWS::NoValue"})
+        assert secret == {
+            "Name": "ORDERS_ORIGIN_SECRETS",
+            # arn:json-key:version-stage:version-id; the whole of it, as on Lambda.
+            "ValueFrom": {
+                "Fn::If": [
+                    "HasOriginSecretVersion",
+                    {"Fn::Sub": "${OriginSecretArn}:::${OriginSecretVersion}"},
+                    {"Ref": "OriginSecretArn"},
+                ]
+            },
+        }
+        assert "ORIGIN_SECRET" not in str(container["Environment"])
+        assert not [name for name, each in nested["Parameters"].items() if "NoEcho" in each]
+        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
+        for name in ("OriginSecretArn", "OriginSecretVersion"):
+            assert handed_over[name] == {"Ref": name}
+
+    def test_only_the_role_that_starts_tasks_may_read_it_and_nothing_else(self) -> None:
+        found = []
+        for path in ALL_TEMPLATES:
+            for name, resource in template(path)["Resources"].items():
+                if "secretsmanager:" in str(resource.get("Properties", {}).get("Policies", "")) + str(
+                    resource.get("Properties", {}).get("PolicyDocument", "")
+                ):
+                    found.append(name)
+        assert found == ["ExecutionRole"]
+        [policy] = template("fargate/template.yaml")["Resources"]["ExecutionRole"]["Properties"]["Policies"]
+        condition, statement, without = policy["PolicyDocument"]["Statement"][-1]["Fn::If"]
+        assert (condition, without) == ("HasOriginSecret", {"Ref": "AWS::NoValue"})
+        assert statement["Action"] == "secretsmanager:GetSecretValue"
+        assert statement["Resource"] == {"Ref": "OriginSecretArn"}
 
 
 class TestServer:
@@ -400,7 +483,7 @@ class TestNetwork:
     )
     def test_egress(self, egress: str, gateways: int, interfaces: bool) -> None:
         source = template("fargate/network.yaml")
-        given = dict.fromkeys(source["Parameters"], "x") | {"Egress": egress}
+        given = dict.fromkeys(source["Parameters"], "x") | {"Egress": egress, "OriginSecretArn": ""}
         stack = Evaluator(source, **given).resources()
         kinds = [each["Type"] for each in stack.values()]
         assert kinds.count("AWS::EC2::NatGateway") == gateways
@@ -408,6 +491,8 @@ class TestNetwork:
         names = [each["ServiceName"]["Fn::Sub"].rsplit("}.")[-1] for each in endpoints]
         assert {"dynamodb", "s3"} <= set(names)
         assert ({"ecr.api", "ecr.dkr", "logs", "kms"} <= set(names)) is interfaces
+        closed = Evaluator(source, **given | {"OriginSecretArn": "arn"}).resources()
+        assert closed.keys() - stack.keys() == ({"SecretsEndpoint"} if interfaces else set())
 
     def test_only_the_load_balancer_reaches_the_tasks(self) -> None:
         resources = template("fargate/template.yaml")["Resources"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from orders.settings import Settings
@@ -39,16 +41,30 @@ class TestOriginSecrets:
     NEW, OLD = "n" * 48, "o" * 48
 
     def test_the_next_and_the_one_before_are_taken_and_a_placeholder_is_not(self) -> None:
-        both = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": f"{self.NEW},{self.OLD}"})
-        first = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": f"{self.NEW},none"})
-        assert both.origin_secrets == (self.NEW, self.OLD)
-        assert first.origin_secrets == (self.NEW,)
+        def read(**secret: str) -> tuple[str, ...]:
+            settings = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": json.dumps(secret)})
+            return settings.origin_secrets
+
+        assert read(current=self.NEW, previous=self.OLD) == (self.NEW, self.OLD)
+        assert read(previous="none", current=self.NEW) == (self.NEW,)
         assert Settings.from_env(COMPLETE).origin_secrets == ()
 
-    def test_placeholders_alone_do_not_open_the_origin(self) -> None:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"current": "hunter2", "previous": "none"}',
+            "{}",
+            '["hunter2-hunter2-hunter2-hunter2-hunter2"]',
+            '{"current": ["hunter2-hunter2-hunter2-hunter2-hunter2"]}',
+            "hunter2-hunter2-hunter2-hunter2-hunter2",
+            '{"current": "hunter2-hunter2-hunter2-hunter2-hunter2"',
+        ],
+    )
+    def test_what_holds_no_secret_does_not_open_the_origin(self, text: str) -> None:
         with pytest.raises(ValueError, match="ORDERS_ORIGIN_SECRETS is not valid") as refused:
-            Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": "hunter2,none"})
+            Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": text})
         assert "hunter2" not in str(refused.value)
 
     def test_they_are_not_shown(self) -> None:
-        assert self.NEW not in repr(Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": self.NEW}))
+        secret = json.dumps({"current": self.NEW})
+        assert self.NEW not in repr(Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": secret}))
