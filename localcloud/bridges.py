@@ -64,6 +64,7 @@ def install() -> Any:
         default_encryption,
         unchanged_nested_resources,
         numbers_in_services,
+        secrets_of_tasks,
         services_become_stable,
         stream_mappings,
         streams_survive_a_restart,
@@ -460,6 +461,21 @@ def numbers_in_services() -> None:
 
     for rtype in ("AWS::ECS::Service", "AWS::ECS::TaskDefinition"):
         _HANDLERS[rtype] = wrap(_HANDLERS[rtype])
+
+
+def secrets_of_tasks() -> None:
+    """AWS: a task gets the secrets of its definition. ministack knows them, but not from a template."""
+
+    def wrap(normalize: Any) -> Any:
+        def normalized(definitions: list[dict[str, Any]]) -> Any:
+            found = normalize(definitions)
+            for each in found:
+                each["secrets"] = provisioners._pascal_to_camel(each.get("secrets", []))
+            return found
+
+        return normalized
+
+    _changed(provisioners, "_normalize_container_defs", wrap)
 
 
 _STABLE_SECONDS = 180

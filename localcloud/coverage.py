@@ -68,7 +68,7 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     ),
     "AWS::ECS::TaskDefinition": (
         PARTLY,
-        "image, environment, role, memory and read-only root; no container health check",
+        "image, environment, secrets (the newest version), role, memory and read-only root; no health check",
     ),
     "AWS::ElasticLoadBalancingV2::Listener": (PARTLY, "no TLS"),
     "AWS::ElasticLoadBalancingV2::LoadBalancer": (

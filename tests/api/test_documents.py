@@ -137,6 +137,9 @@ class TestOfferUpload:
             "urn:orders:problem:too-many-attachments",
         )
         assert ask(0).status_code == 200  # replaces
+        assert f"order has {MAX_ATTACHMENTS} attachments at most" in client.get("/openapi.json").text.replace(
+            "\\n", " "
+        )
 
     def test_a_caller_is_offered_a_bounded_number_of_bytes_in_a_day(self, client: httpx.Client) -> None:
         def ask(**more: Any) -> httpx.Response:

@@ -27,6 +27,7 @@ from orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS, OrderService
 ALICE = Caller("alice", frozenset({"orders:read", "orders:write"}))
 BOB = Caller("bob", frozenset({"orders:read", "orders:write"}))
 ADMIN = Caller("root", frozenset({"orders:admin"}))
+BOSS = Caller("boss", frozenset({"orders:admin"}))
 
 
 def a_service() -> OrderService:
@@ -121,15 +122,19 @@ class TestOwnership:
 
         asyncio.run(run())
 
-    def test_a_cursor_of_another_caller_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        ("holder", "other"), [(ALICE, BOB), (ADMIN, BOSS), (ADMIN, ALICE), (ALICE, ADMIN)]
+    )
+    def test_a_cursor_of_another_caller_is_refused(self, holder: Caller, other: Caller) -> None:
         async def run() -> None:
             service = a_service()
             for _ in range(3):
                 await place(service, ALICE)
-            token = (await service.list_orders(ALICE, 1)).next_cursor
+            token = (await service.list_orders(holder, 1)).next_cursor
             assert token is not None
+            assert len((await service.list_orders(holder, 1, token)).orders) == 1
             with pytest.raises(InvalidCursor):
-                await service.list_orders(BOB, 1, token)
+                await service.list_orders(other, 1, token)
 
         asyncio.run(run())
 
