@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import os
 import string
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import an_order
+from tests.support import ROOT, an_order
 
 from orders.cursor import decrypt, encrypt, scope_of
 from orders.domain import ANYONE, Caller, OrderStatus, new_order_id, now
@@ -84,6 +87,20 @@ def test_an_admins_cursor_is_of_use_to_that_admin_only(other: Caller) -> None:
     assert decrypt(token, scope_of(ADMIN, customer="Ann", status=None), KEY) == "position"
     with pytest.raises(InvalidCursor):
         decrypt(token, scope_of(other, customer="Ann", status=None), KEY)
+
+
+def test_the_first_cursor_loads_the_library_and_nothing_before_it() -> None:
+    program = """
+import sys
+from orders import cursor, service
+from orders.domain import ANYONE
+scope = cursor.scope_of(ANYONE, customer=None, status=None)
+assert "cryptography" not in sys.modules
+cursor.encrypt("position", scope, b"k" * 32)
+assert "cryptography" in sys.modules
+"""
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
 
 
 def test_another_key_refuses_it() -> None:

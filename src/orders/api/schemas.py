@@ -68,7 +68,10 @@ class NewAttachment(Body):
 
     content_type: Annotated[AttachmentType, Field(strict=False)]
     name: Annotated[str, StringConstraints(max_length=MAX_FILE_NAME)]
-    size_bytes: Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES)] | None = None
+    size_bytes: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES)] | None,
+        Field(description="The size of the file: the upload takes no more, and counts no more"),
+    ] = None
 
     @field_validator("name")
     @classmethod
