@@ -87,7 +87,7 @@ class TooManyAttachments(OrderError):
     """The order has as many attachments as it may have. One of them can still be replaced."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The order has {limit} attachments, and can have no more.")
+        super().__init__(f"An order has {limit} attachments at most; one of the same name is replaced.")
         self.limit = limit
 
 

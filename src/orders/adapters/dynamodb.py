@@ -298,8 +298,9 @@ class DynamoOrderStore:
         return await self._update(
             {
                 "Key": {"pk": {"S": f"uploads#{day}#{owner or ''}"}},
-                "UpdateExpression": "ADD reserved :size SET expires_at = :expires_at",
-                "ConditionExpression": "attribute_not_exists(reserved) OR reserved <= :room",
+                "UpdateExpression": "ADD #reserved :size SET expires_at = :expires_at",
+                "ConditionExpression": "attribute_not_exists(#reserved) OR #reserved <= :room",
+                "ExpressionAttributeNames": {"#reserved": "reserved"},
                 "ExpressionAttributeValues": {
                     ":size": {"N": str(size_bytes)},
                     ":room": {"N": str(limit_bytes - size_bytes)},
