@@ -19,10 +19,13 @@ from orders.errors import Overloaded
 
 CONNECT_SECONDS = 1.0  # for a free place, then for a connection: either takes milliseconds in a region
 MAX_IDLE_SECONDS = 50.0  # below the 60 s after which load balancers drop silent connections
-# As many as api.middleware.MAX_IN_FLIGHT, so that who makes one call at a time never waits for one. A list
-# takes one for each shard, and lists may wait for each other. With some 0.1 MB each for TLS: 25 MB at worst.
+# More than the requests that may wait for one service (adapters.aws.PLACES), so that who makes one call at a
+# time never waits for one. A list takes one for each shard, and lists may wait for each other. With some
+# 0.1 MB each for TLS: 25 MB at worst.
 MAX_CONNECTIONS = 256
+# All that an answer takes on the wire: with chunk extensions and trailers, which are read and ignored.
 MAX_ANSWER_BYTES = 8_000_000  # DynamoDB's largest page is 1 MB, some 2 MB once escaped
+MAX_HEAD_BYTES = 16_384  # DynamoDB sends some 300
 
 
 class Answer(NamedTuple):
@@ -33,7 +36,11 @@ class Answer(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """One connection: one request at a time. Every way to fail ends it, with an `OSError`."""
+    """One connection: one request at a time. Every way to fail ends it, with an `OSError`.
+
+    So does whatever might belong to another request: a second answer, an interim one (1xx; we ask for none),
+    anything after an answer's end. Of two answers nobody knows which is ours.
+    """
 
     def __init__(self) -> None:
         self.reusable = True
@@ -43,19 +50,24 @@ class Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[Answer] | None = None
         self._idle_since = 0.0
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._received_bytes = 0
         self._checksum: int | None = None
+        self._doubt: ConnectionError | None = None  # about the answer that was complete already
 
     async def exchange(self, request: bytes, deadline: float) -> Answer:
         """Send `request`; return its answer. Raises `OSError`, of which `TimeoutError` is one."""
         if self._transport.is_closing():
             raise ConnectionResetError("closed before use")
         loop = asyncio.get_running_loop()
+        self._received_bytes = 0
         self._waiting = loop.create_future()
         timer = loop.call_at(deadline, self._time_out)  # cheaper than `asyncio.timeout_at`
         try:
             self._transport.write(request)
-            return await self._waiting
+            answer = await self._waiting
+            if self._doubt:
+                raise self._doubt
+            return answer
         except BaseException:  # a cancelled caller too: the answer that is still to come is nobody's
             self.close()
             raise
@@ -91,6 +103,11 @@ class Connection(asyncio.Protocol):
         if self._waiting and not self._waiting.done():
             self._waiting.set_exception(reason)
 
+    def _refuse(self, reason: ConnectionError) -> None:
+        """Fail, even if the answer was complete: its caller has not seen it yet."""
+        self._doubt = reason
+        self._fail(reason)
+
     # asyncio calls these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -98,13 +115,19 @@ class Connection(asyncio.Protocol):
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None or self._waiting.done():
+        waiting = self._waiting
+        if waiting is None or waiting.done():
             self.close()
             return
+        self._received_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"not HTTP: {error}"))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._refuse(ConnectionError(f"not HTTP: {error}"))
+        if not waiting.done() and self._received_bytes > (
+            MAX_ANSWER_BYTES if self._chunks else MAX_HEAD_BYTES
+        ):
+            self._fail(ConnectionError("the answer is too large"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(
@@ -114,37 +137,48 @@ class Connection(asyncio.Protocol):
     # httptools calls these
 
     def on_message_begin(self) -> None:
+        if self._waiting and self._waiting.done():
+            self._refuse(ConnectionError("more than one answer"))
         self._chunks.clear()
-        self._size = 0
         self._checksum = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) == 11 and name.lower() == b"x-amz-crc32":
-            self._checksum = int(value)
+            is_one_number = self._checksum is None and value.isdigit() and len(value) <= 10
+            self._checksum = int(value) if is_one_number else -1  # no body has this one
 
     def on_body(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size > MAX_ANSWER_BYTES:
-            self._fail(ConnectionError("the answer is too large"))
-        else:
-            self._chunks.append(chunk)
+        self._chunks.append(chunk)
 
     def on_message_complete(self) -> None:
+        if self._waiting is None or self._waiting.done():
+            return
         body = b"".join(self._chunks)
         self._chunks.clear()
-        if self._checksum is not None and crc32(body) != self._checksum:
+        status = self._parser.get_status_code()
+        if self._received_bytes > MAX_ANSWER_BYTES:
+            self._fail(ConnectionError("the answer is too large"))
+        elif status < 200:
+            self._fail(ConnectionError(f"an interim answer, {status}"))
+        elif self._checksum is not None and crc32(body) != self._checksum:
             self._fail(ConnectionError("the answer's checksum is wrong"))
-        elif self._waiting and not self._waiting.done():
+        else:
             self.reusable = self._parser.should_keep_alive()
-            self._waiting.set_result(Answer(self._parser.get_status_code(), body))
+            self._waiting.set_result(Answer(status, body))
 
 
 class Pool:
     """Connections to the host of `url`. Lives on one event loop; on another it starts anew."""
 
-    def __init__(self, url: SplitResult, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        url: SplitResult,
+        environ: Mapping[str, str] = os.environ,
+        connect_seconds: float | None = None,
+    ) -> None:
         self._url = url
         self._environ = environ
+        self._connect_seconds = connect_seconds
         self._tls: ssl.SSLContext | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: list[Connection] = []
@@ -192,7 +226,9 @@ class Pool:
         if secure and self._tls is None:
             self._tls = tls_context(self._environ)
         port = self._url.port or (443 if secure else 80)
-        async with asyncio.timeout_at(min(deadline, loop.time() + CONNECT_SECONDS)):
+        async with asyncio.timeout_at(
+            min(deadline, loop.time() + (self._connect_seconds or CONNECT_SECONDS))
+        ):
             _, connection = await loop.create_connection(
                 Connection, self._url.hostname or "", port, ssl=self._tls
             )
