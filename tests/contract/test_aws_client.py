@@ -13,7 +13,7 @@ from tests.misbehaving import Behaviour, Server, answers, hangs, refuses, resets
 from tests.support import a_settings
 
 from orders.adapters import boto3_client, lean_client
-from orders.adapters.aws import THROTTLES, AwsCallError, AwsClient
+from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError, AwsClient
 from orders.adapters.boto3_client import Boto3Client
 from orders.adapters.lean_client import LeanClient
 from orders.errors import DependencyUnavailable
@@ -86,7 +86,7 @@ def test_what_may_pass_is_tried_again_and_then_unavailable(client_of: MakeClient
 
 
 @pytest.mark.parametrize(
-    "code", ["ValidationException", "AccessDeniedException", "InvalidSignatureException"]
+    "code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException", "SomethingNew"]
 )
 def test_what_is_refused_is_refused_once(client_of: MakeClient, code: str) -> None:
     async def case() -> None:
@@ -94,6 +94,40 @@ def test_what_is_refused_is_refused_once(client_of: MakeClient, code: str) -> No
             with pytest.raises(AwsCallError, match=f"{code}: No."):
                 await get(client_of(server))
             assert len(server.requests) == 1
+
+    run(case())
+
+
+@pytest.mark.parametrize("code", sorted(KEYS_REFUSED))
+def test_keys_that_are_refused_are_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
+    async def case() -> None:
+        async with serving(*[refuses(code, message="No.")] * 9) as server:
+            with pytest.raises(DependencyUnavailable) as caught:
+                await get(client_of(server))
+            assert caught.value.dependency == "credentials"
+
+    run(case())
+
+
+@pytest.mark.parametrize("code", sorted(KEY_UNUSABLE))
+def test_a_key_that_is_switched_off_is_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
+    async def case() -> None:
+        async with serving(refuses(code, message="No.")) as server:
+            with pytest.raises(DependencyUnavailable):
+                await get(client_of(server))
+            assert len(server.requests) == 1
+
+    run(case())
+
+
+def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
+    async def case() -> None:
+        async with serving() as elsewhere:
+            moved = answers(b"", 307, f"location: {elsewhere.url}/")
+            async with serving(*[moved] * 9) as server:
+                with pytest.raises(DependencyUnavailable):
+                    await get(client_of(server))
+            assert not elsewhere.requests
 
     run(case())
 

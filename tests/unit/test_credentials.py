@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -45,10 +47,33 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
                     raise answer
                 return answer
 
+            def close(self) -> None:
+                """Nothing is open."""
+
         monkeypatch.setattr(module, "Pool", FakePool)
         return requests
 
     return answer_with
+
+
+class Clock:
+    """In the place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.passed
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def get(chain: CredentialsChain) -> Credentials:
@@ -68,7 +93,7 @@ class TestEnvironment:
             }
         )
         assert get(chain) == Credentials("key", "secret", "token")
-        chain.expire(get(chain))
+        asyncio.run(chain.replace(get(chain)))  # as they are: the clock may have been wrong, and no more
         assert get(chain) == Credentials("key", "secret", "token")
         assert requests == []
 
@@ -126,42 +151,57 @@ class TestContainer:
 
     @pytest.mark.parametrize(
         "fault",
-        [TimeoutError(), ConnectionError(), Answer(500, b""), Answer(200, b"<html>"), Answer(200, b"{}")],
+        [
+            TimeoutError(),
+            ConnectionError(),
+            Answer(500, b""),
+            Answer(302, b""),
+            *(Answer(200, body) for body in (b"<html>", b"{}", b"[]", b"null", b"\xff", b"[" * 9999)),
+            *(
+                Answer(200, json.dumps(json.loads(keys(1).body) | {"Expiration": odd}).encode())
+                for odd in (7, "soon", [], "2026-13-01T00:00:00Z")
+            ),
+        ],
+        ids=repr,
     )
-    def test_an_endpoint_that_fails(self, endpoint: Endpoint, fault: Answer | Exception) -> None:
+    def test_an_endpoint_that_fails(
+        self, endpoint: Endpoint, clock: Clock, fault: Answer | Exception
+    ) -> None:
         endpoint(fault, keys(1))
         chain = CredentialsChain(self.ECS)
         with pytest.raises(DependencyUnavailable) as caught:
             get(chain)
         assert caught.value.dependency == "credentials"
+        clock.passed += module.PAUSE_SECONDS
         assert get(chain).access_key == "key1"
 
 
 class TestRenewal:
     ECS = TestContainer.ECS
 
-    def test_before_they_expire(self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_before_they_expire(self, endpoint: Endpoint, clock: Clock) -> None:
         endpoint(keys(1, timedelta(hours=1)), keys(2))
         chain = CredentialsChain(self.ECS)
         assert get(chain).access_key == "key1"
-        self.pass_time(monkeypatch, 3600 - module.RENEW_SECONDS_BEFORE_EXPIRY - 5)
+        clock.passed = 3600 - module.RENEW_SECONDS_BEFORE_EXPIRY - 5
         assert get(chain).access_key == "key1"
-        self.pass_time(monkeypatch, 10)
+        clock.passed += 10
         assert get(chain).access_key == "key2"
 
     def test_while_it_fails_the_old_ones_serve_until_they_expire(
-        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+        self, endpoint: Endpoint, clock: Clock
     ) -> None:
         requests = endpoint(keys(1, timedelta(hours=1)), TimeoutError(), TimeoutError(), keys(2))
         chain = CredentialsChain(self.ECS)
         get(chain)
-        self.pass_time(monkeypatch, 3400)
+        clock.passed = 3400
         assert get(chain).access_key == "key1"
         assert get(chain).access_key == "key1"
         assert len(requests) == 2  # it is not asked with every request
-        self.pass_time(monkeypatch, 300)
+        clock.passed += 300
         with pytest.raises(DependencyUnavailable):
             get(chain)
+        clock.passed += module.MAX_PAUSE_SECONDS
         assert get(chain).access_key == "key2"
 
     def test_many_requests_ask_once(self, endpoint: Endpoint) -> None:
@@ -175,20 +215,9 @@ class TestRenewal:
         asyncio.run(test())
         assert len(requests) == 1
 
-    def test_what_the_service_calls_expired_is_asked_for_again(self, endpoint: Endpoint) -> None:
-        endpoint(keys(1), TimeoutError(), keys(2))
-        chain = CredentialsChain(self.ECS)
-        old = get(chain)
-        chain.expire(old)
-        with pytest.raises(DependencyUnavailable):  # hours before their time, yet they are of no use
-            get(chain)
-        assert get(chain).access_key == "key2"
-        chain.expire(old)  # says a request that was sent before
-        assert get(chain).access_key == "key2"
-
     def test_who_waits_shares_the_failure(self, endpoint: Endpoint) -> None:
         """Each trying again in turn, the last of them would wait for all calls before it."""
-        requests = endpoint(TimeoutError(), keys(1))
+        requests = endpoint(TimeoutError())
         chain = CredentialsChain(self.ECS)
 
         async def test() -> None:
@@ -197,15 +226,14 @@ class TestRenewal:
 
         asyncio.run(test())
         assert len(requests) == 1
-        assert get(chain).access_key == "key1"
 
     def test_while_one_request_renews_them_the_others_use_the_present_ones(
-        self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+        self, endpoint: Endpoint, clock: Clock
     ) -> None:
         endpoint(keys(1, timedelta(hours=1)), keys(2))
         chain = CredentialsChain(self.ECS)
         get(chain)
-        self.pass_time(monkeypatch, 3400)
+        clock.passed = 3400
 
         async def test() -> None:
             got = await asyncio.gather(*(chain.renew() for _ in range(3)))
@@ -213,10 +241,84 @@ class TestRenewal:
 
         asyncio.run(test())
 
-    @staticmethod
-    def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-        now = module.time.time() + seconds
-        monkeypatch.setattr(module.time, "time", lambda: now)
+    def test_an_endpoint_that_fails_at_once_is_asked_seldom(self, endpoint: Endpoint, clock: Clock) -> None:
+        """Once the keys have expired every request wants others: 1,000 of them in 100 seconds."""
+        requests = endpoint(keys(1, timedelta(hours=1)), *[ConnectionRefusedError()] * 1000)
+        chain = CredentialsChain(self.ECS)
+        get(chain)
+        clock.passed = 3601
+        for _ in range(1000):
+            with pytest.raises(DependencyUnavailable):
+                get(chain)
+            clock.passed += 0.1
+        assert 5 <= len(requests) <= 16  # pauses of 1, 2, 4, 8, 16 and then 30 seconds, half of it at least
+
+    def test_pauses_are_bounded_and_short_again_after_a_calm(self, endpoint: Endpoint, clock: Clock) -> None:
+        requests = endpoint(
+            *[ConnectionRefusedError()] * 3000, keys(1, timedelta(hours=1)), OSError(), keys(2)
+        )
+        chain = CredentialsChain(self.ECS)
+        for _ in range(3000):
+            with pytest.raises(DependencyUnavailable):
+                get(chain)
+            clock.passed += module.MAX_PAUSE_SECONDS
+        assert len(requests) == 3000
+        get(chain)
+        clock.passed += 3601
+        with pytest.raises(DependencyUnavailable):
+            get(chain)
+        clock.passed += module.PAUSE_SECONDS
+        assert get(chain).access_key == "key2"
+
+
+class TestRefused:
+    """The service does not take the keys, hours before their time."""
+
+    ECS = TestContainer.ECS
+
+    def test_others_are_asked_for_once(self, endpoint: Endpoint) -> None:
+        requests = endpoint(keys(1), keys(2))
+        chain = CredentialsChain(self.ECS)
+        old = get(chain)
+
+        async def test() -> None:
+            await asyncio.gather(*(chain.replace(old) for _ in range(9)))
+            await chain.replace(old)  # says a request that was sent before
+
+        asyncio.run(test())
+        assert get(chain).access_key == "key2"
+        assert len(requests) == 2
+
+    def test_the_same_again_are_not_asked_for_in_the_pause(self, endpoint: Endpoint, clock: Clock) -> None:
+        requests = endpoint(*[keys(1)] * 50)
+        chain = CredentialsChain(self.ECS)
+        refused = get(chain)
+        for _ in range(1000):
+            with pytest.raises(DependencyUnavailable) as caught:
+                asyncio.run(chain.replace(refused))
+            assert caught.value.dependency == "credentials"
+            clock.passed += 0.1
+        assert 5 <= len(requests) <= 17
+        assert get(chain) == refused  # another service may take them, and this one in a while
+
+    def test_new_ones_that_are_refused_too_wait_for_the_pause(self, endpoint: Endpoint) -> None:
+        requests = endpoint(keys(1), keys(2), keys(3))
+        chain = CredentialsChain(self.ECS)
+        asyncio.run(chain.replace(get(chain)))
+        with pytest.raises(DependencyUnavailable):
+            asyncio.run(chain.replace(get(chain)))
+        assert len(requests) == 2
+
+    def test_an_endpoint_that_fails_leaves_the_old_ones(self, endpoint: Endpoint, clock: Clock) -> None:
+        endpoint(keys(1), TimeoutError(), keys(2))
+        chain = CredentialsChain(self.ECS)
+        old = get(chain)
+        with pytest.raises(DependencyUnavailable):
+            asyncio.run(chain.replace(old))
+        assert get(chain) == old
+        clock.passed += module.PAUSE_SECONDS
+        asyncio.run(chain.replace(old))
+        assert get(chain).access_key == "key2"
 
 
 class TestSdk:
@@ -244,3 +346,25 @@ class TestSdk:
         monkeypatch.setenv("AWS_PROFILE", "mine")
         with pytest.raises(DependencyUnavailable):
             get(CredentialsChain({}))
+
+    def test_one_that_hangs_takes_one_thread_and_a_bounded_time(
+        self, monkeypatch: pytest.MonkeyPatch, clock: Clock
+    ) -> None:
+        monkeypatch.setattr(module, "SDK_TIMEOUT_SECONDS", 0.1)
+        let, threads = threading.Event(), set[str]()
+
+        def hangs(self: CredentialsChain) -> Any:
+            threads.add(threading.current_thread().name)
+            let.wait(30)
+            return Credentials("key", "secret"), float("inf")
+
+        monkeypatch.setattr(CredentialsChain, "_from_sdk", hangs)
+        chain = CredentialsChain({})
+        try:
+            for _ in range(3):
+                with pytest.raises(DependencyUnavailable):
+                    get(chain)
+                clock.passed += module.MAX_PAUSE_SECONDS
+        finally:
+            let.set()
+        assert len(threads) == 1

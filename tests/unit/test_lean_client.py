@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import ssl
 import zlib
@@ -24,8 +25,9 @@ from cryptography.x509.oid import NameOID
 from tests.misbehaving import OK, Behaviour, Server, answers, hangs, refuses, resets, sends, serving
 from tests.support import a_settings
 
-from orders.adapters import credentials, http1, lean_client
+from orders.adapters import http1, lean_client
 from orders.adapters.aws import AwsCallError
+from orders.adapters.credentials import CredentialsChain
 from orders.adapters.lean_client import LeanClient
 from orders.errors import DependencyUnavailable, Overloaded
 from orders.telemetry import Telemetry
@@ -140,6 +142,8 @@ class TestFaults:
             pytest.param(answers(b'{"__type": 5}', 400), id="refusal that is garbage"),
             pytest.param(hangs, id="no answer in time"),
             pytest.param(answers(b"<html>busy</html>", 503), id="503 from a proxy"),
+            pytest.param(answers(b"", 302, "location: https://elsewhere.test/"), id="redirect"),
+            pytest.param(sends(b"HTTP/1.1 204 No Content\r\n\r\n", keep=True), id="204"),
             pytest.param(refuses("InternalServerError", 500), id="500"),
             pytest.param(refuses("ProvisionedThroughputExceededException"), id="throttled"),
             pytest.param(refuses("ThrottlingException"), id="throttled by the control plane"),
@@ -169,6 +173,20 @@ class TestFaults:
                 client = client_of(server)
             with pytest.raises(DependencyUnavailable):  # the server is gone
                 await client.call("GetItem", {})
+
+        run(test())
+
+    def test_slow_credentials_are_called_by_their_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 0.3)
+
+        async def test() -> None:
+            async with serving(hangs) as source, serving() as server:
+                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
+                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await client.call("GetItem", {})
+                assert caught.value.dependency == "credentials"
+                assert not server.requests
 
         run(test())
 
@@ -253,21 +271,6 @@ class TestFaults:
 
         run(test())
 
-    def test_the_deadline_bounds_the_credentials_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 0.3)
-
-        async def test() -> None:
-            async with serving(hangs) as source, serving() as server:
-                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
-                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
-                began = asyncio.get_running_loop().time()
-                with pytest.raises(DependencyUnavailable):
-                    await client.call("GetItem", {})
-                assert asyncio.get_running_loop().time() - began < credentials.TIMEOUT_SECONDS
-                assert not server.requests
-
-        run(test())
-
     def test_who_gets_no_connection_is_refused_and_spends_no_retries(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -311,6 +314,99 @@ class TestFaults:
                 await client_of(server).call("GenerateMac", {})
                 assert len(server.requests) == 4
             assert work.metrics == {"Throttles": 1}
+
+        run(test())
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+GOOD = head("HTTP/1.1 200 OK", "content-length: 2") + b"{}"
+CHUNKED = head("HTTP/1.1 200 OK", "transfer-encoding: chunked")
+ANSWERS = {
+    "another answer right behind": GOOD + GOOD,
+    "the beginning of another answer behind": GOOD + b"HTTP/1.1 200 OK\r\ncontent-le",
+    "one byte behind": GOOD + b"H",
+    "garbage behind": GOOD + b"\x00\xff",
+    "garbage behind a last answer": head("HTTP/1.1 200 OK", "connection: close", "content-length: 2")
+    + b"{}x",
+    "another answer behind chunks": CHUNKED + b"2\r\n{}\r\n0\r\n\r\n" + GOOD,
+    "a body where there is none": head("HTTP/1.1 204 No Content", "content-length: 2") + b"{}",
+    "100": head("HTTP/1.1 100 Continue"),
+    "100 and the answer": head("HTTP/1.1 100 Continue") + GOOD,
+    "103 and the answer": head("HTTP/1.1 103 Early Hints", "link: </x>") + GOOD,
+    "101": head("HTTP/1.1 101 Switching Protocols", "connection: upgrade", "upgrade: h2c") + GOOD,
+    "101 without saying to what": head("HTTP/1.1 101 Switching Protocols") + GOOD,
+    "a status of no class": head("HTTP/1.1 099 Odd", "content-length: 2") + b"{}",
+    "a length that is given twice": head("HTTP/1.1 200 OK", "content-length: 2", "content-length: 2") + b"{}",
+    "two lengths": head("HTTP/1.1 200 OK", "content-length: 2", "content-length: 3") + b"{}",
+    "lengths in a list": head("HTTP/1.1 200 OK", "content-length: 2, 2") + b"{}",
+    "a length with a sign": head("HTTP/1.1 200 OK", "content-length: +2") + b"{}",
+    "a length without an end": head("HTTP/1.1 200 OK", "content-length: " + "9" * 30) + b"{}",
+    "an empty length": head("HTTP/1.1 200 OK", "content-length:") + b"{}",
+    "chunks and a length": head("HTTP/1.1 200 OK", "transfer-encoding: chunked", "content-length: 2") + b"{}",
+    "a length and chunks": head("HTTP/1.1 200 OK", "content-length: 2", "transfer-encoding: chunked") + b"{}",
+    "a space in a name": head("HTTP/1.1 200 OK", "content-length : 2") + b"{}",
+    "a folded header": head("HTTP/1.1 200 OK", "a: b", " c", "content-length: 2") + b"{}",
+    "lines without CR": GOOD.replace(b"\r", b""),
+    "headers without end": head("HTTP/1.1 200 OK", *["a: b"] * 5000)[:-2],
+    "one header without end": head("HTTP/1.1 200 OK", "a: " + "b" * 20_000)[:-4],
+    "a reason without end": b"HTTP/1.1 200 " + b"O" * 20_000,
+    "a chunk extension without end": CHUNKED + b"2;" + b"x" * 20_000,
+    "trailers without end": CHUNKED + b"2\r\n{}\r\n0\r\n" + b"a: b\r\n" * 30_000,
+    "chunks without end": CHUNKED + b"1;x\r\n \r\n" * 20_000,
+    "a checksum with an underscore": head("HTTP/1.1 200 OK", "x-amz-crc32: 1_0", "content-length: 2") + b"{}",
+    "a checksum without end": head("HTTP/1.1 200 OK", f"x-amz-crc32: {'9' * 5000}", "content-length: 2")
+    + b"{}",
+    "two checksums": head(
+        "HTTP/1.1 200 OK", "x-amz-crc32: 1", f"x-amz-crc32: {zlib.crc32(b'{}')}", "content-length: 2"
+    )
+    + b"{}",
+    "a checksum after the body": CHUNKED + b"2\r\n{}\r\n0\r\nx-amz-crc32: 1\r\n\r\n",
+}
+CUT = {
+    "no length": head("HTTP/1.1 200 OK") + b"{}",
+    "HTTP/1.0 without a length": head("HTTP/1.0 200 OK") + b"{}",
+    "an encoding that says nothing of the length": head("HTTP/1.1 200 OK", "transfer-encoding: gzip") + b"{}",
+}
+
+
+class TestOneAnswerForOneRequest:
+    """Whatever comes beside the answer ends the connection with an error: none is taken for another's."""
+
+    @pytest.mark.parametrize("loops", [asyncio, uvloop], ids=["lambda", "server"])
+    @pytest.mark.parametrize("raw", (ANSWERS | CUT).values(), ids=ANSWERS | CUT)
+    def test_anything_else_ends_the_connection(
+        self, raw: bytes, loops: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(http1, "MAX_ANSWER_BYTES", 100_000)
+
+        async def test() -> None:
+            # What may be a beginning is not followed by the end of the connection: the client has to give up.
+            async with serving(sends(raw, keep=raw not in CUT.values())) as server:
+                pool = http1.Pool(urlsplit(server.url))
+                deadline = asyncio.get_running_loop().time() + 10
+                request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+                with pytest.raises(ConnectionError):
+                    await pool.exchange(request, deadline)
+                answer = await pool.exchange(request, deadline)
+                assert json.loads(answer.body) == {"Item": {"n": {"N": "1"}}}
+                assert server.connections == 2
+                pool.close()
+
+        run(test(), loops)
+
+    def test_what_comes_to_an_idle_connection_ends_it(self) -> None:
+        async def test() -> None:
+            async with serving() as server:
+                client = client_of(server)
+                await client.call("GetItem", {})
+                server.writers[0].write(GOOD)
+                await server.writers[0].drain()
+                client._budget = 0
+                assert "Item" in await client.call("GetItem", {})
+                assert server.connections == 2
 
         run(test())
 
@@ -458,5 +554,47 @@ class TestCredentials:
                 client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
                 await asyncio.gather(*(client.call("GetItem", {}) for _ in range(10)))
                 assert asked == 2
+
+        run(test())
+
+    @pytest.mark.parametrize("code", ["ExpiredTokenException", "InvalidSignatureException"])
+    def test_that_are_refused_again_and_again_cost_one_renewal_and_no_retries(self, code: str) -> None:
+        expires = (datetime.now(UTC) + timedelta(hours=6)).isoformat()
+        found = {"AccessKeyId": "old", "SecretAccessKey": "s", "Token": "t", "Expiration": expires}
+
+        async def test() -> None:
+            same = answers(json.dumps(found).encode(), keep=False)
+            async with serving(*[same] * 99) as source, serving(*[refuses(code)] * 99) as server:
+                environ = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{source.url}/creds"}
+                client = LeanClient("dynamodb", "DynamoDB_20120810", endpoint=server.url, environ=environ)
+                client._credentials._pause = functools.partial(pause_for_good, client._credentials)
+                for _ in range(20):
+                    with pytest.raises(DependencyUnavailable) as caught:
+                        await client.call("GetItem", {})
+                    assert caught.value.dependency == "credentials"
+                    assert isinstance(caught.value.__cause__, AwsCallError)
+                assert len(source.requests) == 2
+                assert len(server.requests) == 20
+                assert client._budget == lean_client.BUDGET
+                server.script.clear()  # as when a clock is right again
+                assert await client.call("GetItem", {})
+
+        def pause_for_good(chain: CredentialsChain) -> None:
+            chain._pause_ends_at = float("inf")
+
+        run(test())
+
+    def test_that_are_fixed_sign_the_call_once_more(self) -> None:
+        """A function that was frozen between signing and sending sends a request that has expired."""
+
+        async def test() -> None:
+            refusal = refuses("InvalidSignatureException")
+            async with serving(refusal, OK, resets, refusal, refusal) as server:
+                client = client_of(server)
+                assert await client.call("GetItem", {})
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await client.call("GetItem", {})
+                assert caught.value.dependency == "credentials"
+                assert len(server.requests) == 5
 
         run(test())

@@ -1,27 +1,77 @@
-"""What every client of an AWS JSON service here has in common: one coroutine, one error, its throttles."""
+"""What every client of a service here has in common: its bound, its errors, one call for all who wait."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from orders import telemetry
+from orders.errors import DependencyUnavailable
+
+# How many requests may wait for each dependency at a time. What is more is refused at once, so that one that
+# hangs takes only the endpoints that need it. All together they are fewer than api.middleware.MAX_IN_FLIGHT:
+# what needs none of them always finds a place. A process at its best has some 60 requests in flight, and most
+# of these may want the first keys of the issuer, or KMS, right after a start.
+# https://learn.microsoft.com/en-us/azure/architecture/patterns/bulkhead
+PLACES = {"dynamodb": 128, "s3": 32, "kms": 40, "token issuer": 40}
 
 # Refusals for the rate of the calls: they may pass, as whatever has a status of 500 or more may.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
+# https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 THROTTLES = frozenset(
     {
+        "BandwidthLimitExceeded",
         "LimitExceededException",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
         "Throttling",
         "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+
+# The service does not take our keys, or our clock: others may help, or time.
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/CommonErrors.html
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
+KEYS_REFUSED = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+
+# The state of a key of KMS, whose owner may change it back: no fault of ours, and nothing a retry changes.
+# https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html
+KEY_UNUSABLE = frozenset(
+    {
+        "DisabledException",
+        "KMS.DisabledException",
+        "KMS.KMSInvalidStateException",
+        "KMSInvalidStateException",
     }
 )
 
 Outcome = TypeVar("Outcome")
+Arguments = ParamSpec("Arguments")
+Bounded = TypeVar("Bounded", bound="HasBulkhead")
 
 
 class AwsCallError(Exception):
@@ -81,3 +131,48 @@ class Shared(Generic[Outcome]):
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._call())
         return await asyncio.shield(self._running)  # who leaves does not end it for the others
+
+
+class HasBulkhead(Protocol):
+    """What waits for one dependency."""
+
+    bulkhead: Bulkhead
+
+
+class Bulkhead:
+    """The places for those who wait for one dependency; a context manager that takes one.
+
+    Raises `DependencyUnavailable` when none is free. A list's `pop` and `append` are atomic, so that a thread
+    may give a place back. https://docs.python.org/3/faq/library.html#what-kinds-of-global-value-mutation-are-thread-safe
+    """
+
+    def __init__(self, dependency: str) -> None:
+        self._dependency = dependency
+        self._free = [None] * PLACES[dependency]
+
+    def take(self) -> None:
+        """Take a place. Raises `DependencyUnavailable`."""
+        if not self._free:
+            full = ConnectionRefusedError("as many wait for it as may")
+            raise DependencyUnavailable(self._dependency) from full
+        self._free.pop()
+
+    def give_back(self, *_: object) -> None:
+        """Give the place back."""
+        self._free.append(None)
+
+    __enter__ = take
+    __exit__ = give_back
+
+
+def bounded(
+    method: Callable[Concatenate[Bounded, Arguments], Awaitable[Outcome]],
+) -> Callable[Concatenate[Bounded, Arguments], Coroutine[Any, Any, Outcome]]:
+    """Let a method take a place in its object's `bulkhead` while it runs."""
+
+    @functools.wraps(method)
+    async def call(self: Bounded, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Outcome:
+        with self.bulkhead:
+            return await method(self, *args, **kwargs)
+
+    return call

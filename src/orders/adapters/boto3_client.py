@@ -9,28 +9,33 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from orders import telemetry
-from orders.adapters.aws import THROTTLES, AwsCallError
+from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
 from orders.errors import DependencyUnavailable
+
+MAX_CONNECTIONS = 64
 
 
 class Boto3Client:
-    """One boto3 client; `call` runs it in the event loop's thread pool."""
+    """One boto3 client; `call` runs it in threads that are for nothing else."""
 
     def __init__(self, service: str) -> None:
         config = Config(
             connect_timeout=1,
             read_timeout=3,
             retries={"mode": "standard", "max_attempts": 3},
-            max_pool_connections=64,
+            max_pool_connections=MAX_CONNECTIONS,
         )
+        self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, service)
         self._service = service
         self._client = boto3.client(service, config=config)  # type: ignore[call-overload]
 
@@ -38,16 +43,19 @@ class Boto3Client:
         """Call the operation in a thread."""
         method = getattr(self._client, _snake(operation))
         try:
-            answer: dict[str, Any] = await asyncio.to_thread(functools.partial(method, **_bytes_in(request)))
+            run = functools.partial(method, **_bytes_in(request))
+            answer: dict[str, Any] = await asyncio.wrap_future(self._threads.submit(run))
         except ClientError as refused:  # botocore has retried what may pass
             response: dict[str, Any] = dict(refused.response)
             error, status = response["Error"], response["ResponseMetadata"]["HTTPStatusCode"]
             if error["Code"] in THROTTLES:
                 telemetry.count("Throttles")
-            elif status < 500:
+            elif error["Code"] in KEYS_REFUSED:
+                raise DependencyUnavailable("credentials") from refused
+            elif error["Code"] not in KEY_UNUSABLE and 400 <= status < 500:
                 raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
             raise DependencyUnavailable(self._service) from refused
-        except BotoCoreError as broken:
+        except (BotoCoreError, ResponseParserError) as broken:
             raise DependencyUnavailable(self._service) from broken
         if answer["ResponseMetadata"].get("MaxAttemptsReached"):  # its checksum was wrong to the last
             raise DependencyUnavailable(self._service)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from orders import telemetry
-from orders.adapters.aws import THROTTLES, AwsCallError
+from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
 from orders.adapters.credentials import Credentials, CredentialsChain
 from orders.adapters.http1 import Answer, Pool
 from orders.adapters.sigv4 import Signer
@@ -33,8 +33,6 @@ DEADLINE_SECONDS = 6.0  # for the whole call: far inside the 30 s of an HTTP API
 BACKOFF_SECONDS = 0.025  # doubles with every attempt; the wait is random below it
 BUDGET = 100  # what retries may spend; a first success earns 1 back
 RETRY_COST = 5
-
-EXPIRED = frozenset({"ExpiredTokenException", "UnrecognizedClientException", "ExpiredToken"})
 
 
 class LeanClient:
@@ -72,8 +70,11 @@ class LeanClient:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DEADLINE_SECONDS
         problem: Exception | None = None
+        replaced_in: int | None = None  # the attempt after which the call was to be signed anew
         for attempt in range(ATTEMPTS):
-            if attempt:
+            if (
+                attempt and replaced_in != attempt - 1
+            ):  # which costs nothing: no retry drains the budget for it
                 wait = random.uniform(0, BACKOFF_SECONDS * 2**attempt)  # noqa: S311 - jitter, not a secret
                 if self._budget < RETRY_COST or loop.time() + wait >= deadline:
                     break
@@ -89,27 +90,44 @@ class LeanClient:
                     if not attempt and self._budget < BUDGET:
                         self._budget += 1
                     return result
-                problem = refusal(answer)
+                problem = refused = refusal(answer)
             except msgspec.ValidationError:  # whole, but not of this shape: so it would be the next time
                 raise
             except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 problem = error
                 continue
-            self._consider(problem, answer.status, credentials, first=not attempt)
+            if refused.code in KEYS_REFUSED:
+                if replaced_in is not None:
+                    raise DependencyUnavailable("credentials") from refused
+                await self._replace(credentials, refused, deadline)
+                replaced_in = attempt
+            else:
+                self._consider(refused, answer.status)
         raise DependencyUnavailable(self.service) from problem
 
-    def _consider(self, refused: AwsCallError, status: int, credentials: Credentials, *, first: bool) -> None:
+    def _consider(self, refused: AwsCallError, status: int) -> None:
         """Return if the refusal may pass. Raises it if not."""
         if refused.code in THROTTLES:
             telemetry.count("Throttles")
-        elif refused.code in EXPIRED and first:
-            self._credentials.expire(credentials)
+        elif refused.code in KEY_UNUSABLE:
+            raise DependencyUnavailable(self.service) from refused
         elif status < 500:
             raise refused
 
     async def _renewed(self, deadline: float) -> Credentials:
-        async with asyncio.timeout_at(deadline):
-            return await self._credentials.renew()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._credentials.renew()
+        except TimeoutError as late:
+            raise DependencyUnavailable("credentials") from late
+
+    async def _replace(self, credentials: Credentials, refused: AwsCallError, deadline: float) -> None:
+        """Return if another try makes sense: with other keys, or with fixed ones at another time."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._credentials.replace(credentials)
+        except (TimeoutError, DependencyUnavailable):
+            raise DependencyUnavailable("credentials") from refused
 
     def close(self) -> None:
         """Drop the idle connections; a call after this opens new ones."""
@@ -127,6 +145,8 @@ class Refusal(msgspec.Struct):
 
 def refusal(answer: Answer) -> AwsCallError:
     """Read the error out of an answer that is not 200. Raises what is tried again for garbage."""
+    if answer.status < 400:  # nobody is sent elsewhere, and nothing is done without saying what
+        raise ConnectionError(f"status {answer.status} is none of the service's")
     # Load balancers and proxies on the way answer errors of their own in HTML
     try:
         found = msgspec.json.decode(answer.body, type=Refusal) if answer.body.startswith(b"{") else Refusal()
