@@ -87,3 +87,21 @@ async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> Asyn
         listener.close()
         for writer in server.writers:
             writer.transport.abort()
+
+
+@asynccontextmanager
+async def silence() -> AsyncIterator[str]:
+    """Yield the address of a server that accepts, and says nothing."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read()
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0, backlog=512)
+    try:
+        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        listener.close()
+        for writer in writers:
+            writer.transport.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from orders.adapters.aws import Observed
+from orders.adapters.credentials import CredentialsChain
 from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.kms import KmsCursorKey
 from orders.adapters.lean_client import LeanClient
@@ -27,11 +28,14 @@ def build_app(settings: Settings | None = None) -> App:
     if settings is None:
         settings = Settings.from_env()
         Telemetry(settings).install()
-    dynamodb = Observed(LeanClient("dynamodb", "DynamoDB_20120810"))
-    kms = Observed(LeanClient("kms", "TrentService", json_version="1.1"))
+    credentials = CredentialsChain()  # one for all, or each would ask its source
+    dynamodb = Observed(LeanClient("dynamodb", "DynamoDB_20120810", credentials=credentials))
+    kms = Observed(LeanClient("kms", "TrentService", json_version="1.1", credentials=credentials))
     store = DynamoOrderStore(dynamodb, settings.table_name, settings.list_shards)
     cursor_key = KmsCursorKey(kms, settings.cursor_key_arn)
-    documents = S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
+    documents = S3DocumentStore(
+        settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes, credentials
+    )
     service = OrderService(store, documents, cursor_key)
     return create_app(service, settings, _authenticator(settings))
 

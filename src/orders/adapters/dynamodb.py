@@ -60,7 +60,7 @@ from typing import Any
 import msgspec
 
 from orders import context
-from orders.adapters.aws import AwsCallError, AwsClient
+from orders.adapters.aws import AwsCallError, AwsClient, Bulkhead, bounded
 from orders.domain import Order, OrderStatus, timestamp
 from orders.ports import OrderPage, OrderQuery, Placed, StatusChange
 
@@ -162,7 +162,9 @@ class DynamoOrderStore:
         self._client = client
         self._table = table_name
         self._shards = shards
+        self.bulkhead = Bulkhead("dynamodb")
 
+    @bounded
     async def place(self, order: Order, fingerprint: str) -> Placed:
         """Put the order if its id is free; the refusal itself brings the one that is there."""
         item = item_of(order, fingerprint, self._shards)
@@ -185,12 +187,14 @@ class DynamoOrderStore:
             return Placed(stored.order(), created, stored.fingerprint.s)
         return Placed(order, True, fingerprint)
 
+    @bounded
     async def get(self, order_id: str) -> Order | None:
         """Read the order, consistently."""
         request = {"TableName": self._table, "Key": _key(order_id), "ConsistentRead": True}
         answer: Got = await self._client.call("GetItem", request, Got)
         return answer.item.order() if answer.item else None
 
+    @bounded
     async def change_status(
         self,
         order_id: str,
@@ -247,6 +251,7 @@ class DynamoOrderStore:
             return StatusChange(stored.order(), changed=stored.write_id.s == write_id["S"])
         return StatusChange(answer.attributes.order(), changed=True)
 
+    @bounded
     async def page(self, query: OrderQuery) -> OrderPage:
         """Read the partitions that hold the list side by side, and merge them by position."""
         names, request, values = self._list(query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from orders.adapters.aws import AwsClient, Shared
+from orders.adapters.aws import AwsClient, Bulkhead, Shared
 
 # What is signed is no secret, the answer is: 32 bytes that only holders of kms:GenerateMac can get.
 # A new label makes a new key, and so ends every cursor in use.
@@ -22,11 +22,13 @@ class KmsCursorKey:
         self._key_arn = key_arn
         self._key: bytes | None = None
         self._asking = Shared(self._ask)
+        self._waiting = Bulkhead("kms")
 
     async def cursor_key(self) -> bytes:
         """Return the key, asking KMS the first time only."""
         if self._key is None:
-            self._key = await self._asking()
+            with self._waiting:
+                self._key = await self._asking()
         return self._key
 
     async def _ask(self) -> bytes:

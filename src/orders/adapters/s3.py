@@ -9,7 +9,8 @@ Keys:
 An upload names no key: the bucket encrypts with the stack's own by default, and its policy refuses others.
 
 boto3 is imported when it is first used, in a thread: the API starts, and takes orders, without it.
-A presigned link is made in the process; only `attachments`, `put_receipt` and `receipt_url` call S3.
+A presigned link is made in the process; only `attachments`, `put_receipt` and `receipt_url` call S3,
+in threads that are for nothing else. One that hangs keeps its place after its caller has given up.
 """
 
 from __future__ import annotations
@@ -17,17 +18,42 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
+from orders.adapters.aws import (
+    KEY_UNUSABLE,
+    KEYS_REFUSED,
+    PLACES,
+    THROTTLES,
+    AwsCallError,
+    Bulkhead,
+)
+from orders.adapters.credentials import Credentials, CredentialsChain
 from orders.domain import AttachmentType
 from orders.errors import DependencyUnavailable
 from orders.ports import Attachment, Upload
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 UPLOAD_SECONDS = 300
 DOWNLOAD_SECONDS = 300
 # One ListObjectsV2 at most; an order with more attachments shows the first, by name.
 _MAX_LISTED = 1000
+
+# For a whole call, retries included. Two tries with what may lie between them end at about the same time.
+DEADLINE_SECONDS = 5.0
+CONNECT_SECONDS = 1
+READ_SECONDS = (
+    2  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html
+)
+TRIES = 2
+
+# Refusals with a status of 4xx that may pass. A HEAD is refused without words: with 400 for expired keys, and
+# with 403 for unknown keys or a wrong clock, but also for missing rights.
+_PASSING = THROTTLES | KEY_UNUSABLE | {"RequestTimeout", "403"}
+_KEYS_REFUSED = KEYS_REFUSED | {"400"}
 
 Answer = TypeVar("Answer")
 
@@ -35,10 +61,16 @@ Answer = TypeVar("Answer")
 class S3DocumentStore:
     """Documents in a bucket, encrypted with the given KMS key."""
 
-    def __init__(self, bucket: str, kms_key_arn: str, max_bytes: int) -> None:
+    def __init__(
+        self, bucket: str, kms_key_arn: str, max_bytes: int, credentials: CredentialsChain | None = None
+    ) -> None:
         self._bucket = bucket
         self._key_arn = kms_key_arn
         self.max_bytes = max_bytes
+        self._credentials = credentials or CredentialsChain()
+        self._keys: Credentials | None = None
+        self._bulkhead = Bulkhead("s3")
+        self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._made: Any = None
 
@@ -48,7 +80,7 @@ class S3DocumentStore:
         """Sign a POST that S3 holds to its key, type and size; it takes no field that is not signed."""
         fields = {"Content-Type": content_type}
         conditions: list[Any] = [fields, ["content-length-range", 1, max_bytes]]
-        post = await self._run(
+        post = await self._sign(
             lambda s3: s3.generate_presigned_post(
                 self._bucket,
                 _attachments(order_id) + name,
@@ -109,51 +141,104 @@ class S3DocumentStore:
         url: str = s3.generate_presigned_url("get_object", Params=request, ExpiresIn=DOWNLOAD_SECONDS)
         return url
 
+    async def _sign(self, call: Callable[[Any], Answer]) -> Answer:
+        """Run `call`, which asks nobody, with the client."""
+        self._keys = self._credentials.current or await self._credentials.renew()
+        return call(self._made or await self._in_thread(self._client))
+
     async def _run(
         self, call: Callable[[Any], Answer], if_refused: dict[str, Answer] | None = None
     ) -> Answer:
         """Run `call` with the client in a thread. `if_refused`: the answers to expected refusals, by code."""
-        return await asyncio.to_thread(self._call, call, if_refused or {})
+        if self._made is None:
+            await self._in_thread(self._client)
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                self._keys = keys = self._credentials.current or await self._credentials.renew()
+                try:
+                    return await self._in_thread(self._call, call, if_refused or {})
+                except AwsCallError:
+                    await self._credentials.replace(keys)
+                self._keys = self._credentials.current
+                return await self._in_thread(self._call, call, if_refused or {})
+        except AwsCallError as refused:
+            raise DependencyUnavailable("credentials") from refused
+        except TimeoutError as late:
+            raise DependencyUnavailable("s3") from late
+
+    async def _in_thread(self, function: Callable[..., Answer], *args: Any) -> Answer:
+        if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._threads = ThreadPoolExecutor(PLACES["s3"], "s3")
+        self._bulkhead.take()
+        running = self._threads.submit(function, *args)
+        running.add_done_callback(self._bulkhead.give_back)
+        return await asyncio.wrap_future(running)
 
     def _call(self, call: Callable[[Any], Any], if_refused: dict[str, Any]) -> Any:
+        """Run `call`. Raises `AwsCallError` when S3 does not take the keys."""
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         try:
             return call(self._client())
         except ClientError as refused:
-            code = refused.response["Error"]["Code"]
+            error = refused.response["Error"]
+            code = error["Code"]
             if code in if_refused:
                 return if_refused[code]
+            if code in _KEYS_REFUSED:
+                raise AwsCallError(code, error.get("Message", "")) from refused
             status = refused.response["ResponseMetadata"]["HTTPStatusCode"]
             # 409: another put of the same key is under way; like 5xx and 429, it passes.
-            if status in (409, 429) or status >= 500:
+            if code in _PASSING or status in (409, 429) or not 400 <= status < 500:
                 raise DependencyUnavailable("s3") from refused
             raise
-        except BotoCoreError as broken:
+        except (BotoCoreError, ResponseParserError) as broken:
             raise DependencyUnavailable("s3") from broken
 
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                self._made = _new_client()
+                self._made = _new_client(lambda: self._keys)
             return self._made
 
 
-def _new_client() -> Any:
+def _new_client(keys: Callable[[], Credentials | None]) -> Any:
     import boto3
+    from botocore import credentials
     from botocore.config import Config
+    from botocore.session import get_session
+
+    class Keys(credentials.Credentials):
+        """Those that all our clients use."""
+
+        def get_frozen_credentials(self) -> credentials.ReadOnlyCredentials:
+            found = keys()
+            assert found is not None  # noqa: S101 - they are looked up before every call
+            return credentials.ReadOnlyCredentials(found.access_key, found.secret_key, found.token or None)
+
+    class Provider(credentials.CredentialProvider):
+        """In the place of botocore's own chain, which asks, and waits, in every thread."""
+
+        def load(self) -> credentials.Credentials:
+            return Keys("", "")
 
     def client(addressing: Literal["virtual", "path"]) -> Any:
         config = Config(
-            connect_timeout=1,
-            read_timeout=3,
-            retries={"mode": "standard", "max_attempts": 3},
-            max_pool_connections=32,
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": TRIES},
+            max_pool_connections=PLACES["s3"],
             signature_version="s3v4",  # KMS asks for it
             s3={"addressing_style": addressing},
         )
-        return boto3.client("s3", config=config)
+        return session.client("s3", config=config)
 
+    core = get_session()
+    core.register_component("credential_provider", credentials.CredentialResolver([Provider()]))
+    session = boto3.Session(botocore_session=core)
     # Named by its host, so that links lead to the bucket's own region. A local S3 has no such hosts.
     made = client("virtual")
     on_aws = ".amazonaws.com" in f"{urlsplit(made.meta.endpoint_url).hostname}"

@@ -1,0 +1,193 @@
+"""A dependency that hangs takes its own endpoints only: each in turn, beneath the whole application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from bench.canned import ORDER_ID, Canned
+from localcloud.issuer import AUDIENCE, Issuer
+from tests.misbehaving import Behaviour, Server, answers, serving, silence
+from tests.support import AN_ORDER, a_settings
+
+from orders.adapters import aws, credentials, lean_client, s3
+from orders.api.middleware import MAX_IN_FLIGHT
+from orders.bootstrap import build_app
+from orders.errors import DependencyUnavailable
+
+PLACES = 3
+
+Call = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    call: Call
+    status: int
+    needs: frozenset[str]
+
+
+def endpoint(method: str, path: str, status: int, *needs: str, **more: object) -> Endpoint:
+    return Endpoint(lambda client: client.request(method, path, **more), status, frozenset(needs))  # type: ignore[arg-type]
+
+
+ORDER = f"/orders/{ORDER_ID}"
+ATTACHMENT = {"name": "a.pdf", "content_type": "application/pdf"}
+ENDPOINTS = {
+    "/": endpoint("GET", "/", 200),
+    "/health": endpoint("GET", "/health", 200),
+    "/openapi.json": endpoint("GET", "/openapi.json", 200),
+    "unknown path": endpoint("GET", "/nothing", 404),
+    "no token": endpoint("GET", ORDER, 401, headers={"authorization": ""}),
+    "not an order's id": endpoint("GET", "/orders/1", 404),
+    "not an order": endpoint("POST", "/orders", 422, json={}),
+    "get": endpoint("GET", ORDER, 200, "dynamodb", "credentials"),
+    "place": endpoint("POST", "/orders", 201, "dynamodb", "credentials", json=AN_ORDER),
+    "change": endpoint("PUT", f"{ORDER}/status", 200, "dynamodb", "credentials", json={"status": "pending"}),
+    "list": endpoint("GET", "/orders", 200, "dynamodb", "credentials", "kms"),
+    "attach": endpoint("POST", f"{ORDER}/attachments", 200, "dynamodb", "credentials", json=ATTACHMENT),
+    "receipt": endpoint("GET", f"{ORDER}/receipt", 303, "dynamodb", "credentials", "s3"),
+}
+# What is asked for more often than there are places, while its dependency hangs.
+ASKED = {"dynamodb": "get", "kms": "list", "s3": "receipt", "credentials": "get"}
+
+
+@asynccontextmanager
+async def healthy_aws() -> AsyncIterator[str]:
+    made: list[Canned] = []
+
+    def make() -> Canned:
+        made.append(Canned())
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for each in made:
+            each.transport.abort()
+
+
+def documents_of(issuer: Issuer) -> Behaviour:
+    """Answer with both documents in turn."""
+    turn = 0
+
+    async def behave(writer: asyncio.StreamWriter) -> bool:
+        nonlocal turn
+        turn += 1
+        documents = list(issuer.documents().values())
+        return await answers(json.dumps(documents[(turn - 1) % 2]).encode(), keep=False)(writer)
+
+    return behave
+
+
+@pytest.fixture
+def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few are soon full. And nobody gives up meanwhile, however busy the machine."""
+    monkeypatch.setattr(aws, "PLACES", dict.fromkeys(aws.PLACES, PLACES))
+    monkeypatch.setattr(s3, "PLACES", aws.PLACES)
+    monkeypatch.setattr(credentials, "TIMEOUT_SECONDS", 60.0)
+    for name in ("ATTEMPT_SECONDS", "DEADLINE_SECONDS"):
+        monkeypatch.setattr(lean_client, name, 60.0)
+    for name in ("READ_SECONDS", "DEADLINE_SECONDS"):
+        monkeypatch.setattr(s3, name, 60.0)
+
+
+@asynccontextmanager
+async def api(
+    monkeypatch: pytest.MonkeyPatch, hanging: str, issuer_script: Callable[[Issuer], list[Behaviour]]
+) -> AsyncIterator[tuple[httpx.AsyncClient, Server]]:
+    """Yield a caller of the whole application, of which one dependency hangs, and the issuer."""
+    async with (
+        silence() as silent,
+        healthy_aws() as json_services,
+        serving(*[answers(b"")] * 99) as storage,
+        serving() as issuer_server,
+    ):
+        issuer = Issuer(issuer_server.url)
+        issuer_server.script = issuer_script(issuer)
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_REGION", "eu-central-1")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        urls = {"dynamodb": json_services, "kms": json_services, "s3": storage.url} | {hanging: silent}
+        for service in ("dynamodb", "kms", "s3"):
+            monkeypatch.setenv(f"AWS_ENDPOINT_URL_{service.upper()}", urls[service])
+        if hanging == "credentials":
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{silent}/creds")
+        else:
+            monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        app = build_app(a_settings(auth_issuer=issuer.url, auth_audience=AUDIENCE))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://api.test",
+            headers={"authorization": f"Bearer {issuer.token('alice', 'orders:admin')}"},
+            timeout=None,  # noqa: S113 - the test's own ends it
+        ) as client:
+            yield client, issuer_server
+            service: Any = app.state.service
+            for observed in (service._store._client, service._cursor_key._client):
+                observed._client.close()
+
+
+async def all_but(client: httpx.AsyncClient, dependency: str) -> None:
+    """Assert that every endpoint that does not need the dependency answers as ever."""
+    for name, each in ENDPOINTS.items():
+        if dependency not in each.needs:
+            assert (name, (await each.call(client)).status_code) == (name, each.status)
+
+
+def refused(answer: httpx.Response) -> bool:
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["type"].endswith("dependency-unavailable")
+    return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.usefixtures("few_places")
+@pytest.mark.parametrize("hanging", ASKED)
+def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
+    async def case() -> None:
+        async with api(monkeypatch, hanging, lambda issuer: [documents_of(issuer)] * 2) as (client, _):
+            await all_but(client, hanging)  # all is imported, and the issuer's keys are known
+            asked = ENDPOINTS[ASKED[hanging]]
+            waiting = {asyncio.create_task(asked.call(client)) for _ in range(PLACES + 4)}
+            for _ in range(4):  # as many as find no place are told at once
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                assert all(refused(each.result()) for each in done)
+                if len(waiting) == PLACES:
+                    break
+            assert len(waiting) == PLACES
+            await all_but(client, hanging)
+            assert not any(each.done() for each in waiting)
+            for each in waiting:
+                each.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(case(), 60))
+
+
+def test_together_they_leave_places_for_what_needs_none() -> None:
+    assert sum(aws.PLACES.values()) < MAX_IN_FLIGHT
+
+
+def test_a_place_is_given_back_however_the_work_ends(few_places: None) -> None:
+    bulkhead = aws.Bulkhead("s3")
+    for _ in range(9):
+        with pytest.raises(KeyError), bulkhead:
+            raise KeyError
+    for _ in range(PLACES):
+        bulkhead.take()
+    with pytest.raises(DependencyUnavailable) as caught:
+        bulkhead.take()
+    assert caught.value.dependency == "s3"
+    bulkhead.give_back()
+    bulkhead.take()
