@@ -16,7 +16,7 @@ ISSUER = Issuer(URL)
 def authenticator() -> JwtAuthenticator:
     """Trusts `ISSUER` only."""
 
-    def fetch(url: str) -> bytes:
+    async def fetch(url: str) -> bytes:
         return json.dumps(ISSUER.documents()[url.removeprefix(URL)]).encode()
 
     return JwtAuthenticator(URL, AUDIENCE, KeySet(URL, fetch))
