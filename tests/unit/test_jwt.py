@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,16 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 from localcloud.issuer import AUDIENCE, Issuer
+from tests.misbehaving import Behaviour, answers, resets, sends, serving
 
+from orders.adapters import jwt as module
+from orders.adapters.aws import PLACES
 from orders.adapters.jwt import LEEWAY_SECONDS, JwtAuthenticator, KeySet
-from orders.domain import Caller
+from orders.domain import Caller, order_id_for
 from orders.errors import DependencyUnavailable, NotAuthenticated
 
 URL = "https://issuer.test"
@@ -125,6 +133,12 @@ def test_an_elliptic_key_counts_too() -> None:
         ({"exp": "soon"}, "not valid"),
         ({"exp": 1e400}, "not valid"),
         ({"exp": [1]}, "not valid"),
+        ({"exp": 10**400}, "not valid"),
+        ({"sub": "\ud800"}, "not valid"),
+        ({"sub": "alice\ud800"}, "not valid"),
+        ({"sub": "alice\x00"}, "not valid"),
+        ({"sub": "alice\n"}, "not valid"),
+        ({"sub": "\u202ealice"}, "not valid"),
         ({"exp": int(time.time()) - LEEWAY_SECONDS - 1}, "has expired"),
         ({"nbf": int(time.time()) + 3600}, "not valid"),
         ({"iat": int(time.time()) + 3600}, "not valid"),
@@ -148,6 +162,96 @@ def test_headers_that_are_refused(
     good = {"iss": URL, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
     assert caller(authenticator, issuer.sign(good)).subject == "alice"
     refused(authenticator, issuer.sign(good, **header))
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def signed(issuer: Issuer, header: bytes, body: bytes) -> str:
+    """Sign what no library would."""
+    key = issuer._private
+    start = f"{b64(header)}.{b64(body)}"
+    return f"{start}.{b64(key.Algorithm.sign(start.encode(), key.key))}"
+
+
+# As JSON, for Python's module writes no lone surrogates, and no number that it cannot read again.
+ODD = st.one_of(
+    st.sampled_from(
+        (
+            *("NaN", "Infinity", "-Infinity", "1e400", "-0", "1" + "0" * 400, "9" * 5000),
+            *('"\\ud800"', '"\\u0000"', '"9999999999"', "[[]]", "[null]", "{}"),
+            *("[" * 2000 + "]" * 2000, '{"a":' * 1000 + "1" + "}" * 1000),
+        )
+    ),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=300),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=5,
+    ).map(json.dumps),
+)
+CLAIMS = ("iss", "aud", "sub", "exp", "nbf", "iat", "jti", "scope", "scp")
+HEADERS = ("typ", "alg", "kid", "crit", "b64", "zip", "cty", "jwk", "x5c")
+
+
+def written(good: dict[str, Any], odd: dict[str, str]) -> bytes:
+    texts = {name: json.dumps(value) for name, value in good.items()} | odd
+    return ("{" + ",".join(f'"{name}":{text}' for name, text in texts.items()) + "}").encode()
+
+
+@given(
+    st.dictionaries(st.sampled_from(CLAIMS), ODD, min_size=1, max_size=2),
+    st.dictionaries(st.sampled_from(HEADERS), ODD, max_size=1),
+)
+@example({"sub": '"\\ud800"'}, {})
+@example({"exp": "1" + "0" * 400}, {})
+@settings(max_examples=100, deadline=None)
+def test_whatever_is_signed_counts_or_is_refused(claims: dict[str, str], headers: dict[str, str]) -> None:
+    """It raises nothing else, and who counts can be stored, and used as a key."""
+    issuer, now = FUZZED, int(time.time())
+    good = {"iss": URL, "aud": AUDIENCE, "sub": "alice", "exp": now + 600}
+    header = written({"alg": "RS256", "kid": issuer.jwk["kid"]}, headers)
+    token = signed(issuer, header, written(good, claims))
+    authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, Web(issuer)))
+    try:
+        found = caller(authenticator, token)
+    except NotAuthenticated:
+        return
+    assert found.subject is not None
+    assert 0 < len(f"owner#{found.subject}".encode()) <= 2048
+    assert all(isinstance(scope, str) for scope in found.scopes)
+    order_id_for(found, "key")
+
+
+FUZZED = Issuer(URL)
+
+
+class TestSpelling:
+    """One token counts in one spelling: the others would fill what is remembered."""
+
+    def test_others_do_not_count(self, authenticator: JwtAuthenticator, issuer: Issuer) -> None:
+        token = issuer.token("alice")
+        caller(authenticator, token)
+        spare = [f"{token[:-1]}{chr(ord(token[-1]) + n)}" for n in (1, 2)]
+        for other in (
+            *spare,
+            f"{token}=",
+            f"{token}==",
+            f"{token}\t",
+            f"{token[:-9]}!{token[-9:]}",
+            f"{token}é",
+        ):
+            refused(authenticator, other)
+        assert len(authenticator._known) == 1
+
+    @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer  "])
+    def test_the_scheme_may_be_spelled_as_http_allows(
+        self, authenticator: JwtAuthenticator, issuer: Issuer, scheme: str
+    ) -> None:
+        token = issuer.token("alice")
+        for _ in range(2):
+            assert asyncio.run(authenticator.caller(f"{scheme} {token}")).subject == "alice"
+        assert len(authenticator._known) == 1
 
 
 def test_clocks_may_differ_a_little(authenticator: JwtAuthenticator, issuer: Issuer) -> None:
@@ -178,6 +282,21 @@ def test_what_is_remembered_is_bounded(
     for n in range(10):
         caller(authenticator, issuer.token(f"caller-{n}"))
         assert len(authenticator._known) <= 3
+
+
+def test_who_has_many_tokens_pushes_out_none_but_its_own(
+    authenticator: JwtAuthenticator, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TOKENS_KEPT", 20)
+    others = [issuer.token(f"caller-{n}") for n in range(8)]
+    for token in others:
+        caller(authenticator, token)
+    for n in range(50):
+        caller(authenticator, issuer.token("mallory", jti=f"{n}"))
+    kept = {known[2].subject for known in authenticator._known.values()}
+    assert kept == {f"caller-{n}" for n in range(8)} | {"mallory"}
+    assert len(authenticator._known) == 8 + module._TOKENS_OF_ONE_KEPT
+    assert sum(map(len, authenticator._known_of.values())) == len(authenticator._known)
 
 
 class TestKeys:
@@ -295,6 +414,170 @@ class TestKeys:
         authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, fetch))
         refused(authenticator, other.token("alice"))
         assert caller(authenticator, issuer.token("alice")).subject == "alice"
+
+
+class Slow:
+    """An issuer that answers when it is let, and counts who asks."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.issuer = issuer
+        self.let = asyncio.Event()
+        self.asked = 0
+
+    async def __call__(self, url: str) -> bytes:
+        self.asked += 1
+        await self.let.wait()
+        return json.dumps(self.issuer.documents()[url.removeprefix(URL)]).encode()
+
+
+class TestAnIssuerThatHangs:
+    """Good callers go on. Nobody waits but the one that asks, and a few when no keys are known at all."""
+
+    @pytest.mark.parametrize(
+        "age", [KeySet.COOLDOWN_SECONDS, KeySet.LIFETIME_SECONDS, KeySet.STALE_SECONDS - 1]
+    )
+    def test_good_callers_go_on_while_it_is_asked(self, issuer: Issuer, clock: Clock, age: float) -> None:
+        async def case() -> None:
+            web = Slow(issuer)
+            web.let.set()
+            authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, web, clock.steady), clock.wall)
+            good = f"Bearer {issuer.token('alice', valid_seconds=9000)}"
+            await authenticator.caller(good)
+            web.let.clear()
+            web.asked, clock.offset = 0, age
+            junk = [Issuer(URL, issuer.jwk | {"kid": f"made-up-{n}"}).token("mallory") for n in range(5)]
+            asking = asyncio.create_task(authenticator.caller(f"Bearer {junk.pop()}"))
+            while not web.asked:  # noqa: ASYNC110 - it has come to the issuer
+                await asyncio.sleep(0)
+            async with asyncio.timeout(10):  # at once: they would wait for good
+                for token in junk:
+                    with pytest.raises(NotAuthenticated):
+                        await authenticator.caller(f"Bearer {token}")
+                assert (await authenticator.caller(good)).subject == "alice"
+                fresh = issuer.token("bob", valid_seconds=9000)
+                assert (await authenticator.caller(f"Bearer {fresh}")).subject == "bob"
+            assert not asking.done()
+            assert web.asked == 1
+            web.let.set()
+            with pytest.raises(NotAuthenticated):
+                await asking
+
+        asyncio.run(asyncio.wait_for(case(), 30))
+
+    def test_without_keys_few_wait_and_the_others_are_told(
+        self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(PLACES, "token issuer", 3)
+
+        async def case() -> None:
+            web = Slow(issuer)
+            authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, web))
+            tokens = [issuer.token(f"caller-{n}") for n in range(9)]
+            waiting = {asyncio.create_task(authenticator.caller(f"Bearer {token}")) for token in tokens}
+            while len(waiting) > 4:  # the one that asks, and three that wait
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for each in done:
+                    with pytest.raises(DependencyUnavailable):
+                        each.result()
+            web.let.set()
+            assert all(isinstance(each, Caller) for each in await asyncio.gather(*waiting))
+            assert web.asked == 2
+
+        asyncio.run(asyncio.wait_for(case(), 30))
+
+    def test_who_leaves_does_not_end_it_for_the_others(self, issuer: Issuer) -> None:
+        async def case() -> None:
+            web = Slow(issuer)
+            authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, web))
+            first, second = (
+                asyncio.create_task(authenticator.caller(f"Bearer {issuer.token(name)}"))
+                for name in ("alice", "bob")
+            )
+            await asyncio.sleep(0)
+            first.cancel()
+            await asyncio.sleep(0)
+            web.let.set()
+            assert (await second).subject == "bob"
+            assert web.asked == 2
+
+        asyncio.run(asyncio.wait_for(case(), 30))
+
+
+async def drips(writer: asyncio.StreamWriter) -> bool:
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await asyncio.sleep(0.01)
+        await writer.drain()
+
+
+async def hangs(writer: asyncio.StreamWriter) -> bool:
+    await asyncio.sleep(600)
+    return False
+
+
+class TestFetching:
+    """Over a real socket: bounded in time and in bytes, from nowhere else, and without a thread."""
+
+    @pytest.mark.parametrize(
+        "behave",
+        [
+            pytest.param(hangs, id="says nothing"),
+            pytest.param(drips, id="drips"),
+            pytest.param(
+                sends(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 9000, keep=True), id="headers without end"
+            ),
+            pytest.param(answers(b" " * 300_000), id="huge"),
+            pytest.param(answers(b"[" * 100_000), id="nested deep"),
+            pytest.param(answers(b"\xff"), id="no UTF-8"),
+            pytest.param(answers(b"", 304), id="304"),
+            pytest.param(answers(b"{}", 500), id="500"),
+            pytest.param(resets, id="reset"),
+        ],
+    )
+    @pytest.mark.parametrize("document", [0, 1])
+    def test_an_issuer_that_misbehaves_is_given_up(
+        self,
+        behave: Behaviour,
+        document: int,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        if behave in (hangs, drips):
+            monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 0.5)
+
+        async def case() -> None:
+            async with serving() as server:
+                issuer = Issuer(server.url)
+                good = [answers(json.dumps(each).encode()) for each in issuer.documents().values()]
+                server.script = [*good[:document], behave]
+                threads = threading.active_count()
+                authenticator = JwtAuthenticator(server.url, AUDIENCE)
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await authenticator.caller(f"Bearer {issuer.token('alice')}")
+                assert caught.value.dependency == "token issuer"
+                assert threading.active_count() == threads
+                assert len(server.requests) == document + 1
+                monkeypatch.setattr(KeySet, "COOLDOWN_SECONDS", 0.0)
+                server.script = good
+                assert await authenticator.caller(f"Bearer {issuer.token('alice')}")
+
+        with caplog.at_level(logging.CRITICAL):
+            asyncio.run(asyncio.wait_for(case(), 60))
+
+    def test_a_redirect_leads_nowhere(self) -> None:
+        async def case() -> None:
+            async with serving() as elsewhere, serving() as server:
+                issuer = Issuer(server.url)
+                elsewhere.script = [
+                    answers(json.dumps(each).encode()) for each in issuer.documents().values()
+                ]
+                server.script = [answers(b"", 302, f"location: {elsewhere.url}/")]
+                with pytest.raises(DependencyUnavailable):
+                    await JwtAuthenticator(server.url, AUDIENCE).caller(f"Bearer {issuer.token('alice')}")
+                assert not elsewhere.requests
+
+        asyncio.run(asyncio.wait_for(case(), 30))
 
 
 def test_the_keys_come_over_http_too(tmp_path: Path) -> None:
