@@ -13,10 +13,11 @@ import httpx
 import pytest
 from bench.canned import ORDER_ID, Canned
 from localcloud.issuer import AUDIENCE, Issuer
-from tests.misbehaving import Behaviour, Server, answers, serving, silence
+from tests.misbehaving import answers, serving, silence
 from tests.support import AN_ORDER, a_settings
 
-from orders.adapters import aws, credentials, lean_client, s3
+from orders.adapters import aws, credentials, http1, lean_client, s3
+from orders.adapters.jwt import KeySet
 from orders.api.middleware import MAX_IN_FLIGHT
 from orders.bootstrap import build_app
 from orders.errors import DependencyUnavailable
@@ -33,29 +34,31 @@ class Endpoint:
     needs: frozenset[str]
 
 
-def endpoint(method: str, path: str, status: int, *needs: str, **more: object) -> Endpoint:
-    return Endpoint(lambda client: client.request(method, path, **more), status, frozenset(needs))  # type: ignore[arg-type]
+def endpoint(method: str, path: str, status: int, *needs: str, **more: Any) -> Endpoint:
+    return Endpoint(lambda client: client.request(method, path, **more), status, frozenset(needs))
 
 
 ORDER = f"/orders/{ORDER_ID}"
 ATTACHMENT = {"name": "a.pdf", "content_type": "application/pdf"}
+KEYS = "token issuer"
+DATABASE = (KEYS, "credentials", "dynamodb")
 ENDPOINTS = {
     "/": endpoint("GET", "/", 200),
     "/health": endpoint("GET", "/health", 200),
     "/openapi.json": endpoint("GET", "/openapi.json", 200),
     "unknown path": endpoint("GET", "/nothing", 404),
     "no token": endpoint("GET", ORDER, 401, headers={"authorization": ""}),
-    "not an order's id": endpoint("GET", "/orders/1", 404),
-    "not an order": endpoint("POST", "/orders", 422, json={}),
-    "get": endpoint("GET", ORDER, 200, "dynamodb", "credentials"),
-    "place": endpoint("POST", "/orders", 201, "dynamodb", "credentials", json=AN_ORDER),
-    "change": endpoint("PUT", f"{ORDER}/status", 200, "dynamodb", "credentials", json={"status": "pending"}),
-    "list": endpoint("GET", "/orders", 200, "dynamodb", "credentials", "kms"),
-    "attach": endpoint("POST", f"{ORDER}/attachments", 200, "dynamodb", "credentials", json=ATTACHMENT),
-    "receipt": endpoint("GET", f"{ORDER}/receipt", 303, "dynamodb", "credentials", "s3"),
+    "not an order's id": endpoint("GET", "/orders/1", 404, KEYS),
+    "not an order": endpoint("POST", "/orders", 422, KEYS, json={}),
+    "get": endpoint("GET", ORDER, 200, *DATABASE),
+    "place": endpoint("POST", "/orders", 201, *DATABASE, json=AN_ORDER),
+    "change": endpoint("PUT", f"{ORDER}/status", 200, *DATABASE, json={"status": "pending"}),
+    "list": endpoint("GET", "/orders", 200, *DATABASE, "kms"),
+    "attach": endpoint("POST", f"{ORDER}/attachments", 200, *DATABASE, json=ATTACHMENT),
+    "receipt": endpoint("GET", f"{ORDER}/receipt", 303, *DATABASE, "s3"),
 }
 # What is asked for more often than there are places, while its dependency hangs.
-ASKED = {"dynamodb": "get", "kms": "list", "s3": "receipt", "credentials": "get"}
+ASKED = {"dynamodb": "get", "kms": "list", "s3": "receipt", "credentials": "get", KEYS: "not an order's id"}
 
 
 @asynccontextmanager
@@ -75,25 +78,14 @@ async def healthy_aws() -> AsyncIterator[str]:
             each.transport.abort()
 
 
-def documents_of(issuer: Issuer) -> Behaviour:
-    """Answer with both documents in turn."""
-    turn = 0
-
-    async def behave(writer: asyncio.StreamWriter) -> bool:
-        nonlocal turn
-        turn += 1
-        documents = list(issuer.documents().values())
-        return await answers(json.dumps(documents[(turn - 1) % 2]).encode(), keep=False)(writer)
-
-    return behave
-
-
 @pytest.fixture
 def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few are soon full. And nobody gives up meanwhile, however busy the machine."""
     monkeypatch.setattr(aws, "PLACES", dict.fromkeys(aws.PLACES, PLACES))
     monkeypatch.setattr(s3, "PLACES", aws.PLACES)
     monkeypatch.setattr(credentials, "TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(KeySet, "COOLDOWN_SECONDS", 90.0)
     for name in ("ATTEMPT_SECONDS", "DEADLINE_SECONDS"):
         monkeypatch.setattr(lean_client, name, 60.0)
     for name in ("READ_SECONDS", "DEADLINE_SECONDS"):
@@ -101,18 +93,16 @@ def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def api(
-    monkeypatch: pytest.MonkeyPatch, hanging: str, issuer_script: Callable[[Issuer], list[Behaviour]]
-) -> AsyncIterator[tuple[httpx.AsyncClient, Server]]:
-    """Yield a caller of the whole application, of which one dependency hangs, and the issuer."""
+async def api(monkeypatch: pytest.MonkeyPatch, hanging: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a caller of the whole application, of which one dependency hangs."""
     async with (
         silence() as silent,
         healthy_aws() as json_services,
         serving(*[answers(b"")] * 99) as storage,
-        serving() as issuer_server,
+        serving() as tokens,
     ):
-        issuer = Issuer(issuer_server.url)
-        issuer_server.script = issuer_script(issuer)
+        issuer = Issuer(silent if hanging == "token issuer" else tokens.url)
+        tokens.script = [answers(json.dumps(each).encode()) for each in issuer.documents().values()]
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
         for name in names:
             monkeypatch.delenv(name, raising=False)
@@ -133,7 +123,7 @@ async def api(
             headers={"authorization": f"Bearer {issuer.token('alice', 'orders:admin')}"},
             timeout=None,  # noqa: S113 - the test's own ends it
         ) as client:
-            yield client, issuer_server
+            yield client
             service: Any = app.state.service
             for observed in (service._store._client, service._cursor_key._client):
                 observed._client.close()
@@ -156,16 +146,15 @@ def refused(answer: httpx.Response) -> bool:
 @pytest.mark.parametrize("hanging", ASKED)
 def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
     async def case() -> None:
-        async with api(monkeypatch, hanging, lambda issuer: [documents_of(issuer)] * 2) as (client, _):
+        async with api(monkeypatch, hanging) as client:
             await all_but(client, hanging)  # all is imported, and the issuer's keys are known
             asked = ENDPOINTS[ASKED[hanging]]
-            waiting = {asyncio.create_task(asked.call(client)) for _ in range(PLACES + 4)}
-            for _ in range(4):  # as many as find no place are told at once
+            places = PLACES + (hanging == KEYS)  # the one that asks for the keys takes none
+            waiting = {asyncio.create_task(asked.call(client)) for _ in range(places + 4)}
+            while len(waiting) > places:  # who finds no place is told at once
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 assert all(refused(each.result()) for each in done)
-                if len(waiting) == PLACES:
-                    break
-            assert len(waiting) == PLACES
+            assert len(waiting) == places
             await all_but(client, hanging)
             assert not any(each.done() for each in waiting)
             for each in waiting:
@@ -191,3 +180,7 @@ def test_a_place_is_given_back_however_the_work_ends(few_places: None) -> None:
     assert caught.value.dependency == "s3"
     bulkhead.give_back()
     bulkhead.take()
+
+
+def test_who_makes_one_call_at_a_time_finds_a_connection() -> None:
+    assert aws.PLACES["dynamodb"] <= http1.MAX_CONNECTIONS

@@ -10,14 +10,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from localcloud.embedded import EmbeddedAws
+from tests.misbehaving import Behaviour, Server, answers, hangs, resets, sends, serving
 from tests.support import ROOT
 
+from orders.adapters import aws as aws_adapters
+from orders.adapters import s3
 from orders.adapters.memory import MemoryDocumentStore
 from orders.adapters.s3 import S3DocumentStore
 from orders.domain import AttachmentType, new_order_id
@@ -177,6 +182,148 @@ class TestS3:
         environ = {f"ORDERS_{name}": "arn:any" for name in required}
         environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
         subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
+
+
+def refuses(code: str, status: int) -> Behaviour:
+    return answers(f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode(), status)
+
+
+EMPTY_LIST = answers(b"<ListBucketResult></ListBucketResult>")
+
+
+class TestFaultsOfS3:
+    """Against a server that misbehaves on purpose."""
+
+    @pytest.fixture(autouse=True)
+    def keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "eu-central-1")
+        monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+
+    @staticmethod
+    def store_at(monkeypatch: pytest.MonkeyPatch, server: Server) -> S3DocumentStore:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        return S3DocumentStore("documents", "arn:key", max_bytes=1000)
+
+    @pytest.mark.parametrize(
+        ("fault", "dependency"),
+        [
+            *((refuses(code, 403), "credentials") for code in ("InvalidAccessKeyId", "RequestTimeTooSkewed")),
+            *((refuses(code, 400), "credentials") for code in ("ExpiredToken", "InvalidToken")),
+            (refuses("SignatureDoesNotMatch", 403), "credentials"),
+            (refuses("KMS.DisabledException", 400), "s3"),
+            (refuses("KMS.KMSInvalidStateException", 400), "s3"),
+            (refuses("RequestTimeout", 400), "s3"),
+            (refuses("SlowDown", 503), "s3"),
+            (refuses("OperationAborted", 409), "s3"),
+            (refuses("TooManyRequests", 429), "s3"),
+            (refuses("InternalError", 500), "s3"),
+            (answers(b"", 302, "location: http://127.0.0.1:1/"), "s3"),
+            (answers(b"<html>not XML"), "s3"),
+            (sends(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n<List"), "s3"),
+            (sends(b"SSH-2.0-OpenSSH_9.9\r\n"), "s3"),
+            (resets, "s3"),
+        ],
+    )
+    def test_what_is_not_ours_is_a_dependency_that_fails(
+        self, fault: Behaviour, dependency: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def case() -> None:
+            async with serving(*[fault] * 9) as server:
+                store = self.store_at(monkeypatch, server)
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await store.attachments(ID)
+                assert caught.value.dependency == dependency
+                server.script = [EMPTY_LIST]
+                assert await store.attachments(ID) == []
+
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    @pytest.mark.parametrize(("status", "dependency"), [(400, "credentials"), (403, "s3")])
+    def test_a_refusal_without_words_is_one_too(
+        self, status: int, dependency: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A HEAD has no body that could say why."""
+
+        async def case() -> None:
+            async with serving(*[answers(b"", status)] * 9) as server:
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await self.store_at(monkeypatch, server).receipt_url(ID)
+                assert caught.value.dependency == dependency
+
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    @pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NoSuchBucket", 404)])
+    def test_what_is_ours_is_no_such_thing(
+        self, code: str, status: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def case() -> None:
+            async with serving(refuses(code, status)) as server:
+                with pytest.raises(ClientError, match=code):
+                    await self.store_at(monkeypatch, server).attachments(ID)
+
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    def test_refused_keys_are_replaced_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def keys(name: str) -> Behaviour:
+            found = {"AccessKeyId": name, "SecretAccessKey": "s", "Expiration": "2999-01-01T00:00:00Z"}
+            return answers(json.dumps(found).encode(), keep=False)
+
+        async def case() -> None:
+            async with (
+                serving(keys("old"), keys("new")) as source,
+                serving(refuses("ExpiredToken", 400), EMPTY_LIST) as server,
+            ):
+                monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+                monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/creds")
+                assert await self.store_at(monkeypatch, server).attachments(ID) == []
+                used = [
+                    headers["Authorization"].partition("Credential=")[2] for headers, _ in server.requests
+                ]
+                assert [each.partition("/")[0] for each in used] == ["old", "new"]
+                assert len(source.requests) == 2
+
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    def test_one_that_hangs_keeps_its_place_after_its_caller_gave_up(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(s3, "PLACES", {"s3": 3})
+        monkeypatch.setattr(aws_adapters, "PLACES", {"s3": 3})
+        monkeypatch.setattr(s3, "READ_SECONDS", 60)
+
+        async def case() -> None:
+            async with serving(EMPTY_LIST, *[hangs] * 3) as server:
+                store = self.store_at(monkeypatch, server)
+                await store.attachments(ID)  # all is imported
+                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 0.5)
+                waiting = [asyncio.create_task(store.attachments(ID)) for _ in range(3)]
+                for each in await asyncio.gather(*waiting, return_exceptions=True):
+                    assert isinstance(each, DependencyUnavailable)
+                    assert isinstance(each.__cause__, TimeoutError)
+                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 60.0)
+                with pytest.raises(DependencyUnavailable) as caught:
+                    await store.attachments(ID)
+                assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+                while len(server.requests) < 4:  # noqa: ASYNC110 - the three, however late on a busy machine
+                    await asyncio.sleep(0.01)
+                assert await store.presign_upload(
+                    ID, "a.txt", AttachmentType.TEXT
+                )  # needs no thread, and no S3
+                for writer in server.writers:
+                    writer.transport.abort()
+                while True:
+                    with suppress(DependencyUnavailable):
+                        assert await store.attachments(ID) == []
+                        break
+                    await asyncio.sleep(0.05)  # until one of the threads has heard of it
+
+        monkeypatch.setattr("tests.misbehaving.OK", EMPTY_LIST)
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    def test_the_tries_end_with_the_deadline(self) -> None:
+        """botocore waits a second at most before its second try."""
+        assert s3.TRIES * s3.READ_SECONDS + (s3.TRIES - 1) <= s3.DEADLINE_SECONDS
 
 
 def policy(upload: Upload) -> dict[str, Any]:
