@@ -124,8 +124,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._refuse(ConnectionError(f"not HTTP: {error}"))
-        if not waiting.done() and self._received_bytes > (
-            MAX_ANSWER_BYTES if self._chunks else MAX_HEAD_BYTES
+        if (
+            self._received_bytes > MAX_HEAD_BYTES
+            and not waiting.done()
+            and (self._received_bytes > MAX_ANSWER_BYTES or not self._chunks)
         ):
             self._fail(ConnectionError("the answer is too large"))
 
