@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 from bench.canned import ORDER_ID, Canned
 from localcloud.issuer import AUDIENCE, Issuer
 from tests.misbehaving import answers, serving, silence
-from tests.support import AN_ORDER, a_settings
+from tests.support import AN_ORDER, ROOT, a_settings
 
 from orders.adapters import aws, credentials, http1, lean_client, s3
 from orders.adapters.jwt import KeySet
@@ -166,6 +167,13 @@ def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyP
 
 def test_together_they_leave_places_for_what_needs_none() -> None:
     assert sum(aws.PLACES.values()) < MAX_IN_FLIGHT
+
+
+def test_the_documentation_knows_the_places() -> None:
+    text = (ROOT / "docs/reliability.md").read_text()
+    _, table = text.split("| dependency | requests that may wait |")
+    rows = [re.search(r"\d+", row.split("|")[2]) for row in table.split("\n\n")[0].splitlines()[2:]]
+    assert [int(found[0]) for found in rows if found] == list(aws.PLACES.values())
 
 
 def test_a_place_is_given_back_however_the_work_ends(few_places: None) -> None:

@@ -464,6 +464,29 @@ class TestAnIssuerThatHangs:
 
         asyncio.run(asyncio.wait_for(case(), 30))
 
+    def test_who_asks_goes_on_after_a_moment(
+        self, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(KeySet, "PATIENCE_SECONDS", 0.05)
+        monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 60.0)
+
+        async def case() -> None:
+            web = Slow(issuer)
+            web.let.set()
+            authenticator = JwtAuthenticator(URL, AUDIENCE, KeySet(URL, web, clock.steady), clock.wall)
+            good = f"Bearer {issuer.token('alice', valid_seconds=9000)}"
+            await authenticator.caller(good)
+            web.let.clear()
+            clock.offset = KeySet.LIFETIME_SECONDS
+            for _ in range(3):
+                assert await authenticator.caller(good)
+            assert web.asked == 3  # two documents, and the first again
+            web.let.set()
+            while authenticator._keys.are_old:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # it was asked to the end
+
+        asyncio.run(asyncio.wait_for(case(), 30))
+
     def test_without_keys_few_wait_and_the_others_are_told(
         self, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import logging
@@ -169,6 +170,8 @@ class KeySet:
     COOLDOWN_SECONDS = 10.0
     # For both requests, whatever comes of them.
     TIMEOUT_SECONDS = 4.0
+    # The caller that asks for others while the last keys still do waits no longer.
+    PATIENCE_SECONDS = 1.0
 
     def __init__(
         self, issuer: str, fetch: Fetch | None = None, clock: Callable[[], float] = time.monotonic
@@ -195,7 +198,9 @@ class KeySet:
         One caller asks. The others go on with the keys that are known; only without any do they wait.
         """
         if self._may_ask:
-            await self._ask()
+            with contextlib.suppress(TimeoutError):  # it goes on, and so does who has keys to go by
+                async with asyncio.timeout(None if self._are_stale else self.PATIENCE_SECONDS):
+                    await self._ask()
         elif self._are_stale and self._refresh.is_running:
             with self._waiting:
                 await self._refresh()

@@ -143,8 +143,13 @@ class S3DocumentStore:
 
     async def _sign(self, call: Callable[[Any], Answer]) -> Answer:
         """Run `call`, which asks nobody, with the client."""
-        self._keys = self._credentials.current or await self._credentials.renew()
+        await self._fresh_keys()
         return call(self._made or await self._in_thread(self._client))
+
+    async def _fresh_keys(self) -> Credentials:
+        """Look up the keys that the client signs with."""
+        self._keys = keys = self._credentials.current or await self._credentials.renew()
+        return keys
 
     async def _run(
         self, call: Callable[[Any], Answer], if_refused: dict[str, Answer] | None = None
@@ -154,12 +159,12 @@ class S3DocumentStore:
             await self._in_thread(self._client)
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                self._keys = keys = self._credentials.current or await self._credentials.renew()
+                keys = await self._fresh_keys()
                 try:
                     return await self._in_thread(self._call, call, if_refused or {})
                 except AwsCallError:
                     await self._credentials.replace(keys)
-                self._keys = self._credentials.current
+                await self._fresh_keys()
                 return await self._in_thread(self._call, call, if_refused or {})
         except AwsCallError as refused:
             raise DependencyUnavailable("credentials") from refused
