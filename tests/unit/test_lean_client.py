@@ -397,6 +397,21 @@ class TestOneAnswerForOneRequest:
 
         run(test(), loops)
 
+    def test_what_comes_before_the_caller_has_seen_its_answer_is_no_less_doubtful(self) -> None:
+        async def test() -> None:
+            async with serving(sends(b"", keep=True)) as server:
+                pool = http1.Pool(urlsplit(server.url))
+                loop = asyncio.get_running_loop()
+                connection = await pool._connection(loop, loop.time() + 10)
+                asking = asyncio.create_task(connection.exchange(b"GET / HTTP/1.1\r\n\r\n", loop.time() + 10))
+                await asyncio.sleep(0)
+                connection.data_received(GOOD)
+                connection.data_received(GOOD)  # two segments, but one turn of the loop
+                with pytest.raises(ConnectionError):
+                    await asking
+
+        run(test())
+
     def test_what_comes_to_an_idle_connection_ends_it(self) -> None:
         async def test() -> None:
             async with serving() as server:

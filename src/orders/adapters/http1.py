@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         waiting = self._waiting
         if waiting is None or waiting.done():
-            self.close()
+            self._refuse(ConnectionError("more than one answer"))
             return
         self._received_bytes += len(data)
         try:

@@ -290,8 +290,11 @@ async def _fetch(url: str) -> bytes:
     """Get the document, from there and nowhere else: a redirect is no answer. Takes no thread."""
     parts = urlsplit(url)  # _refuse_plain_http has seen it
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    headers = f"host: {parts.netloc}\r\naccept: application/json\r\nconnection: close\r\n"
-    request = f"GET {target} HTTP/1.1\r\n{headers}\r\n".encode("ascii")
+    # Some firewalls refuse who does not say what it is.
+    headers = (
+        "accept: application/json\r\naccept-encoding: identity\r\nuser-agent: orders\r\nconnection: close"
+    )
+    request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{headers}\r\n\r\n".encode("ascii")
     # AWS_CA_BUNDLE is for AWS only.
     environ = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     deadline = asyncio.get_running_loop().time() + KeySet.TIMEOUT_SECONDS
