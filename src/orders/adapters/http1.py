@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._poll = select.poll()
         self._parser = httptools.HttpResponseParser(self)
-        self._waiting: asyncio.Future[Answer] | None = None
+        self._waiting: asyncio.Future[Answer] | None = None  # for an answer that is not complete
         self._idle_since = 0.0
         self._chunks: list[bytes] = []
         self._received_bytes = 0
@@ -60,11 +60,12 @@ class Connection(asyncio.Protocol):
             raise ConnectionResetError("closed before use")
         loop = asyncio.get_running_loop()
         self._received_bytes = 0
-        self._waiting = loop.create_future()
+        waiting: asyncio.Future[Answer] = loop.create_future()
+        self._waiting = waiting
         timer = loop.call_at(deadline, self._time_out)  # cheaper than `asyncio.timeout_at`
         try:
             self._transport.write(request)
-            answer = await self._waiting
+            answer = await waiting
             if self._doubt:
                 raise self._doubt
             return answer
@@ -100,8 +101,9 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, reason: Exception) -> None:
         self.close()
-        if self._waiting and not self._waiting.done():
-            self._waiting.set_exception(reason)
+        waiting, self._waiting = self._waiting, None
+        if waiting and not waiting.done():
+            waiting.set_exception(reason)
 
     def _refuse(self, reason: ConnectionError) -> None:
         """Fail, even if the answer was complete: its caller has not seen it yet."""
@@ -115,8 +117,7 @@ class Connection(asyncio.Protocol):
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        waiting = self._waiting
-        if waiting is None or waiting.done():
+        if self._waiting is None:
             self._refuse(ConnectionError("more than one answer"))
             return
         self._received_bytes += len(data)
@@ -126,7 +127,7 @@ class Connection(asyncio.Protocol):
             self._refuse(ConnectionError(f"not HTTP: {error}"))
         if (
             self._received_bytes > MAX_HEAD_BYTES
-            and not waiting.done()
+            and self._waiting
             and (self._received_bytes > MAX_ANSWER_BYTES or not self._chunks)
         ):
             self._fail(ConnectionError("the answer is too large"))
@@ -139,9 +140,8 @@ class Connection(asyncio.Protocol):
     # httptools calls these
 
     def on_message_begin(self) -> None:
-        if self._waiting and self._waiting.done():
+        if self._waiting is None:
             self._refuse(ConnectionError("more than one answer"))
-        self._chunks.clear()
         self._checksum = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -153,7 +153,8 @@ class Connection(asyncio.Protocol):
         self._chunks.append(chunk)
 
     def on_message_complete(self) -> None:
-        if self._waiting is None or self._waiting.done():
+        waiting = self._waiting
+        if waiting is None:
             return
         body = b"".join(self._chunks)
         self._chunks.clear()
@@ -166,7 +167,9 @@ class Connection(asyncio.Protocol):
             self._fail(ConnectionError("the answer's checksum is wrong"))
         else:
             self.reusable = self._parser.should_keep_alive()
-            self._waiting.set_result(Answer(status, body))
+            self._waiting = None
+            if not waiting.done():  # its caller may just have left
+                waiting.set_result(Answer(status, body))
 
 
 class Pool:
