@@ -13,10 +13,10 @@ from orders.errors import DependencyUnavailable
 
 # How many requests may wait for each dependency at a time. What is more is refused at once, so that one that
 # hangs takes only the endpoints that need it. All together they are fewer than api.middleware.MAX_IN_FLIGHT:
-# what needs none of them always finds a place. A process at its best has some 60 requests in flight, and most
-# of these may want the first keys of the issuer, or KMS, right after a start.
+# what needs none of them always finds a place. A process at its best has some 60 requests in flight, all of
+# which may want the first keys of the issuer right after a start, and many of them KMS.
 # https://learn.microsoft.com/en-us/azure/architecture/patterns/bulkhead
-PLACES = {"dynamodb": 128, "s3": 32, "kms": 40, "token issuer": 40}
+PLACES = {"dynamodb": 112, "s3": 24, "kms": 40, "token issuer": 72}
 
 # Refusals for the rate of the calls: they may pass, as whatever has a status of 500 or more may.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
