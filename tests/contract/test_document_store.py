@@ -296,7 +296,7 @@ class TestFaultsOfS3:
             async with serving(EMPTY_LIST, *[hangs] * 3) as server:
                 store = self.store_at(monkeypatch, server)
                 await store.attachments(ID)  # all is imported
-                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 0.5)
+                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 2.0)
                 waiting = [asyncio.create_task(store.attachments(ID)) for _ in range(3)]
                 for each in await asyncio.gather(*waiting, return_exceptions=True):
                     assert isinstance(each, DependencyUnavailable)
