@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,10 +19,12 @@ from tests.misbehaving import answers, serving, silence
 from tests.support import AN_ORDER, ROOT, a_settings
 
 from orders.adapters import aws, credentials, http1, lean_client, s3
+from orders.adapters.dynamodb import DynamoOrderStore
 from orders.adapters.jwt import KeySet
 from orders.api.middleware import MAX_IN_FLIGHT
 from orders.bootstrap import build_app
 from orders.errors import DependencyUnavailable
+from orders.ports import OrderStore
 
 PLACES = 3
 
@@ -167,6 +170,23 @@ def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyP
 
 def test_together_they_leave_places_for_what_needs_none() -> None:
     assert sum(aws.PLACES.values()) < MAX_IN_FLIGHT
+
+
+@pytest.mark.parametrize("method", [name for name in vars(OrderStore) if not name.startswith("_")])
+def test_no_method_of_the_store_goes_past_its_bound(method: str) -> None:
+    class Unasked:
+        async def call(self, *_: Any) -> Any:
+            raise AssertionError
+
+    store = DynamoOrderStore(Unasked(), "table", 4)
+    for _ in range(aws.PLACES["dynamodb"]):
+        store.bulkhead.take()
+    call = getattr(store, method)
+    parameters = inspect.signature(call).parameters.values()
+    positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+    with pytest.raises(DependencyUnavailable):
+        asyncio.run(call(*positional, **named))
 
 
 def test_the_documentation_knows_the_places() -> None:

@@ -307,9 +307,8 @@ class TestFaultsOfS3:
                 assert isinstance(caught.value.__cause__, ConnectionRefusedError)
                 while len(server.requests) < 4:  # noqa: ASYNC110 - the three, however late on a busy machine
                     await asyncio.sleep(0.01)
-                assert await store.presign_upload(
-                    ID, "a.txt", AttachmentType.TEXT
-                )  # needs no thread, and no S3
+                # Needs no thread, and no S3
+                assert await store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500)
                 for writer in server.writers:
                     writer.transport.abort()
                 while True:

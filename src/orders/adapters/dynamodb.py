@@ -280,6 +280,7 @@ class DynamoOrderStore:
         more = len(items) > query.limit
         return OrderPage([item.order() for item in page], page[-1].position.s if more else None)
 
+    @bounded
     async def add_attachment(self, order_id: str, name: str, limit: int) -> bool:
         """Add the name, unless there are as many others; in one conditional call."""
         return await self._update(
@@ -297,6 +298,7 @@ class DynamoOrderStore:
             }
         )
 
+    @bounded
     async def reserve_upload(self, owner: str | None, day: date, size_bytes: int, limit_bytes: int) -> bool:
         """Add the bytes in one conditional call. If its answer is lost they count twice, never not at all."""
         expires_at = datetime.combine(day + timedelta(days=2), time(), UTC)

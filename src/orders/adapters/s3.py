@@ -45,9 +45,8 @@ _MAX_LISTED = 1000
 # For a whole call, retries included. Two tries with what may lie between them end at about the same time.
 DEADLINE_SECONDS = 5.0
 CONNECT_SECONDS = 1
-READ_SECONDS = (
-    2  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html
-)
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance-guidelines.html
+READ_SECONDS = 2
 TRIES = 2
 
 # Refusals with a status of 4xx that may pass. A HEAD is refused without words: with 400 for expired keys, and
