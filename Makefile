@@ -138,13 +138,13 @@ DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
 stage = --stage "$${STAGE:-dev}"
 .PHONY: bootstrap package deploy edge smoke rollback destroy drift sweep pipeline-check release-files release-publish
 
-bootstrap: $(DEV) ## Once per account and region: roles and stores for the pipeline (PARAMETERS="Repository=owner/name")
-	@$(DELIVERY) bootstrap --parameters "$$PARAMETERS"
+bootstrap: $(DEV) ## Once per stage: roles and stores for the pipeline (STAGE=dev|prod|preview, PARAMETERS as docs/delivery.md shows)
+	@$(DELIVERY) bootstrap $(stage) --parameters "$$PARAMETERS"
 
-package: $(DEV) $(TOOLS) ## Build and push the artefact of the sources, unless it is there (FORCE=1 builds all the same)
+package: $(DEV) $(TOOLS) ## Build and push the artifact of the sources, unless it is there (FORCE=1 builds all the same)
 	@$(DELIVERY) package $(stage) --parameters "$$PARAMETERS" $(if $(FORCE),--force)
 
-deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key, PARAMETERS="Runtime=fargate")
+deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key@hash, PARAMETERS="Runtime=fargate")
 	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(FORCE),--force)
 
 edge: $(DEV) ## Bring the edge of a stage to the sources, with its web ACL and the console: make edge STAGE=dev
@@ -165,7 +165,7 @@ drift: $(DEV) ## Fail if anything in a stage is not as its templates say
 sweep: $(DEV) ## Remove previews of closed pull requests (OPEN="3 14" are the open ones; asked of GitHub in a workflow)
 	@$(DELIVERY) sweep --open "$$OPEN"
 
-pipeline-check: ## Is the repository set up to deploy? Reads AWS_REGION, AWS_DEV_ROLE, AWS_PROD_ROLE
+pipeline-check: ## Is the repository set up to deploy? Reads its variables: AWS_REGION, AWS_DEV_ROLE, AWS_PROD_ROLE and others
 	@$(PYTHON) scripts/pipeline_check.py
 
 release-files: ## Archive, bill of materials and checksums of a release: make release-files TAG=v1.2.3

@@ -55,7 +55,8 @@ def _deploy_the_others(aws: EmbeddedAws) -> None:
     def create(name: str, values: Mapping[str, str]) -> dict[str, str]:
         return create_stack(aws.endpoint, name, ROOT / name / "template.yaml", values)
 
-    bootstrap = {"Repository": "acme/orders", "OidcProviderArn": provider["OpenIDConnectProviderArn"]}
+    bootstrap = {"Repository": "acme/orders", "OwnerId": "1", "RepositoryId": "2"}
+    bootstrap["OidcProviderArn"] = provider["OpenIDConnectProviderArn"]
     create("bootstrap", bootstrap)
     backed_up = ("OrdersTableName", "DocumentsBucketName", "AlarmTopicArn")
     create("backup", {name: aws.outputs[name] for name in backed_up})

@@ -7,8 +7,26 @@ variable "repository" {
   }
 }
 
+variable "owner_id" {
+  description = "Number of the repository's owner: gh api repos/OWNER/NAME --jq .owner.id"
+  type        = string
+  validation {
+    condition     = can(regex("^[0-9]+$", var.owner_id))
+    error_message = "The id is a number."
+  }
+}
+
+variable "repository_id" {
+  description = "Number of the repository: gh api repos/OWNER/NAME --jq .id"
+  type        = string
+  validation {
+    condition     = can(regex("^[0-9]+$", var.repository_id))
+    error_message = "The id is a number."
+  }
+}
+
 variable "branch" {
-  description = "Branch whose jobs may build artefacts and deploy to dev."
+  description = "Branch whose jobs may look for drift and, if environment is empty, build and deploy."
   type        = string
   default     = "main"
   validation {
@@ -17,22 +35,12 @@ variable "branch" {
   }
 }
 
-variable "prod_environment" {
-  description = "GitHub environment whose jobs may deploy to prod. Give it required reviewers and limit it to the branch."
-  type        = string
-  default     = "prod"
-  validation {
-    condition     = can(regex("^[A-Za-z0-9_-]+$", var.prod_environment))
-    error_message = "The environment is one name, without wildcards."
-  }
-}
-
-variable "pull_request_environment" {
-  description = "For an account of pull requests' throw-away stacks, the GitHub environment whose jobs make and remove them. The account then gets no role for dev and prod."
+variable "environment" {
+  description = "GitHub environment whose jobs may deploy. Empty takes the branch's jobs. Prod needs one with required reviewers, limited to the branch."
   type        = string
   default     = ""
   validation {
-    condition     = can(regex("^[A-Za-z0-9_-]*$", var.pull_request_environment))
+    condition     = can(regex("^[A-Za-z0-9_-]*$", var.environment))
     error_message = "The environment is one name, without wildcards, or empty."
   }
 }
@@ -53,8 +61,60 @@ variable "service" {
   }
 }
 
+variable "stage" {
+  description = "The stage that this serves. prod deploys what another stage built, and deletes nothing. preview serves orders-preview-<number>."
+  type        = string
+  default     = "dev"
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9]{1,15}$", var.stage))
+    error_message = "The stage is two to sixteen lower-case letters or digits."
+  }
+}
+
+variable "hosted_zone_id" {
+  description = "Route 53 zone in which the stage's stacks may set record_names. Empty lets them into none."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(|Z[A-Z0-9]+)$", var.hosted_zone_id))
+    error_message = "The zone is its id."
+  }
+}
+
+variable "record_names" {
+  description = "The names, separated by commas, that the stage's stacks may set there. Never those of another stage."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(|[a-z0-9.-]+(,[a-z0-9.-]+)*)$", var.record_names))
+    error_message = "Lower-case names without wildcards, spaces or a dot at the end."
+  }
+}
+
+variable "artifact_bucket_name" {
+  description = "Of the stage that builds, its output artifact_bucket_name. Empty makes this stage build and keep its own."
+  type        = string
+  default     = ""
+}
+
+variable "image_repository_arn" {
+  description = "Of the stage that builds, its output image_repository_arn."
+  type        = string
+  default     = ""
+}
+
+variable "prod_account_id" {
+  description = "Account of prod, if it is another one. It may then read the artifacts and images that are built here."
+  type        = string
+  default     = ""
+  validation {
+    condition     = can(regex("^(|[0-9]{12})$", var.prod_account_id))
+    error_message = "The account is twelve digits."
+  }
+}
+
 variable "name" {
-  description = "First part of the names of everything made here."
+  description = "First part of the names of everything made here; the stage is the second."
   type        = string
   default     = "orders-bootstrap"
 }

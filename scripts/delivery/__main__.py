@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 from urllib.request import Request, urlopen
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
-from scripts.delivery.artifact import ROOT, Artifacts, source_key
+from scripts.delivery.artifact import ROOT, Artifacts, attested, put_once, source_key
 from scripts.delivery.data import Data, retained
 from scripts.delivery.decide import (
     PRODUCTION,
@@ -25,10 +23,12 @@ from scripts.delivery.decide import (
     DeliveryError,
     Record,
     architecture,
+    bootstrap_stage,
     checked_parameters,
     decide,
     keeps_serving,
     may_destroy,
+    named,
     open_pull_requests,
     rollback_target,
     serving,
@@ -41,8 +41,6 @@ from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
 SERVICE = "orders"
-BOOTSTRAP = f"{SERVICE}-bootstrap"
-PREVIEW = re.compile(r"preview[0-9]+")
 
 
 def say(text: str) -> None:
@@ -54,6 +52,7 @@ class Delivery:
 
     def __init__(self, session: Any, environ: Mapping[str, str], poll: float = 2.0) -> None:
         self._session, self._environ, self._poll = session, environ, poll
+        self._outputs: dict[str, dict[str, str]] = {}  # of bootstraps, by stack
 
     def client(self, service: str, region: str | None = None) -> Any:
         return self._session.client(service, region_name=region)
@@ -61,67 +60,78 @@ class Delivery:
     def stack(self, name: str, region: str | None = None) -> Stack:
         return Stack(self.client("cloudformation", region), name, say, self._poll)
 
-    @cached_property
-    def _made(self) -> dict[str, str]:
-        """What the bootstrap made, if it did: its stack's outputs, or the environment (for Terraform's)."""
+    def _made(self, stage: str) -> dict[str, str]:
+        """Return what the stage's bootstrap made: its stack's outputs, or the environment's, by Terraform."""
         names = {
             "ArtifactBucketName": "ARTIFACT_BUCKET",
+            "HistoryBucketName": "HISTORY_BUCKET",
             "ImageRepositoryUri": "IMAGE_REPOSITORY",
             "ExecutionRoleArn": "EXECUTION_ROLE",
             "PermissionsBoundaryArn": "PERMISSIONS_BOUNDARY",
         }
         given = {o: self._environ[name] for o, name in names.items() if self._environ.get(name)}
-        return given if "ArtifactBucketName" in given else self.stack(BOOTSTRAP).outputs() | given
+        if "ArtifactBucketName" in given:
+            return given
+        name = _bootstrap_name(stage)
+        if name not in self._outputs:
+            self._outputs[name] = self.stack(name).outputs()
+        return self._outputs[name] | given
 
-    @property
-    def _bootstrap(self) -> dict[str, str]:
-        """What the bootstrap made. Raises DeliveryError if it did not."""
-        if "ArtifactBucketName" not in self._made:
+    def _bootstrap(self, stage: str) -> dict[str, str]:
+        """Return what the stage's bootstrap made. Raises DeliveryError if it did not."""
+        made = self._made(stage)
+        if "ArtifactBucketName" not in made:
             raise DeliveryError(
-                f"there is no stack {BOOTSTRAP} in this account and region: run `make bootstrap` first, "
-                "or set ARTIFACT_BUCKET and IMAGE_REPOSITORY"
+                f"there is no stack {_bootstrap_name(stage)} in this account and region: "
+                "run `make bootstrap` first, or set ARTIFACT_BUCKET, HISTORY_BUCKET and IMAGE_REPOSITORY"
             )
-        return self._made
+        return made
 
     def artifacts(self, stage: str) -> Artifacts:
-        made = self._bootstrap
-        prefix = "previews" if PREVIEW.fullmatch(stage) else "artifacts"
+        made = self._bootstrap(stage)
+        prefix = "previews" if bootstrap_stage(stage) == "preview" else "artifacts"
         return Artifacts(
             *(self.client("s3"), self.client("ecr")),
             *(made["ArtifactBucketName"], made.get("ImageRepositoryUri", ""), prefix),
         )
 
     def package(self, stage: str, extra: Sequence[str] = (), *, force: bool) -> str:
-        """Make the artefact of the sources, unless it is there; return its key."""
+        """Make the artifact of the sources, unless it is there; return its name."""
         artifacts = self.artifacts(stage)
         declared = load_template((ROOT / "template.yaml").read_text())["Parameters"]
         processor = architecture(self._parameters(stage, extra), declared)
-        key, built = artifacts.package(version_of(), say, architecture=processor, force=force)
-        image, _, digest = next(iter(artifacts.release(key)["images"]), "").partition("@")
-        self._tell(artifact=key, built=str(built).lower(), image_name=image, image_digest=digest)
-        return key
+        name, built = artifacts.package(version_of(), say, architecture=processor, force=force)
+        say(f"ARTIFACT={name}")
+        self._tell(artifact=name, built=str(built).lower())
+        return name
 
     def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
-        """Bring the stage's stack to the artefact (made now if none is named) and the parameters."""
-        key = artifact or self.package(stage, extra, force=force)
+        """Bring the stage's stack to the artifact (made now if none is named) and the parameters."""
+        if stage == PRODUCTION and "@" not in artifact:
+            raise DeliveryError(
+                "name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it"
+            )
+        name = artifact or self.package(stage, extra, force=force)
         parameters = self._parameters(stage, extra)
-        if boundary := self._bootstrap.get("PermissionsBoundaryArn"):
+        if boundary := self._bootstrap(stage).get("PermissionsBoundaryArn"):
             parameters.setdefault("PermissionsBoundaryArn", boundary)
-        self._bring(stage, key, parameters)
+        self._bring(stage, name, parameters)
 
     def _parameters(self, stage: str, extra: Sequence[str]) -> dict[str, str]:
         return stage_parameters(tomllib.loads((ROOT / "samconfig.toml").read_text()), stage, extra)
 
-    def _bring(self, stage: str, key: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
-        artifacts = self.artifacts(stage)
-        template = artifacts.template(key)
-        if template is None:
-            raise DeliveryError(f"there is no artefact {key} in s3://{artifacts.bucket}/{artifacts.prefix}/")
+    def _bring(self, stage: str, name: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
+        artifacts, key = self.artifacts(stage), name.partition("@")[0]
+        name = name if "@" in name else artifacts.named(key)
+        manifest, template = artifacts.verified(name)
+        if workflow := self._environ.get("ATTESTED_BY"):
+            attested(manifest, self._environ["GITHUB_REPOSITORY"], workflow)
+        release = json.loads(manifest)
         declared = load_template(template).get("Parameters", {})
         parameters = checked_parameters(parameters, declared)
-        built_for = artifacts.release(key)["architecture"]
+        built_for = release["architecture"]
         if architecture(parameters, declared) != built_for:
-            raise DeliveryError(f"artefact {key} is built for {built_for}: give Architecture={built_for}")
+            raise DeliveryError(f"artifact {key} is built for {built_for}: give Architecture={built_for}")
         values = {name: str(each.get("Default", "")) for name, each in declared.items()} | parameters
         stack = self.stack(stack_name(SERVICE, stage))
         edge = self.stack(f"{stack.name}-edge").outputs()
@@ -130,25 +140,25 @@ class Delivery:
         kind = self._prepare(stack)
         changed = False
         if kind == "UPDATE" and stack.matches(template, parameters):
-            say(f"{stack.name} runs artefact {key} with these parameters: nothing to do")
+            say(f"{stack.name} runs artifact {key} with these parameters: nothing to do")
         else:
-            say(f"{stack.name}: {kind.lower()} with artefact {key}")
+            say(f"{stack.name}: {kind.lower()} with artifact {key}")
             if stage == PRODUCTION and kind == "UPDATE" and "fargate" not in serving(values):
                 self._let_load_balancers_go(stack)
-            url, role = artifacts.template_url(key), self._bootstrap.get("ExecutionRoleArn")
+            url, role = artifacts.url(key), self._bootstrap(stage).get("ExecutionRoleArn")
             changed = stack.apply(kind, url, parameters, _tags(stage), role)
             say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)
         if changed:
             self._record(
                 stage,
-                Record(_now(), key, str(artifacts.release(key)["version"]), dict(parameters), instead_of),
+                Record(_now(), name, str(release["version"]), dict(parameters), instead_of),
             )
         # Behind an edge the API may answer nobody else.
         url = edge.get("EdgeUrl") or stack.outputs().get("ApiUrl", "")
         if url:
             say(f"Address: {url}")
-        self._tell(artifact=key, api_url=url, changed=str(changed).lower())
+        self._tell(artifact=name, api_url=url, changed=str(changed).lower())
 
     def edge(self, stage: str, extra: Sequence[str]) -> None:
         """Bring the stage's edge to the sources: its web ACL in us-east-1, its own stack, the console."""
@@ -180,7 +190,9 @@ class Delivery:
         """Bring a stack beside the stage's to a template of the sources, and guard it."""
         kind = self._prepare(stack)
         say(f"{stack.name}: {kind.lower()}")
-        role = self._made.get("ExecutionRoleArn")  # without a bootstrap CloudFormation acts for the caller
+        role = self._made(stage).get(
+            "ExecutionRoleArn"
+        )  # without a bootstrap CloudFormation acts for the caller
         changed = stack.apply_body(kind, template, parameters, _tags(stage), role)
         say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)
@@ -220,11 +232,15 @@ class Delivery:
     def _record(self, stage: str, record: Record) -> None:
         key = f"deployments/{stack_name(SERVICE, stage)}/{record.at}.json"
         body = json.dumps(asdict(record), sort_keys=True).encode()
-        self.client("s3").put_object(Bucket=self._bootstrap["ArtifactBucketName"], Key=key, Body=body)
+        put_once(self.client("s3"), self._history(stage), key, body)
+
+    def _history(self, stage: str) -> str:
+        made = self._bootstrap(stage)
+        return made.get("HistoryBucketName", made["ArtifactBucketName"])
 
     def records(self, stage: str) -> list[Record]:
         """Return the deployments of a stage, oldest first."""
-        s3, bucket = self.client("s3"), self._bootstrap["ArtifactBucketName"]
+        s3, bucket = self.client("s3"), self._history(stage)
         prefix = f"deployments/{stack_name(SERVICE, stage)}/"
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         keys = sorted(o["Key"] for page in pages for o in page.get("Contents", []))[-50:]
@@ -235,7 +251,7 @@ class Delivery:
         """Deploy what ran before, with the parameters it had."""
         records = self.records(stage)
         target = rollback_target(records)
-        say(f"going back to version {target.version}, artefact {target.artifact}, deployed {target.at}")
+        say(f"going back to version {target.version}, artifact {target.artifact}, deployed {target.at}")
         self._bring(stage, target.artifact, target.parameters, instead_of=records[-1].release)
 
     def destroy(self, stage: str, *, yes: bool, data: bool) -> None:
@@ -280,7 +296,7 @@ class Delivery:
         failed = []
         for name in stale:
             try:
-                self.destroy(name.removeprefix(f"{SERVICE}-"), yes=True, data=True)
+                self.destroy(name.removeprefix(f"{SERVICE}-").replace("-", ""), yes=True, data=True)
             except (DeliveryError, ClientError) as error:  # the others are still to go
                 say(f"{name}: {error}")
                 failed.append(name)
@@ -306,19 +322,21 @@ class Delivery:
             put_back = "`make deploy` and `make edge` put back most"
             raise DeliveryError(f"{name} has drifted in {count} resources; {put_back}")
 
-    def bootstrap(self, extra: Sequence[str]) -> None:
-        """Create or update the stack that everything here stands on; once per account and region."""
+    def bootstrap(self, stage: str, extra: Sequence[str]) -> None:
+        """Create or update the stack that a stage's delivery stands on; previews share `preview`."""
         template = (ROOT / "bootstrap" / "template.yaml").read_text()
         declared = load_template(template)["Parameters"]
-        given = checked_parameters(dict(pair.split("=", 1) for pair in extra if "=" in pair), declared)
-        if "Repository" not in given:
-            raise DeliveryError("name the GitHub repository: make bootstrap PARAMETERS=Repository=owner/name")
-        stack = self.stack(BOOTSTRAP)
+        given = checked_parameters(named([*extra, f"Stage={stage}"]), declared)
+        if missing := [
+            name for name, each in declared.items() if "Default" not in each and name not in given
+        ]:
+            raise DeliveryError(f"give {', '.join(missing)} in PARAMETERS, as docs/delivery.md shows")
+        stack = self.stack(_bootstrap_name(stage))
         decision = decide(stack.status(), holds_data=True)  # it is never deleted from here
         if decision.action not in (Action.CREATE, Action.UPDATE):
-            raise DeliveryError(f"{BOOTSTRAP} is left alone: {decision.reason}")
+            raise DeliveryError(f"{stack.name} is left alone: {decision.reason}")
         changed = stack.apply_body(decision.action.name, template, given)
-        say(f"{BOOTSTRAP}: {'complete' if changed else 'nothing to change'}")
+        say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         for name, value in sorted(stack.outputs().items()):
             say(f"  {name}: {value}")
 
@@ -349,8 +367,13 @@ def github_pull_requests(environ: Mapping[str, str]) -> str:
     raise DeliveryError("more than 10,000 open pull requests")
 
 
+def _bootstrap_name(stage: str) -> str:
+    return f"{SERVICE}-bootstrap-{bootstrap_stage(stage)}"
+
+
 def _tags(stage: str) -> dict[str, str]:
-    return {"service": SERVICE, "stage": stage, "orders-stack": stack_name(SERVICE, stage)}
+    """Return what tells the stage's resources from others' in the roles' policies."""
+    return {"service": SERVICE, "stage": stage}
 
 
 def _now() -> str:
@@ -369,12 +392,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("key", "package", "deploy", "edge", "rollback", "destroy", "drift", "sweep", "bootstrap"):
         command = commands.add_parser(name)
-        if name not in ("key", "sweep", "bootstrap"):
+        if name not in ("key", "sweep"):
             command.add_argument("--stage", default="dev")
         if name in ("package", "deploy", "edge", "bootstrap"):
             command.add_argument("--parameters", default="", help="Name=value pairs between spaces")
         if name == "deploy":
-            command.add_argument("--artifact", default="", help="deploy this one, built before")
+            command.add_argument("--artifact", default="", help="deploy this one, built before: <key>@<hash>")
         if name in ("package", "deploy"):
             command.add_argument(
                 "--force", action="store_true", help="build another one though the sources are unchanged"
@@ -423,7 +446,7 @@ def _run(delivery: Delivery, given: argparse.Namespace) -> None:
         case "sweep":
             delivery.sweep(open_pull_requests(given.open or github_pull_requests(os.environ)))
         case "bootstrap":
-            delivery.bootstrap(given.parameters.split())
+            delivery.bootstrap(given.stage, given.parameters.split())
 
 
 if __name__ == "__main__":

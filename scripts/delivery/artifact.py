@@ -1,4 +1,4 @@
-"""The packaged artefact: made once, kept under the hash of its sources, deployed anywhere as it is."""
+"""The packaged artifact: made once, kept under the hash of its sources, deployed anywhere as it is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -29,6 +31,9 @@ SOURCES = (
     "src",
 )
 _LOCAL_IMAGE = re.compile(r"(?m)^( +ImageUri:) (\w+:\w+)$")  # as `sam build` leaves it
+_NESTED = re.compile(r"(?m)^( +TemplateURL:) (?!https?:)(\S+)$")
+# What an attestation is made of; a workflow's step reads it.
+SUBJECTS = "reports/artifact/SHA256SUMS"
 _BUILD_SECONDS = 1800
 
 
@@ -53,37 +58,61 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 class Artifacts:
-    """The artefacts in their bucket. `<prefix>/<key>/template.yaml` is written last: it marks a whole one."""
+    """The artifacts in their bucket. `<prefix>/<key>/template.yaml` is written last: it marks a whole one.
+
+    An artifact is named `<key>@<SHA-256 of its manifest>`. The manifest, release.json, has the SHA-256 of
+    each file and the digest of each image, so the name covers all that is deployed. Nothing is written twice.
+    """
 
     def __init__(self, s3: Any, ecr: Any, bucket: str, repository: str, prefix: str = "artifacts") -> None:
         self._s3, self._ecr = s3, ecr
         self.bucket, self.repository, self.prefix = bucket, repository, prefix
 
-    def template_key(self, key: str) -> str:
-        return f"{self.prefix}/{key}/template.yaml"
+    def url(self, key: str, name: str = "template.yaml") -> str:
+        return f"{self._s3.meta.endpoint_url}/{self.bucket}/{self.prefix}/{key}/{name}"
 
-    def template_url(self, key: str) -> str:
-        return f"{self._s3.meta.endpoint_url}/{self.bucket}/{self.template_key(key)}"
-
-    def template(self, key: str) -> str | None:
-        """Return the packaged template, or None if there is no such artefact."""
+    def _read(self, key: str, name: str) -> bytes | None:
         try:
-            found = self._s3.get_object(Bucket=self.bucket, Key=self.template_key(key))
+            found = self._s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}/{name}")
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
                 return None
             raise
-        body: str = found["Body"].read().decode()
+        body: bytes = found["Body"].read()
         return body
 
-    def release(self, key: str) -> dict[str, Any]:
-        """Return what the artefact is: its version and its images."""
-        found = self._s3.get_object(Bucket=self.bucket, Key=f"{self.prefix}/{key}/release.json")
-        release: dict[str, Any] = json.loads(found["Body"].read())
-        return release
+    def named(self, key: str) -> str:
+        """Return the artifact's name, `<key>@<hash>`. Raises DeliveryError if there is none."""
+        return f"{key}@{_sha256(self._manifest(key))}"
+
+    def _manifest(self, key: str) -> bytes:
+        manifest = self._read(key, "release.json")
+        if manifest is None:
+            raise DeliveryError(f"there is no artifact {key} in s3://{self.bucket}/{self.prefix}/")
+        return manifest
+
+    def verified(self, name: str) -> tuple[bytes, str]:
+        """Return the manifest and the template of an artifact, if all of it is what was built.
+
+        Raises DeliveryError if not, or if there is none.
+        """
+        key, _, wanted = name.partition("@")
+        manifest = self._manifest(key)
+        if wanted and _sha256(manifest) != wanted:
+            raise DeliveryError(
+                f"artifact {key} is not what was built: its hash is {_sha256(manifest)}, not {wanted}"
+            )
+        files = json.loads(manifest).get("files", {})
+        bodies = {}
+        for file in {*files, "template.yaml"}:
+            body = self._read(key, file)
+            if body is None or _sha256(body) != files.get(file):
+                raise DeliveryError(f"artifact {key} is not what was built: {file} is another, or gone")
+            bodies[file] = body
+        return manifest, bodies["template.yaml"].decode()
 
     def newest(self, sources: str) -> str | None:
-        """Return the newest artefact of the sources: `<hash>`, or `<hash>-<time>` if it was forced."""
+        """Return the newest artifact of the sources: `<hash>`, or `<hash>-<time>` if that was taken."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=f"{self.prefix}/{sources}"
         )
@@ -93,41 +122,72 @@ class Artifacts:
     def package(
         self, version: str, say: Callable[[str], None], *, architecture: str, force: bool = False
     ) -> tuple[str, bool]:
-        """Build and push what the sources make, unless that was done before; return the key and whether.
+        """Build and push what the sources make, unless that was done before; return the name and whether.
 
-        With `force`, another artefact beside the one that is there: what runs, and what awaits its approval,
-        stays as it is.
+        With `force`, another artifact beside the one that is there: what runs, and what awaits its approval,
+        stays as it is. So too beside an image that an earlier try pushed: what is attested was built here.
         """
         sources = source_key(architecture=architecture)
         known = self.newest(sources)
         if known and not force:
-            say(f"artefact {known}: unchanged sources, nothing to build")
-            return known, False
-        key = f"{sources}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if known else sources
-        say(f"artefact {key}: building the image and packaging the templates")
-        built, packaged = ROOT / ".aws-sam" / "build" / "template.yaml", ROOT / ".aws-sam" / "packaged.yaml"
+            say(f"artifact {known}: unchanged sources, nothing to build")
+            return self.named(known), False
+        taken = known or self._digest(sources)
+        key = f"{sources}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if taken else sources
+        say(f"artifact {key}: building the image and packaging the templates")
+        built = ROOT / ".aws-sam" / "build" / "template.yaml"
         _sam("build", "--parameter-overrides", f"Architecture={architecture}")
         built.write_text(self._with_pushed_image(built.read_text(), key))
-        _sam(
-            *("package", "--s3-bucket", self.bucket, "--s3-prefix", f"{self.prefix}/{key}"),
-            *("--image-repository", self.repository, "--output-template-file", str(packaged)),
-        )
-        self.keep(key, packaged.read_text(), version, architecture)
-        say(f"artefact {key}: kept in s3://{self.bucket}/{self.prefix}/{key}/")
-        return key, True
+        nested: dict[str, str] = {}
+        name = self.keep(key, self._packaged(built, key, nested), version, architecture, nested)
+        self._list_subjects(key)
+        say(f"artifact {key}: kept in s3://{self.bucket}/{self.prefix}/{key}/")
+        return name, True
 
-    def keep(self, key: str, packaged: str, version: str, architecture: str = "x86_64") -> None:
-        """Store a packaged template."""
-        images = re.findall(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}", packaged)
+    def _list_subjects(self, key: str) -> None:
+        """Write down what is to be attested: the manifest and the image, by their digests."""
+        manifest, path = self._manifest(key), ROOT / SUBJECTS
+        images = [image.split("@sha256:") for image in json.loads(manifest)["images"]]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"{digest}  {name}\n" for name, digest in [("release.json", _sha256(manifest)), *images]]
+        path.write_text("".join(lines))
+
+    def _packaged(self, path: Path, key: str, nested: dict[str, str]) -> str:
+        """Return a built template that has the addresses of those nested in it; add these to `nested`.
+
+        As `sam package` does, which cannot write conditionally, as the bucket demands.
+        """
+
+        def address(found: re.Match[str]) -> str:
+            text = self._packaged(path.parent / found[2], key, nested)
+            name = f"{_sha256(text.encode())}.template"
+            nested[name] = text
+            return f"{found[1]} {self.url(key, name)}"
+
+        return _NESTED.sub(address, path.read_text())
+
+    def keep(
+        self,
+        key: str,
+        packaged: str,
+        version: str,
+        architecture: str = "x86_64",
+        nested: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        """Store a packaged template with those nested in it; return the artifact's name."""
+        files = {name: text.encode() for name, text in {**nested, "template.yaml": packaged}.items()}
+        images = sorted(set(re.findall(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}", packaged)))
         release = {
             "artifact": key,
             "version": version,
             "architecture": architecture,
-            "images": sorted(set(images)),
+            "images": images,
+            "files": {name: _sha256(body) for name, body in files.items()},
         }
-        put = {"Bucket": self.bucket}
-        self._s3.put_object(**put, Key=f"{self.prefix}/{key}/release.json", Body=json.dumps(release).encode())
-        self._s3.put_object(**put, Key=self.template_key(key), Body=packaged.encode())
+        manifest = json.dumps(release, sort_keys=True).encode()
+        for name, body in {"release.json": manifest, **files}.items():
+            put_once(self._s3, self.bucket, f"{self.prefix}/{key}/{name}", body)
+        return f"{key}@{_sha256(manifest)}"
 
     def _with_pushed_image(self, built: str, key: str) -> str:
         """Push the image that all functions share, and name it by digest, which `sam package` leaves alone.
@@ -138,7 +198,7 @@ class Artifacts:
         images = {found[2] for found in _LOCAL_IMAGE.finditer(built)}
         if len(images) != 1:
             raise DeliveryError(f"sam build must make one image for all functions, not {sorted(images)}")
-        digest = self._digest(key) or self._push(images.pop(), key)  # an earlier try may have pushed it
+        digest = self._push(images.pop(), key)
         return _LOCAL_IMAGE.sub(rf"\1 {self.repository}@{digest}", built)
 
     def _push(self, image: str, tag: str) -> str | None:
@@ -158,6 +218,39 @@ class Artifacts:
             return None
         found = asked["imageDetails"]  # the local AWS answers with none, and does not raise
         return str(found[0]["imageDigest"]) if found else None
+
+
+def put_once(s3: Any, bucket: str, key: str, body: bytes) -> None:
+    """Write an object, unless it is there. Raises DeliveryError if it is, with other contents."""
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
+            raise
+        if s3.get_object(Bucket=bucket, Key=key)["Body"].read() != body:
+            raise DeliveryError(f"s3://{bucket}/{key} is there already, with other contents") from None
+
+
+def attested(manifest: bytes, repository: str, workflow: str) -> None:
+    """Return if the workflow of the repository built what the manifest names. Raises DeliveryError.
+
+    GitHub keeps the attestation: https://cli.github.com/manual/gh_attestation_verify
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "release.json"
+        path.write_bytes(manifest)
+        who = ("--repo", repository, "--cert-identity", workflow, "--deny-self-hosted-runners")
+        try:
+            _run("gh", "attestation", "verify", str(path), *who)
+        except DeliveryError as error:
+            raise DeliveryError(
+                f"GitHub has no attestation that {workflow} built this artifact ({error}); "
+                "if it was built elsewhere, run the workflow Deploy with `force`"
+            ) from None
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _sam(*words: str) -> None:

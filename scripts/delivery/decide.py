@@ -76,13 +76,24 @@ def decide(status: str | None, *, holds_data: bool) -> Decision:
     return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, 'look at its events')}")
 
 
+_PREVIEW = re.compile(r"preview([0-9]+)")
+
+
+def bootstrap_stage(stage: str) -> str:
+    """Return the stage whose bootstrap serves this one: all pull requests' previews share one."""
+    return "preview" if _PREVIEW.fullmatch(stage) else stage
+
+
 def stack_name(service: str, stage: str) -> str:
-    """Return the name of a stage's stack. Raises DeliveryError for what cannot be a stage."""
+    """Return the name of a stage's stack. Raises DeliveryError for what cannot be a stage.
+
+    A pull request's is `<service>-preview-<number>`, so that every name of a bootstrap's stage begins alike.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9]{1,15}", stage):
         raise DeliveryError(f"STAGE must be two to sixteen lower-case letters or digits, not {stage!r}")
-    if stage == "bootstrap":
-        raise DeliveryError("the stage 'bootstrap' is taken by the stack of `make bootstrap`")
-    return f"{service}-{stage}"
+    if stage in ("bootstrap", "preview"):
+        raise DeliveryError(f"the stage {stage!r} is taken by the bootstrap")
+    return f"{service}-" + _PREVIEW.sub(r"preview-\1", stage)
 
 
 def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[str]) -> dict[str, str]:
@@ -154,7 +165,7 @@ def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | N
 
 @dataclass(frozen=True)
 class Record:
-    """One finished deployment, as kept in the artefact bucket."""
+    """One finished deployment, as kept in the stage's own bucket. `artifact` is `<key>@<hash>`."""
 
     at: str
     artifact: str
@@ -164,7 +175,7 @@ class Record:
 
     @property
     def release(self) -> str:
-        """What was deployed: the artefact with its parameters."""
+        """What was deployed: the artifact with its parameters."""
         parameters = "".join(f"{name}={value}\0" for name, value in sorted(self.parameters.items()))
         return f"{self.artifact}-{hashlib.sha256(parameters.encode()).hexdigest()[:8]}"
 
@@ -192,8 +203,8 @@ def rollback_target(records: Sequence[Record]) -> Record:
 
 def stale_previews(stacks: Iterable[str], service: str, open_numbers: Iterable[int]) -> list[str]:
     """Return the pull-request stacks whose pull request is no longer open; no other stack ever."""
-    kept = {f"{service}-preview{number}" for number in open_numbers}
-    ours = re.compile(rf"{re.escape(service)}-preview[0-9]+")
+    kept = {f"{service}-preview-{number}" for number in open_numbers}
+    ours = re.compile(rf"{re.escape(service)}-preview-[0-9]+")
     return sorted(name for name in stacks if ours.fullmatch(name) and name not in kept)
 
 

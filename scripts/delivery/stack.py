@@ -16,8 +16,13 @@ _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 _POLL_SECONDS = 2.0
 _OPERATION_SECONDS = 3600
 _DRIFT_SECONDS = 900
-# CloudFormation compares a secret by reading its value, to which who looks for drift has no right.
-NOT_COMPARED = "AWS::SecretsManager::Secret"
+# CloudFormation compares what it reads, and who looks for drift may read no secret: its value, a header of a
+# distribution, task definitions (which never change, and are read of a whole account or not at all).
+NOT_COMPARED = {
+    "AWS::CloudFront::Distribution",
+    "AWS::ECS::TaskDefinition",
+    "AWS::SecretsManager::Secret",
+}
 _NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -74,7 +79,7 @@ class Stack:
 
     def _drifted(self, stack: str) -> list[str]:
         own = list(self._own(stack))
-        compared = [r["LogicalResourceId"] for r in own if r["ResourceType"] != NOT_COMPARED]
+        compared = [r["LogicalResourceId"] for r in own if r["ResourceType"] not in NOT_COMPARED]
         chosen = {"LogicalResourceIds": compared} if len(compared) < len(own) else {}
         run = self._cfn.detect_stack_drift(StackName=stack, **chosen)["StackDriftDetectionId"]
         found: dict[str, Any] = {}
@@ -97,8 +102,9 @@ class Stack:
             asked["NextToken"] = page["NextToken"]
         lines = [
             f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
-            + "".join(f" {d['PropertyPath']}" for d in r.get("PropertyDifferences", []))
+            + "".join(f" {path}" for path in _changed(r))
             for r in drifts
+            if _changed(r) or not r.get("PropertyDifferences")
         ]
         nested = [r["PhysicalResourceId"] for r in own if _nested(r)]
         return lines + [line for each in nested for line in self._drifted(each)]
@@ -300,6 +306,16 @@ def load_template(text: str) -> dict[str, Any]:
     """Read a template; short forms like !Ref become plain values, which nothing here needs."""
     loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader below)
     return loaded if isinstance(loaded, dict) else {}
+
+
+def _changed(drift: Mapping[str, Any]) -> list[str]:
+    """Return the properties that differ, but for an environment that is encrypted with a key of the stack.
+
+    Lambda shows it to those who may use the key: https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
+    """
+    paths = [str(each["PropertyPath"]) for each in drift.get("PropertyDifferences", [])]
+    hidden = "KmsKeyArn" in json.loads(drift.get("ExpectedProperties") or "{}")
+    return [path for path in paths if not (hidden and path.startswith("/Environment"))]
 
 
 def _nested(resource: Mapping[str, Any]) -> bool:

@@ -111,11 +111,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         cloud.stop(state)
 
 
-def test_the_artefact_is_built_once_and_pinned_by_digest(pipeline: Pipeline) -> None:
+def test_the_artifact_is_built_once_and_pinned_by_digest(pipeline: Pipeline) -> None:
     assert "building" in pipeline.run("package")
     said = pipeline.run("package")
     assert "nothing to build" in said
-    found = re.search(r"artefact ([0-9a-f]{32})", said)
+    found = re.search(r"artifact ([0-9a-f]{32})", said)
     assert found is not None
     pipeline.artifacts.append(found[1])
     s3 = cloud.client(pipeline.endpoint, "s3")
@@ -126,7 +126,7 @@ def test_the_artefact_is_built_once_and_pinned_by_digest(pipeline: Pipeline) -> 
     assert all(re.fullmatch(r"\S+/delivery@sha256:[0-9a-f]{64}", image) for image in images), images
     assert len(set(images)) == 1, "every function and the task run one image"
     pushed = cloud.client(pipeline.endpoint, "ecr").describe_images(repositoryName="delivery")["imageDetails"]
-    assert [tag for image in pushed for tag in image.get("imageTags", [])] == [found[1]], "the artefact's key"
+    assert [tag for image in pushed for tag in image.get("imageTags", [])] == [found[1]], "the artifact's key"
 
 
 def test_a_failed_first_deployment_is_cleaned_by_the_next(pipeline: Pipeline) -> None:

@@ -1,17 +1,15 @@
-"""The bootstrap stack on one emulator: by CloudFormation and by Terraform, for stages and for pull requests.
-
-An account each.
-"""
+"""The bootstrap on one emulator: by CloudFormation and by Terraform, each with all stages in one account."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,32 +20,38 @@ from localcloud.embedded import EmbeddedAws, embedded_aws
 
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "bootstrap" / "terraform"
-REPOSITORY = "acme/orders"
+REPOSITORY, OWNER_ID, REPOSITORY_ID = "acme/orders", "4242", "171717"
 AUDIENCE = "sts.amazonaws.com"
-# Terraform waits a minute on the bucket's lifecycle rules, here as on AWS: planned only. The rest is applied.
-ACCOUNTS = {
-    ("cloudformation", "stages"): "111111111111",
-    ("terraform", "stages"): "222222222222",
-    ("cloudformation", "pull requests"): "555555555555",
-    ("terraform", "pull requests"): "666666666666",
+ACCOUNTS = {"cloudformation": "111111111111", "terraform": "222222222222"}
+# Prod takes what dev builds. The account of a prod elsewhere may read it too.
+STAGES = {
+    "dev": {
+        "ProdAccountId": "777777777777",
+        "HostedZoneId": "Z1",
+        "RecordNames": "dev.example.com,a.dev.example.com",
+    },
+    "prod": {"Environment": "prod", "HostedZoneId": "Z1", "RecordNames": "example.com"},
+    "preview": {"Environment": "preview"},
 }
+# Terraform waits a minute on the bucket's lifecycle rules, here as on AWS: planned only. The rest is applied.
 TARGETS = [
     "aws_ecr_lifecycle_policy.image",
     "aws_ecr_repository_policy.image",
     "aws_iam_role_policy.execution",
     "aws_iam_role_policy.jobs",
-    "aws_iam_role_policy_attachment.jobs",
-    "aws_s3_bucket_policy.artifacts",
-    "aws_s3_bucket_public_access_block.artifacts",
+    "aws_s3_bucket_policy.store",
+    "aws_s3_bucket_public_access_block.store",
 ]
 
 
 @dataclass
 class Bootstrap:
-    """What was made in one account. Roles by the name that the documentation gives them."""
+    """What was made for one stage. `store` is its own bucket, `bucket` that of the artifacts."""
 
+    stage: str
     account: str
     endpoint: str
+    store: str
     bucket: str
     role_arns: dict[str, str]
     boundary_arn: str
@@ -105,6 +109,7 @@ class Bootstrap:
             (self.execution_arn, "<execution>"),
             (self.boundary_arn, "<boundary>"),
             (self.repository_arn, "<image repository>"),
+            (self.store, "<store>"),
             (self.bucket, "<bucket>"),
             (self.account, "<account>"),
         ):
@@ -125,13 +130,14 @@ def client(endpoint: str, account: str, service: str, keys: Mapping[str, str] | 
     )
 
 
-def token(subject: str) -> str:
+def token(subject: str, repository_id: str = REPOSITORY_ID) -> str:
     """Return a token as GitHub gives to a job; the local AWS does not look at its signature."""
 
     def part(value: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
     claims = {"iss": "https://token.actions.githubusercontent.com", "aud": AUDIENCE, "sub": subject}
+    claims["repository_id"] = repository_id
     return ".".join([part({"alg": "RS256", "typ": "JWT"}), part(claims), "c2lnbmF0dXJl"])
 
 
@@ -146,80 +152,71 @@ def bare_aws() -> Iterator[EmbeddedAws]:
         yield aws
 
 
-@pytest.fixture(scope="session", params=ACCOUNTS, ids="-".join)
-def bootstrap(request: pytest.FixtureRequest) -> Bootstrap:
-    tool, kind = request.param
-    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{tool}")
-    return made[kind]
-
-
-@pytest.fixture(scope="session", params=["cloudformation", "terraform"])
-def stages(request: pytest.FixtureRequest) -> Bootstrap:
-    """The account of dev and prod."""
+@pytest.fixture(scope="session", params=ACCOUNTS)
+def stages(request: pytest.FixtureRequest) -> dict[str, Bootstrap]:
+    """All stages of one account, by name."""
     made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{request.param}")
-    return made["stages"]
+    return made
 
 
-@pytest.fixture(scope="session", params=["cloudformation", "terraform"])
-def previews(request: pytest.FixtureRequest) -> Bootstrap:
-    """The account of pull requests."""
-    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{request.param}")
-    return made["pull requests"]
+@pytest.fixture(params=STAGES)
+def bootstrap(request: pytest.FixtureRequest, stages: dict[str, Bootstrap]) -> Bootstrap:
+    return stages[request.param]
 
 
 @pytest.fixture(scope="session")
 def by_cloudformation(bare_aws: EmbeddedAws) -> dict[str, Bootstrap]:
-    return {
-        "stages": _by_cloudformation(bare_aws, ACCOUNTS["cloudformation", "stages"], ""),
-        "pull requests": _by_cloudformation(bare_aws, ACCOUNTS["cloudformation", "pull requests"], "preview"),
-    }
-
-
-def _by_cloudformation(bare_aws: EmbeddedAws, account: str, environment: str) -> Bootstrap:
+    account = ACCOUNTS["cloudformation"]
     # The emulator has no AWS::IAM::OIDCProvider: the template is given a provider, Terraform makes one.
     provider = client(bare_aws.endpoint, account, "iam").create_open_id_connect_provider(
         Url="https://token.actions.githubusercontent.com", ClientIDList=["sts.amazonaws.com"]
     )["OpenIDConnectProviderArn"]
+    made: dict[str, Bootstrap] = {}
+    for stage in STAGES:
+        made[stage] = _by_cloudformation(bare_aws, account, parameters(stage, made, provider))
+    return made
+
+
+def parameters(stage: str, made: Mapping[str, Bootstrap], provider: str) -> dict[str, str]:
+    """Return the bootstrap's parameters for a stage, as docs/delivery.md gives them."""
+    of_dev = made["dev"] if stage == "prod" else None
+    stores = (
+        {"ArtifactBucketName": of_dev.bucket, "ImageRepositoryArn": of_dev.repository_arn} if of_dev else {}
+    )
+    who = {"Repository": REPOSITORY, "OwnerId": OWNER_ID, "RepositoryId": REPOSITORY_ID}
+    return {**who, "Stage": stage, "OidcProviderArn": provider, **STAGES[stage], **stores}
+
+
+def _by_cloudformation(bare_aws: EmbeddedAws, account: str, given: Mapping[str, str]) -> Bootstrap:
     cloudformation = client(bare_aws.endpoint, account, "cloudformation")
-    parameters = {
-        "Repository": REPOSITORY,
-        "PullRequestEnvironment": environment,
-        "OidcProviderArn": provider,
-    }
+    name = f"orders-bootstrap-{given['Stage']}"
     cloudformation.create_stack(
-        StackName="orders-bootstrap",
+        StackName=name,
         TemplateBody=(ROOT / "bootstrap" / "template.yaml").read_text(),
         Capabilities=["CAPABILITY_IAM"],
-        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in given.items()],
     )
     deadline = time.monotonic() + 30
     while True:
-        stack = cloudformation.describe_stacks(StackName="orders-bootstrap")["Stacks"][0]
+        stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         if not stack["StackStatus"].endswith("IN_PROGRESS"):
             break
         assert time.monotonic() < deadline, stack
         time.sleep(0.1)
     assert stack["StackStatus"] == "CREATE_COMPLETE", stack
     out = {o["OutputKey"]: o["OutputValue"] for o in stack["Outputs"]}
-    names = {
-        "dev": "DevRoleArn",
-        "prod": "ProdRoleArn",
-        "drift": "DriftRoleArn",
-        "pull-request": "PullRequestRoleArn",
-    }
+    names = {"deploy": "DeployRoleArn", "drift": "DriftRoleArn"}
     return Bootstrap(
+        stage=given["Stage"],
         account=account,
         endpoint=bare_aws.endpoint,
+        store=out["HistoryBucketName"],
         bucket=out["ArtifactBucketName"],
         role_arns={role: out[name] for role, name in names.items() if name in out},
         boundary_arn=out["PermissionsBoundaryArn"],
         execution_arn=out["ExecutionRoleArn"],
-        repository_arn=_repository_arn(account, out["ImageRepositoryUri"]),
+        repository_arn=out["ImageRepositoryArn"],
     )
-
-
-def _repository_arn(account: str, uri: str) -> str:
-    return f"arn:aws:ecr:us-east-1:{account}:repository/{uri.rsplit('/', 1)[1]}"
 
 
 @pytest.fixture(scope="session")
@@ -258,43 +255,53 @@ def _terraform(environ: dict[str, str], module: Path, *words: str) -> subprocess
 
 @pytest.fixture(scope="session")
 def by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str]) -> dict[str, Bootstrap]:
-    return {
-        "stages": _by_terraform(bare_aws, terraform, ACCOUNTS["terraform", "stages"], ""),
-        "pull requests": _by_terraform(
-            bare_aws, terraform, ACCOUNTS["terraform", "pull requests"], "preview"
-        ),
-    }
+    made: dict[str, Bootstrap] = {}
+    provider = ""  # the first stage makes it
+    for stage in STAGES:
+        made[stage] = _by_terraform(bare_aws, terraform, parameters(stage, made, provider))
+        provider = f"arn:aws:iam::{ACCOUNTS['terraform']}:oidc-provider/token.actions.githubusercontent.com"
+    return made
 
 
-def _by_terraform(
-    bare_aws: EmbeddedAws, terraform: dict[str, str], account: str, environment: str
-) -> Bootstrap:
-    environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": account}
-    environ |= {"TF_VAR_repository": REPOSITORY, "TF_VAR_pull_request_environment": environment}
-    module, state = Path(environ["MODULE"]), f"-state={account}.tfstate"
+def variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the template's parameters as Terraform takes them from the environment."""
+    return {f"TF_VAR_{re.sub('(?<!^)(?=[A-Z])', '_', name).lower()}": value for name, value in given.items()}
+
+
+def _by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str], given: Mapping[str, str]) -> Bootstrap:
+    account = ACCOUNTS["terraform"]
+    environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": account, **variables(given)}
+    module, state = Path(environ["MODULE"]), f"-state={given['Stage']}.tfstate"
     targets = [f"-target={target}" for target in TARGETS]
     applied = _terraform(environ, module, "apply", "-auto-approve", state, *targets)
     assert applied.returncode == 0, applied.stderr
     shown = _terraform(environ, module, "output", "-json", state)
     out = {name: entry["value"] for name, entry in json.loads(shown.stdout).items()}
     return Bootstrap(
+        stage=given["Stage"],
         account=account,
         endpoint=bare_aws.endpoint,
+        store=out["history_bucket_name"],
         bucket=out["artifact_bucket_name"],
         role_arns=out["role_arns"],
         boundary_arn=out["permissions_boundary_arn"],
         execution_arn=out["execution_role_arn"],
-        repository_arn=_repository_arn(account, out["image_repository_uri"]),
+        repository_arn=out["image_repository_arn"],
     )
 
 
 @pytest.fixture(scope="session")
-def terraform_plan(bare_aws: EmbeddedAws, terraform: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """A plan of everything, over whatever is there."""
+def terraform_plan(
+    bare_aws: EmbeddedAws, terraform: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Plans everything for dev, with changed parameters."""
     environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": "333333333333"}
-    return _terraform(
-        environ | {"TF_VAR_repository": REPOSITORY}, Path(environ["MODULE"]), "plan", "-state=other.tfstate"
-    )
+
+    def plan(**changes: str) -> subprocess.CompletedProcess[str]:
+        given = variables(parameters("dev", {}, "") | changes)
+        return _terraform(environ | given, Path(environ["MODULE"]), "plan", "-state=other.tfstate")
+
+    return plan
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,21 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Statement = Mapping[str, Any]
+Context = Mapping[str, str | list[str]]
 
 
-def allowed(statements: Iterable[Statement], action: str, resource: str, **context: str) -> bool:
+def allowed(statements: Iterable[Statement], action: str, resource: str, **context: str | list[str]) -> bool:
     """Tell whether identity policies allow the call: some Allow matches and no Deny does."""
-    effects = {s["Effect"] for s in statements if _matches(s, action, resource, context)}
-    return "Allow" in effects and "Deny" not in effects
+    return verdict(statements, action, resource, context)[0]
+
+
+def verdict(
+    statements: Iterable[Statement], action: str, resource: str, context: Context
+) -> tuple[bool, str]:
+    """Tell whether identity policies allow the call, and by which statement; by none, if it is not named."""
+    matching = [s for s in statements if _matches(s, action, resource, context)]
+    deciding = [s for s in matching if s["Effect"] == "Deny"] or matching
+    return any(s["Effect"] == "Allow" for s in deciding), deciding[0].get("Sid", "") if deciding else ""
 
 
 def trusts(policy: Mapping[str, Any], claims: Mapping[str, str]) -> bool:
@@ -42,7 +51,7 @@ def like(pattern: str, value: str) -> bool:
     return re.fullmatch(regex, value, re.DOTALL) is not None
 
 
-def _matches(statement: Statement, action: str, resource: str, context: Mapping[str, str]) -> bool:
+def _matches(statement: Statement, action: str, resource: str, context: Context) -> bool:
     return (
         any(like(p.lower(), action.lower()) for p in _listed(statement["Action"]))
         and any(like(p, resource) for p in _listed(statement.get("Resource", "*")))
@@ -50,7 +59,7 @@ def _matches(statement: Statement, action: str, resource: str, context: Mapping[
     )
 
 
-def _conditions_hold(conditions: Mapping[str, Mapping[str, Any]], context: Mapping[str, str]) -> bool:
+def _conditions_hold(conditions: Mapping[str, Mapping[str, Any]], context: Context) -> bool:
     return all(
         _holds(operator, _listed(wanted), context.get(key))
         for operator, keys in conditions.items()
@@ -58,14 +67,23 @@ def _conditions_hold(conditions: Mapping[str, Mapping[str, Any]], context: Mappi
     )
 
 
-def _holds(operator: str, wanted: list[str], value: str | None) -> bool:
+def _holds(operator: str, wanted: list[str], value: str | list[str] | None) -> bool:
+    """Tell whether a condition holds for the request's value, or for its values.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html
+    """
+    if operator == "Null":
+        return (value is None) == (wanted == ["true"])
     if operator.endswith("IfExists"):
         return value is None or _holds(operator.removesuffix("IfExists"), wanted, value)
     if operator.startswith("ForAllValues:"):  # holds for a request that has no value
-        return value is None or _holds(operator.removeprefix("ForAllValues:"), wanted, value)
-    if operator in ("StringEquals", "ArnEquals", "Bool") and not (
-        operator == "ArnEquals" and any("*" in w for w in wanted)
-    ):
+        return all(_holds(operator.removeprefix("ForAllValues:"), wanted, v) for v in _listed(value or []))
+    if operator.startswith("ForAnyValue:"):
+        return any(_holds(operator.removeprefix("ForAnyValue:"), wanted, v) for v in _listed(value or []))
+    if operator in ("StringNotLike", "StringNotEquals", "ArnNotLike"):  # hold for a request that has no value
+        return not _holds(operator.replace("Not", ""), wanted, value)
+    assert not isinstance(value, list), f"{operator} on several values"
+    if operator in ("StringEquals", "Bool"):
         return value in wanted
     if operator in ("StringLike", "ArnLike", "ArnEquals"):
         return value is not None and any(like(w, value) for w in wanted)

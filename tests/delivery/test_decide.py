@@ -9,6 +9,7 @@ from scripts.delivery.decide import (
     Action,
     DeliveryError,
     Record,
+    bootstrap_stage,
     checked_parameters,
     decide,
     may_destroy,
@@ -125,13 +126,18 @@ class TestParameters:
         with pytest.raises(DeliveryError, match="Runtme"):
             checked_parameters({"Runtme": "lambda"}, ["Stage", "Runtime"])
 
-    @pytest.mark.parametrize("stage", ["", "Dev", "a-b", "1a", "bootstrap", "x" * 17])
+    @pytest.mark.parametrize("stage", ["", "Dev", "a-b", "1a", "bootstrap", "preview", "x" * 17])
     def test_what_is_no_stage_is_refused(self, stage: str) -> None:
         with pytest.raises(DeliveryError):
             stack_name("orders", stage)
 
     def test_a_stage_names_its_stack(self) -> None:
         assert stack_name("orders", "dev") == "orders-dev"
+        assert stack_name("orders", "preview12") == "orders-preview-12"
+
+    def test_previews_share_a_bootstrap(self) -> None:
+        stages = {"dev": "dev", "prod": "prod", "preview12": "preview", "previewer": "previewer"}
+        assert {stage: bootstrap_stage(stage) for stage in stages} == stages
 
 
 class TestDestroy:
@@ -191,13 +197,13 @@ class TestRollback:
 
 class TestSweep:
     STACKS = (
-        *("orders-dev", "orders-prod", "orders-bootstrap", "orders-preview3", "orders-preview4"),
-        *("orders-preview", "orders-preview3-FargateStack-1A", "orders-previewer", "billing-preview3"),
+        *("orders-dev", "orders-prod", "orders-bootstrap-preview", "orders-preview-3", "orders-preview-4"),
+        *("orders-preview", "orders-preview-3-FargateStack-1A", "orders-preview5", "billing-preview-3"),
     )
 
     def test_takes_stacks_of_closed_pull_requests_only(self) -> None:
-        assert stale_previews(self.STACKS, "orders", [4]) == ["orders-preview3"]
-        assert stale_previews(self.STACKS, "orders", []) == ["orders-preview3", "orders-preview4"]
+        assert stale_previews(self.STACKS, "orders", [4]) == ["orders-preview-3"]
+        assert stale_previews(self.STACKS, "orders", []) == ["orders-preview-3", "orders-preview-4"]
 
     def test_a_failed_listing_is_not_an_empty_one(self) -> None:
         assert open_pull_requests("none") == []

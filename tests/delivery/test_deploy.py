@@ -1,11 +1,13 @@
-"""The delivery commands against the local AWS, with a small template in place of the built artefact.
+"""The delivery commands against the local AWS, with a small template in place of the built artifact.
 
 tests/cloud/test_delivery.py does it once with the real image and templates.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import zlib
 from collections import defaultdict
@@ -21,9 +23,9 @@ from scripts.delivery import artifact
 from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
-from scripts.delivery.decide import DeliveryError
+from scripts.delivery.decide import DeliveryError, stack_name
 from scripts.delivery.stack import Stack, parameters_of
-from tests.delivery.conftest import Bootstrap, client, token
+from tests.delivery.conftest import Bootstrap, client, parameters, token
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
@@ -113,6 +115,7 @@ Resources:
       Subnets: [subnet-1, subnet-2]
       LoadBalancerAttributes: [{ Key: deletion_protection.enabled, Value: "true" }]
 """
+NESTED = "  Stack:\n    Properties:\n      TemplateURL: {}\n"
 EDGE = """
 Parameters: { ActiveOrigin: { Type: String } }
 Resources:
@@ -140,15 +143,15 @@ class Session:
 
 
 class Rig:
-    """The commands, with artefacts named after what the code says."""
+    """The commands, with artifacts named after what the code says."""
 
     def __init__(self, session: Session, environ: Mapping[str, str]) -> None:
         self.session, self.delivery = session, Delivery(session, environ, poll=0.05)
 
     def artifact(self, code: str, stage: str = "dev", template: str = TEMPLATE) -> str:
-        """Keep an artefact as `package` does; return its key."""
-        self.delivery.artifacts(stage).keep(code, template.replace("CODE", code), f"1.0.{code}")
-        return code
+        """Keep an artifact as `package` does; return its name."""
+        key = f"{code}-{zlib.crc32(template.encode())}"  # nothing is kept twice
+        return self.delivery.artifacts(stage).keep(key, template.replace("CODE", code), f"1.0.{code}")
 
     def deploy(self, code: str, stage: str = "dev", *extra: str, template: str = TEMPLATE) -> None:
         self.delivery.deploy(stage, self.artifact(code, stage, template), extra)
@@ -157,10 +160,10 @@ class Rig:
         return self.session.client(service)
 
     def status(self, stage: str = "dev") -> str | None:
-        return self.delivery.stack(f"orders-{stage}").status()
+        return self.delivery.stack(stack_name("orders", stage)).status()
 
     def outputs(self, stage: str = "dev") -> dict[str, str]:
-        return self.delivery.stack(f"orders-{stage}").outputs()
+        return self.delivery.stack(stack_name("orders", stage)).outputs()
 
     def code(self, stage: str = "dev") -> str:
         """Return what runs."""
@@ -208,7 +211,7 @@ class Rig:
 
     def tables(self, stage: str) -> list[str]:
         names = self.client("dynamodb").list_tables()["TableNames"]
-        return [name for name in names if name.startswith(f"orders-{stage}-")]
+        return [name for name in names if name.startswith(f"{stack_name('orders', stage)}-")]
 
 
 @pytest.fixture
@@ -337,8 +340,8 @@ class TestDeploy:
         assert rig.outputs(stage)["TableName"] == table
         assert rig.orders(table) == 1
 
-    def test_an_artefact_that_is_not_there_is_refused(self, rig: Rig, stage: str) -> None:
-        with pytest.raises(DeliveryError, match="no artefact"):
+    def test_an_artifact_that_is_not_there_is_refused(self, rig: Rig, stage: str) -> None:
+        with pytest.raises(DeliveryError, match="no artifact"):
             rig.delivery.deploy(stage, "f" * 32, [])
         assert rig.status(stage) is None
 
@@ -359,8 +362,8 @@ class TestPromotion:
 
     def test_previews_cannot_reach_what_prod_deploys(self, rig: Rig) -> None:
         rig.artifact("only-a-preview", "preview1")
-        with pytest.raises(DeliveryError, match="no artefact"):
-            rig.delivery.deploy("prod", "only-a-preview", [])
+        with pytest.raises(DeliveryError, match="no artifact"):
+            rig.delivery.deploy("prod", f"only-a-preview@{'0' * 64}", [])
 
 
 class TestRollback:
@@ -532,16 +535,17 @@ class TestPackage:
         uri = ecr.create_repository(repositoryName=name, imageTagMutability="IMMUTABLE")["repository"][
             "repositoryUri"
         ]
-        built, packaged = tmp_path / ".aws-sam/build/template.yaml", tmp_path / ".aws-sam/packaged.yaml"
+        built = tmp_path / ".aws-sam/build/template.yaml"
         functions = "".join(f"  F{n}:\n    Properties:\n      ImageUri: f1:orders\n" for n in range(4))
 
         def sam(*words: str) -> None:
-            if words[0] == "build":
-                built.parent.mkdir(parents=True, exist_ok=True)
-                built.write_text(f"Resources:\n{functions}Outputs:\n  ImageUri:\n    Value: x\n")
-            else:
-                assert ":orders" not in built.read_text(), "sam package would push it, once for each function"
-                packaged.write_text(built.read_text())
+            assert words[0] == "build"
+            for folder, nested in {"Front": "Network", "Front/Network": ""}.items():
+                path = built.parent / folder / "template.yaml"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"# {folder}\n" + NESTED.format(f"{nested}/template.yaml") * bool(nested))
+            front = NESTED.format("Front/template.yaml")
+            built.write_text(f"Resources:\n{functions}{front}Outputs:\n  ImageUri:\n    Value: x\n")
 
         def docker(*words: str, put: str = "") -> None:
             self.docker.append(words[0])
@@ -559,31 +563,63 @@ class TestPackage:
         monkeypatch.setattr(artifact, "_sam", sam)
         monkeypatch.setattr(artifact, "_docker", docker)
         monkeypatch.setattr(artifact, "source_key", lambda **_: self.SOURCES)
+        self.s3 = rig.client("s3")
         artifacts = self.artifacts = Artifacts(rig.client("s3"), ecr, "orders-artifacts", uri, name)
         return lambda force=False: artifacts.package(
             "1.0.0", lambda _: None, architecture="x86_64", force=force
         )[0]
 
-    def images(self, key: str) -> set[str]:
-        template = self.artifacts.template(key)
-        assert template is not None
-        found = re.findall(r"ImageUri: (\S+)", template)
+    def images(self, name: str) -> set[str]:
+        found = re.findall(r"ImageUri: (\S+)", self.artifacts.verified(name)[1])
         assert len(found) == 4
         return set(found)
 
+    def stored(self, name: str) -> dict[str, bytes]:
+        """Return the files of an artifact by name."""
+        prefix = f"{self.artifacts.prefix}/{name.partition('@')[0]}/"
+        listed = self.s3.list_objects_v2(Bucket="orders-artifacts", Prefix=prefix)["Contents"]
+        return {
+            o["Key"].removeprefix(prefix): self.s3.get_object(Bucket="orders-artifacts", Key=o["Key"])[
+                "Body"
+            ].read()
+            for o in listed
+        }
+
     def test_the_image_is_pushed_once_and_named_by_digest(self, package: Callable[..., str]) -> None:
-        key = package()
-        assert key == self.SOURCES
+        name = package()
+        assert name.startswith(f"{self.SOURCES}@")
         assert self.docker == ["login", "tag", "push"]
-        (image,) = self.images(key)
+        (image,) = self.images(name)
         assert re.fullmatch(re.escape(self.artifacts.repository) + r"@sha256:[0-9a-f]{64}", image)
-        assert self.artifacts.release(key)["images"] == [image]
-        assert package() == key
+        assert json.loads(self.artifacts.verified(name)[0])["images"] == [image]
+        assert package() == name
         assert self.docker == ["login", "tag", "push"], "unchanged sources push nothing"
 
-    def test_what_an_earlier_try_pushed_is_not_pushed_again(
+    def test_nested_templates_lie_beside_it_under_their_hashes(self, package: Callable[..., str]) -> None:
+        name = package()
+        files = self.stored(name)
+        (front,) = re.findall(rb"TemplateURL: (\S+)", files["template.yaml"])
+        (network,) = re.findall(rb"TemplateURL: (\S+)", files[front.decode().rsplit("/", 1)[1]])
+        assert files[network.decode().rsplit("/", 1)[1]] == b"# Front/Network\n"
+        for file, body in files.items():
+            if file.endswith(".template"):
+                assert file == f"{hashlib.sha256(body).hexdigest()}.template"
+        assert len(files) == 4
+
+    def test_what_is_attested_is_the_manifest_and_the_image(
+        self, package: Callable[..., str], tmp_path: Any
+    ) -> None:
+        name = package()
+        (image,) = self.images(name)
+        repository, _, digest = image.partition("@sha256:")
+        lines = (tmp_path / artifact.SUBJECTS).read_text().splitlines()
+        assert lines == [f"{name.partition('@')[2]}  release.json", f"{digest}  {repository}"]
+
+    def test_what_an_earlier_try_pushed_is_left_alone(
         self, package: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Who pushed it is not known, and what is kept is going to be attested."""
+
         def fails(*_: str) -> None:
             raise OSError("the network is gone")
 
@@ -591,17 +627,103 @@ class TestPackage:
             patch.setattr(Artifacts, "keep", fails)
             with pytest.raises(OSError, match="gone"):
                 package()
-        package()
-        assert self.docker == ["login", "tag", "push"]
+        assert package().startswith(f"{self.SOURCES}-")
+        assert self.docker == ["login", "tag", "push"] * 2
 
     def test_force_makes_another_and_leaves_what_runs(self, package: Callable[..., str]) -> None:
         first = package()
         images = self.images(first)
         second = package(force=True)
-        assert second.startswith(f"{first}-")
+        assert second.startswith(f"{self.SOURCES}-")
         assert self.images(first) == images
         assert self.images(second) != images
         assert package() == second, "the newest of the sources"
+
+    def test_nothing_is_kept_twice(self, package: Callable[..., str]) -> None:
+        name = package()
+        before, key = self.stored(name), name.partition("@")[0]
+        with pytest.raises(DeliveryError, match="there already, with other contents"):
+            self.artifacts.keep(key, "Resources: {}", "1.0.1")
+        assert self.stored(name) == before
+        nested = {file: body.decode() for file, body in before.items() if file.endswith(".template")}
+        again = self.artifacts.keep(key, before["template.yaml"].decode(), "1.0.0", "x86_64", nested)
+        assert again == name, "a second try of the same"
+
+
+class TestVerification:
+    """What is deployed is what was built, byte by byte; and by the pipeline, if the pipeline deploys it."""
+
+    NESTED = {"abc.template": "Resources: {}"}
+
+    def kept(self, rig: Rig, stage: str) -> tuple[str, str]:
+        """Return the name of an artifact of the test's own, and where it lies."""
+        name = rig.delivery.artifacts(stage).keep(
+            stage, TEMPLATE.replace("CODE", "a"), "1.0", nested=self.NESTED
+        )
+        return name, f"artifacts/{stage}"
+
+    @pytest.mark.parametrize("file", ["template.yaml", "abc.template", "release.json"])
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_a_tampered_artifact_is_refused(self, rig: Rig, stage: str, file: str, gone: bool) -> None:
+        name, place = self.kept(rig, stage)
+        rig.client("s3").delete_object(Bucket="orders-artifacts", Key=f"{place}/{file}")
+        if not gone:
+            body = json.dumps({"architecture": "x86_64", "version": "1", "files": {}}).encode()
+            rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/{file}", Body=body)
+        with pytest.raises(DeliveryError, match=r"not what was built|no artifact"):
+            rig.delivery.deploy(stage, name, [])
+        assert rig.status(stage) is None
+
+    def test_one_that_was_wholly_replaced_is_told_by_its_hash(self, rig: Rig, stage: str) -> None:
+        name, place = self.kept(rig, stage)
+        for file in ("template.yaml", "abc.template", "release.json"):
+            rig.client("s3").delete_object(Bucket="orders-artifacts", Key=f"{place}/{file}")
+        other = rig.delivery.artifacts(stage).keep(stage, TEMPLATE.replace("CODE", "evil"), "1.0")
+        with pytest.raises(DeliveryError, match="its hash is"):
+            rig.delivery.deploy(stage, name, [])
+        rig.delivery.deploy(stage, other, [])
+        assert rig.code(stage) == "evil", "the control: by its own name it is deployed"
+
+    def test_production_takes_none_without_a_hash(self, rig: Rig) -> None:
+        for name in ("", "a"):
+            with pytest.raises(DeliveryError, match="with its hash"):
+                rig.delivery.deploy("prod", name, [])
+
+    def test_a_rollback_takes_what_was_recorded(self, rig: Rig, stage: str) -> None:
+        name, place = self.kept(rig, stage)
+        rig.delivery.deploy(stage, name.partition("@")[0], [])
+        rig.deploy("b", stage)
+        assert next(record.artifact for record in rig.delivery.records(stage)) == name
+        rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/release.json", Body=b"{}")
+        with pytest.raises(DeliveryError, match="its hash is"):
+            rig.delivery.rollback(stage)
+
+    @pytest.mark.parametrize("genuine", [True, False])
+    def test_the_pipeline_asks_github_who_built_it(
+        self, rig: Rig, stage: str, genuine: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, _ = self.kept(rig, stage)
+        workflow = "https://github.com/acme/orders/.github/workflows/deploy.yml@refs/heads/main"
+        gh = tmp_path / "gh"
+        gh.write_text(
+            f'#!/bin/sh\nsha256sum "$3" > {tmp_path}/asked\nshift 3\necho "$@" >> {tmp_path}/asked\n'
+            f"exit {0 if genuine else 1}\n"
+        )
+        gh.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        environ = {"ARTIFACT_BUCKET": "orders-artifacts", "ATTESTED_BY": workflow}
+        pipeline = Rig(rig.session, environ | {"GITHUB_REPOSITORY": "acme/orders"})
+        if genuine:
+            pipeline.delivery.deploy(stage, name, [])
+        else:
+            with pytest.raises(DeliveryError, match="no attestation that"):
+                pipeline.delivery.deploy(stage, name, [])
+        assert (rig.status(stage) is not None) == genuine
+        asked = (tmp_path / "asked").read_text()
+        assert asked.startswith(name.partition("@")[2]), (
+            "about the manifest, which has all other hashes in it"
+        )
+        assert f"--repo acme/orders --cert-identity {workflow}" in asked
 
 
 class TestDrift:
@@ -643,6 +765,37 @@ class TestDrift:
         fake.status = "DETECTION_FAILED"
         with pytest.raises(DeliveryError, match="no right to read"):
             stack.drifted()
+
+    def test_an_environment_that_the_role_cannot_read_is_not_compared(self) -> None:
+        """Lambda hides one that is encrypted with the stack's key; CloudFormation calls that a difference."""
+        encrypted, plain = json.dumps({"KmsKeyArn": "k"}), json.dumps({"MemorySize": 1024})
+        hidden, seen = {"PropertyPath": "/Environment/Variables"}, {"PropertyPath": "/MemorySize"}
+
+        class CloudFormation:
+            def get_paginator(self, _: str) -> Any:
+                return SimpleNamespace(paginate=lambda **_: [{"StackResourceSummaries": []}])
+
+            def detect_stack_drift(self, **_: Any) -> dict[str, str]:
+                return {"StackDriftDetectionId": "1"}
+
+            def describe_stack_drift_detection_status(self, **_: str) -> dict[str, str]:
+                return {"DetectionStatus": "DETECTION_COMPLETE"}
+
+            def describe_stack_resource_drifts(self, **_: Any) -> dict[str, Any]:
+                drifts = [(encrypted, [hidden]), (encrypted, [hidden, seen]), (plain, [hidden])]
+                function = {"LogicalResourceId": "F", "ResourceType": "AWS::Lambda::Function"}
+                modified = {**function, "StackResourceDriftStatus": "MODIFIED"}
+                return {
+                    "StackResourceDrifts": [
+                        {**modified, "ExpectedProperties": properties, "PropertyDifferences": differences}
+                        for properties, differences in drifts
+                    ]
+                }
+
+        assert Stack(CloudFormation(), "any", lambda _: None, poll=0).drifted() == [
+            "F (AWS::Lambda::Function): modified /MemorySize",
+            "F (AWS::Lambda::Function): modified /Environment/Variables",
+        ]
 
     def test_the_edge_is_compared_but_for_its_secret(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
@@ -731,45 +884,40 @@ class TestMakeEdge:
 class TestJobs:
     """Each command with the rights of the job that runs it; the local AWS enforces them."""
 
-    SUBJECTS = {
-        "dev": "ref:refs/heads/main",
-        "drift": "ref:refs/heads/main",
-        "prod": "environment:prod",
-        "pull-request": "environment:preview",
-    }
-
-    def rig(self, made: Bootstrap, role: str) -> Rig:
+    def rig(self, made: Bootstrap, role: str, job: str) -> Rig:
         keys = made.client("sts").assume_role_with_web_identity(
-            RoleArn=made.arn(role),
-            RoleSessionName="job",
-            WebIdentityToken=token(f"repo:acme/orders:{self.SUBJECTS[role]}"),
+            RoleArn=made.arn(role), RoleSessionName="job", WebIdentityToken=token(f"repo:acme/orders:{job}")
         )["Credentials"]
         return Rig(Session(made.endpoint, made.account, keys), {})
 
     def test_dev_prod_and_drift(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        made = by_cloudformation["stages"]
-        dev, prod, drift = (self.rig(made, role) for role in ("dev", "prod", "drift"))
-        dev.deploy("a")
+        of_dev, of_prod = by_cloudformation["dev"], by_cloudformation["prod"]
+        branch = "ref:refs/heads/main"
+        dev, prod = self.rig(of_dev, "deploy", branch), self.rig(of_prod, "deploy", "environment:prod")
+        first = dev.artifact("a")
+        dev.delivery.deploy("dev", first, [])
         dev.deploy("b")
         dev.delivery.rollback("dev")
-        assert Rig(Session(made.endpoint, made.account), {}).code() == "a"
-        prod.delivery.deploy("prod", "a", [])
-        drift.delivery.drift("prod")
+        assert Rig(Session(of_dev.endpoint, of_dev.account), {}).code() == "a"
+        prod.delivery.deploy("prod", first, [])
+        self.rig(of_prod, "drift", branch).delivery.drift("prod")
         dev.deploy("edged", template=ORIGINS)
         dev.delivery.edge("dev", [])
-        drift.delivery.drift("dev")
-        with pytest.raises(ClientError, match="not authorized"):
-            dev.delivery.edge("prod", [])
-        with pytest.raises(ClientError, match="not authorized"):
-            prod.artifact("c", "prod")
-        with pytest.raises(ClientError, match="not authorized"):
-            dev.delivery.deploy("prod", "b", [])
+        self.rig(of_dev, "drift", branch).delivery.drift("dev")
+        for forbidden in (
+            lambda: dev.delivery.edge("prod", []),
+            lambda: prod.artifact("c", "prod"),
+            lambda: dev.delivery.deploy("prod", first, []),
+            lambda: self.rig(of_dev, "drift", branch).delivery.drift("prod"),
+        ):
+            with pytest.raises(ClientError, match="not authorized"):
+                forbidden()
         dev.delivery.destroy("dev", yes=True, data=True)
         assert dev.status("dev") is None
 
     def test_previews_and_the_clean_up(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        made = by_cloudformation["pull requests"]
-        rig = self.rig(made, "pull-request")
+        made = by_cloudformation["preview"]
+        rig = self.rig(made, "deploy", "environment:preview")
         rig.deploy("a", "preview3")
         Rig(Session(made.endpoint, made.account), {}).place("preview3")
         rig.delivery.sweep([])
@@ -797,11 +945,12 @@ def test_results_are_handed_to_the_workflow(
     outputs = tmp_path / "outputs"
     environ = {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)}
     told = Rig(rig.session, environ)
-    told.deploy("a", stage)
-    told.deploy("a", stage)
+    name = told.artifact("a")
+    for _ in range(2):
+        told.delivery.deploy(stage, name, [])
     assert outputs.read_text().splitlines() == [
-        *("artifact=a", "api_url=http://127.0.0.1/", "changed=true"),
-        *("artifact=a", "api_url=http://127.0.0.1/", "changed=false"),
+        *(f"artifact={name}", "api_url=http://127.0.0.1/", "changed=true"),
+        *(f"artifact={name}", "api_url=http://127.0.0.1/", "changed=false"),
     ]
 
 
@@ -810,6 +959,7 @@ def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch
         raise DeliveryError(" ".join(words))
 
     monkeypatch.setattr("scripts.delivery.artifact._sam", build)
+    monkeypatch.setattr(Artifacts, "_digest", lambda *_: None)
     for extra, built_for in (([], "x86_64"), (["Architecture=arm64"], "arm64")):
         with pytest.raises(DeliveryError, match=f"^build --parameter-overrides Architecture={built_for}$"):
             rig.delivery.deploy("dev", "", extra)
@@ -817,7 +967,7 @@ def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch
             rig.delivery.package("dev", extra, force=False)
 
 
-def test_an_artefact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None:
+def test_an_artifact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None:
     template = TEMPLATE.replace(
         "Parameters:", "Parameters:\n  Architecture: { Type: String, Default: x86_64 }"
     )
@@ -842,14 +992,14 @@ def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
     delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
     # The emulator has no AWS::IAM::OIDCProvider, so it is given one.
     provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
-    parameters = ["Repository=acme/orders", f"OidcProviderArn={provider}"]
-    with pytest.raises(DeliveryError, match="Repository="):
-        delivery.bootstrap([])
-    delivery.bootstrap(parameters)
-    assert "DevRoleArn: arn:aws:iam::" in capsys.readouterr().out
-    delivery.bootstrap(parameters)
+    given = [f"{name}={value}" for name, value in parameters("dev", {}, provider).items()]
+    with pytest.raises(DeliveryError, match="give Repository, OwnerId, RepositoryId"):
+        delivery.bootstrap("dev", [])
+    delivery.bootstrap("dev", given)
+    assert "DeployRoleArn: arn:aws:iam::" in capsys.readouterr().out
+    delivery.bootstrap("dev", given)
     assert "nothing to change" in capsys.readouterr().out
     artifacts = delivery.artifacts("dev")
-    assert artifacts.bucket.startswith("orders-bootstrap-")
+    assert artifacts.bucket.startswith("orders-bootstrap-dev-")
     assert "imagerepository" in artifacts.repository
-    delivery.stack("orders-bootstrap").delete()
+    delivery.stack("orders-bootstrap-dev").delete()

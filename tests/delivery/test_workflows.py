@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from scripts.delivery.__main__ import Delivery
-from scripts.delivery.artifact import SOURCES, source_key
+from scripts.delivery.artifact import SOURCES, SUBJECTS, source_key
 from scripts.delivery.stack import load_template
-from scripts.pipeline_check import ready
+from scripts.pipeline_check import ready, remarks
 from tests.delivery.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -32,6 +32,9 @@ def _told(method: str) -> set[str]:
     return {keyword.arg for call in tells for keyword in call.keywords if keyword.arg}
 
 
+# Variables that the set-up check names.
+CHECKED = (ROOT / "scripts" / "pipeline_check.py").read_text()
+DRIFT_ROLES = {f"AWS_{stage}_{kind}" for stage in ("DEV", "PROD") for kind in ("ROLE", "DRIFT_ROLE")}
 # Outputs that the commands write.
 OUTPUTS = {
     "package": _told("package"),
@@ -40,7 +43,13 @@ OUTPUTS = {
     "pipeline-check": set(ready({})[0]),
 }
 # What the commands take in place of the bootstrap stack's outputs.
-OF_TERRAFORM = {"ARTIFACT_BUCKET", "IMAGE_REPOSITORY", "EXECUTION_ROLE", "PERMISSIONS_BOUNDARY"}
+OF_TERRAFORM = {
+    *("ARTIFACT_BUCKET", "HISTORY_BUCKET", "IMAGE_REPOSITORY", "EXECUTION_ROLE", "PERMISSIONS_BOUNDARY"),
+}
+ATTESTED_BY = (
+    "${{ vars.ATTESTATIONS != 'off' && format('{0}/{1}/.github/workflows/deploy.yml@refs/heads/main', "
+    "github.server_url, github.repository) || '' }}"
+)
 # What only reaches these steps through an action.
 ACTION_OUTPUTS = {"actions/setup-python": {"python-version"}}
 
@@ -95,13 +104,15 @@ class TestNames:
     ) -> None:
         for words in _expanded(step, job):
             read = _read_by(words[1])
-            given = (
-                {word.partition("=")[0] for word in words[2:]}
-                | set(step.get("env", {}))
-                | set(job.get("env", {}))
-            )
+            given = {word.partition("=")[0] for word in words[2:]} | set(step.get("env", {}))
             given -= {"TARGET", "PYTEST_ADDOPTS"}  # the shell's and pytest's own
             assert given <= read, f"{file}/{name}: make {words[1]} does not read {given - read}"
+
+    def test_a_variable_given_to_a_job_is_read_by_one_of_its_steps(self) -> None:
+        for file, name, job, _ in _jobs():
+            steps = [words[1] for s in job["steps"] if "run" in s for words in _expanded(s, job)]
+            read = set().union(*(_read_by(target) for target in steps))
+            assert set(job.get("env", {})) <= read, f"{file}/{name}"
 
     @pytest.mark.parametrize(("file", "name", "step", "job"), RUNS)
     def test_make_itself_accepts_the_call(
@@ -132,9 +143,7 @@ class TestNames:
                 assert f"`{name}`" in DOCUMENT, f"{path.name}: {kind}.{name} is not in docs/delivery.md"
 
     def test_every_environment_is_one_that_the_bootstrap_trusts(self) -> None:
-        template = load_template((ROOT / "bootstrap" / "template.yaml").read_text())
-        known = {template["Parameters"]["ProdEnvironment"]["Default"], "preview"}
-        assert "PullRequestEnvironment=preview" in DOCUMENT
+        known = set(re.findall(r"Environment=(\w+)", DOCUMENT))
         assert {job["environment"] for _, _, job, _ in _jobs() if "environment" in job} == known
 
     def test_every_path_exists(self) -> None:
@@ -156,9 +165,11 @@ def _read_by(target: str) -> set[str]:
     names = set(re.findall(r"\$\$?[({]?(?:if |filter delete,\$\()?([A-Z][A-Z_]+)", recipe))
     own = {
         "smoke": {"SMOKE_TOKEN"},
-        "pipeline-check": {"AWS_REGION", "AWS_DEV_ROLE", "AWS_PROD_ROLE"},
+        "pipeline-check": set(re.findall(r"[A-Z]+_[A-Z_]+|ATTESTATIONS", CHECKED)) | DRIFT_ROLES,
         "sweep": {"GITHUB_TOKEN", *OF_TERRAFORM},
-        "deploy": OF_TERRAFORM,
+        "package": OF_TERRAFORM,
+        "deploy": {*OF_TERRAFORM, "ATTESTED_BY", "GH_TOKEN"},  # the token is gh's
+        "rollback": {*OF_TERRAFORM, "ATTESTED_BY", "GH_TOKEN"},
         "destroy": OF_TERRAFORM,
         "release-publish": {"GITHUB_TOKEN"},
     }
@@ -193,7 +204,10 @@ class TestRules:
             may = job.get("permissions", {})
             signs = "configure-aws-credentials" in uses or "attest-build-provenance" in uses
             assert (may.get("id-token") == "write") == signs, name
-            assert ("attestations" in may) == ("attest-build-provenance" in uses), name
+            verifies = "ATTESTED_BY" in job.get("env", {})
+            assert not (verifies and "attest-build-provenance" in uses), name
+            attests = {"write"} if "attest-build-provenance" in uses else {"read"} if verifies else set()
+            assert {may[name] for name in ("attestations",) if name in may} == attests, name
             assert may.get("contents", "read") == ("write" if path.name == "release.yml" else "read")
 
     def test_a_checkout_leaves_no_token_behind(self) -> None:
@@ -245,9 +259,31 @@ class TestRules:
         assert set(artifacts.values()) == {"${{ needs.build.outputs.artifact }}"}
         packages = [s for job in jobs.values() for s in job["steps"] if "make package" in s.get("run", "")]
         assert len(packages) == 1
-        assert packages[0]["env"] == {"PARAMETERS": "${{ vars.DEV_PARAMETERS }}"}, (
-            "they name the architecture"
-        )
+        assert packages[0]["env"]["PARAMETERS"] == "${{ vars.DEV_PARAMETERS }}", "they name the architecture"
+
+    def test_prod_asks_who_built_what_it_deploys(self) -> None:
+        """In both ways to prod; and nobody else is asked for a secret for it."""
+        for file in ("deploy.yml", "rollback.yml"):
+            job = _load(ROOT / ".github" / "workflows" / file)["jobs"]["prod"]
+            assert job["env"]["ATTESTED_BY"] == ATTESTED_BY, file
+            calls = [s for s in job["steps"] if re.match(r"make (deploy|rollback)", s.get("run", ""))]
+            assert calls
+            for step in calls:
+                assert step["env"]["GH_TOKEN"] == "${{ github.token }}", (file, step["run"])
+                assert "ATTESTED_BY" not in step["env"]
+
+    def test_what_is_attested_is_what_this_run_built(self) -> None:
+        steps = _load(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]["build"]["steps"]
+        (attests,) = [s for s in steps if "attest-build-provenance" in s.get("uses", "")]
+        assert attests["if"] == "steps.package.outputs.built == 'true' && vars.ATTESTATIONS != 'off'"
+        assert attests["with"] == {"subject-checksums": SUBJECTS}
+
+    def test_each_stages_drift_is_looked_for_with_its_own_role(self) -> None:
+        (job,) = _load(ROOT / ".github" / "workflows" / "drift.yml")["jobs"].values()
+        assert job["if"] == "vars.AWS_DEV_DRIFT_ROLE != ''"
+        assert "vars.AWS_PROD_DRIFT_ROLE != '' &&" in job["strategy"]["matrix"]["stage"]
+        (role,) = [s["with"]["role-to-assume"] for s in job["steps"] if "role-to-assume" in s.get("with", {})]
+        assert role == "${{ matrix.stage == 'prod' && vars.AWS_PROD_DRIFT_ROLE || vars.AWS_DEV_DRIFT_ROLE }}"
 
     def test_previews_are_for_own_branches_and_always_removed(self) -> None:
         jobs = _load(ROOT / ".github" / "workflows" / "preview.yml")["jobs"]
@@ -301,19 +337,44 @@ def _covered(name: str) -> bool:
 
 
 class TestSetUpCheck:
-    ROLE = "arn:aws:iam::123456789012:role/orders-bootstrap-DevRole-1"
+    ENVIRON = {
+        "AWS_REGION": "eu-north-1",
+        "AWS_DEV_ROLE": "arn:aws:iam::123456789012:role/orders-bootstrap-dev-DeployRole-1",
+        "AWS_PROD_ROLE": "arn:aws:iam::210987654321:role/orders-bootstrap-prod-DeployRole-1",
+        "AWS_DEV_DRIFT_ROLE": "arn:aws:iam::123456789012:role/orders-bootstrap-dev-DriftRole-1",
+        "AWS_PROD_DRIFT_ROLE": "arn:aws:iam::210987654321:role/orders-bootstrap-prod-DriftRole-1",
+        "PROD_PARAMETERS": "AuthIssuer=https://id.example.com AuthAudience=orders",
+    }
 
     def test_a_fresh_fork_deploys_nothing_and_fails_nothing(self) -> None:
         assert ready({}) == ({"dev": False, "prod": False}, [])
+        assert remarks({}) == []
 
     def test_a_set_up_repository_deploys(self) -> None:
-        environ = {"AWS_REGION": "eu-north-1", "AWS_DEV_ROLE": self.ROLE, "AWS_PROD_ROLE": self.ROLE}
-        assert ready(environ) == ({"dev": True, "prod": True}, [])
+        assert ready(self.ENVIRON) == ({"dev": True, "prod": True}, [])
+        without_drift = {k: v for k, v in self.ENVIRON.items() if "DRIFT" not in k}
+        assert ready(without_drift)[1] == []
 
     @pytest.mark.parametrize(
         "changes",
-        [{"AWS_REGION": ""}, {"AWS_REGION": "europe"}, {"AWS_DEV_ROLE": "orders-dev"}, {"AWS_DEV_ROLE": ""}],
+        [
+            {"AWS_REGION": ""},
+            {"AWS_REGION": "europe"},
+            {"AWS_DEV_ROLE": "orders-dev", "AWS_DEV_DRIFT_ROLE": ""},
+            {"AWS_DEV_ROLE": "", "AWS_DEV_DRIFT_ROLE": ""},
+            {"AWS_DEV_DRIFT_ROLE": "orders-dev", "AWS_DEV_ROLE": ""}
+            | {"AWS_PROD_ROLE": "", "AWS_PROD_DRIFT_ROLE": ""},
+            {"AWS_PROD_DRIFT_ROLE": "arn:aws:iam::123456789012:role/orders-bootstrap-dev-DriftRole-1"},
+            {"PROD_PARAMETERS": ""},
+            {"PROD_PARAMETERS": "AuthIssuer=https://id.example.com"},
+            {"ATTESTATIONS": "false"},
+        ],
     )
     def test_a_half_set_up_one_says_what_is_wrong(self, changes: dict[str, str]) -> None:
-        environ = {"AWS_REGION": "eu-north-1", "AWS_DEV_ROLE": self.ROLE, "AWS_PROD_ROLE": self.ROLE}
-        assert len(ready(environ | changes)[1]) == 1
+        assert len(ready(self.ENVIRON | changes)[1]) == 1
+
+    def test_it_says_whether_stages_share_an_account_and_what_is_not_verified(self) -> None:
+        assert remarks(self.ENVIRON) == ["dev and prod have an account each"]
+        (one,) = remarks(self.ENVIRON | {"AWS_PROD_ROLE": self.ENVIRON["AWS_DEV_ROLE"]})
+        assert "docs/delivery-boundaries.md" in one
+        assert "ATTESTATIONS=off" in remarks(self.ENVIRON | {"ATTESTATIONS": "off"})[1]
