@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 
-# W3C Trace Context, section 3.2. The trace id is split as X-Ray splits it.
+# A later version may have more after the flags, never less before. The trace id is split as X-Ray splits it.
+# https://www.w3.org/TR/trace-context-1/#versioning-of-traceparent
 TRACEPARENT = re.compile(
-    "00-(?!0{32})(?P<time>[0-9a-f]{8})(?P<rest>[0-9a-f]{24})"
-    "-(?!0{16})(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    "(?:00|(?P<later>(?!00|ff)[0-9a-f]{2}))-(?!0{32})(?P<time>[0-9a-f]{8})(?P<rest>[0-9a-f]{24})"
+    "-(?!0{16})(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?(later)(?:-.*)?)"
 )
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 _XRAY = re.compile("(?:^|; ?)Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?=;|$)")
@@ -31,11 +32,20 @@ def child_span(parent: str = "", xray: str = "") -> str:
     load balancer or gateway adds. A new trace id begins with the time, so that X-Ray takes it too.
     """
     span = os.urandom(8).hex()
-    if parent and TRACEPARENT.fullmatch(parent):
-        return f"{parent[:35]}-{span}-{parent[53:]}"
+    if known := known_parent(parent):
+        return f"{known[:35]}-{span}-{known[53:]}"
     if xray and (found := _XRAY.search(xray)):
         return f"00-{found[1]}{found[2]}-{span}-{'00' if 'Sampled=0' in xray else '01'}"
     return f"00-{int(time.time()):08x}{os.urandom(12).hex()}-{span}-01"
+
+
+def known_parent(traceparent: str) -> str:
+    """Return a traceparent as version 00 spells it, with the flags that it knows; "" if it is none.
+
+    https://www.w3.org/TR/trace-context-1/#other-flags
+    """
+    found = TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return f"00{found[0][2:53]}{int(found['flags'], 16) & 1:02x}" if found else ""
 
 
 def xray_trace_id(xray: str) -> str:

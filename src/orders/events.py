@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orders.context import TRACEPARENT
+from orders.context import known_parent
 from orders.domain import Order, OrderStatus, timestamp
 from orders.ports import Event
 
@@ -39,7 +39,7 @@ def _detail(order: Order, traceparent: str, correlation_id: str) -> dict[str, An
         "occurred_at": timestamp(order.updated_at),
         "correlation_id": correlation_id,
         # What a caller sent may be anything; consumers get a trace or none.
-        "traceparent": traceparent if TRACEPARENT.fullmatch(traceparent) else "",
+        "traceparent": known_parent(traceparent),
         "order": {
             "id": order.id,
             "customer": order.customer,

@@ -45,9 +45,17 @@ def preflight(client: httpx.Client, origin: str, method: str, headers: str) -> h
     return client.options("/orders", headers=asked)
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_a_listed_page_may_send_what_the_api_takes(client: httpx.Client, method: str) -> None:
-    answer = preflight(client, OURS, method, "authorization,content-type,idempotency-key,if-match")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "authorization,content-type,idempotency-key,if-match",
+        "traceparent,tracestate",  # what instrumented pages add
+        "baggage, traceparent",
+    ],
+)
+def test_a_listed_page_may_send_what_the_api_takes(client: httpx.Client, method: str, headers: str) -> None:
+    answer = preflight(client, OURS, method, headers)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == OURS
     assert method in answer.headers["access-control-allow-methods"]

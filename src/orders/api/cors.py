@@ -14,17 +14,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orders.api.responses import problem
 
-_METHODS = ["GET", "POST", "PUT"]
+_METHODS = ["GET", "HEAD", "POST", "PUT"]
 _HEADERS = [
     "accept",
     "accept-language",
     "authorization",
+    "baggage",
     "content-language",
     "content-type",
     "idempotency-key",
     "if-match",
     "if-none-match",
     "traceparent",
+    "tracestate",
     "x-correlation-id",
 ]
 _EXPOSED = b"etag, location, idempotent-replayed, retry-after, x-correlation-id, x-request-id"
