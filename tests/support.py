@@ -14,10 +14,10 @@ from urllib.parse import unquote
 
 import httpx
 from fastapi import FastAPI
-from mangum import Mangum
 
 from orders.adapters.dynamodb import item_of
 from orders.domain import Order, OrderStatus
+from orders.http_api import handler_of
 from orders.ports import Event
 from orders.settings import Settings
 
@@ -133,7 +133,7 @@ class LambdaTransport(httpx.BaseTransport):
     """
 
     def __init__(self, app: FastAPI) -> None:
-        self._handler = Mangum(app, lifespan="off")
+        self._handler = handler_of(app)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         answer = self._handler(http_api_event(request), _Context())
@@ -144,13 +144,22 @@ class LambdaTransport(httpx.BaseTransport):
 
 
 def http_api_event(request: httpx.Request) -> dict[str, Any]:
-    """Return the event (payload format 2.0) that the HTTP API makes of a request. It decodes the path."""
+    """Return the event (payload format 2.0) that the HTTP API makes of a request.
+
+    It decodes the path and leaves the query as it is, joins headers of one name, takes cookies out of them,
+    and encodes a body that is no text.
+    """
     headers: dict[str, str] = {}
+    cookies: list[str] = []
     for name, value in request.headers.multi_items():
-        headers[name] = f"{headers[name]},{value}" if name in headers else value
+        if name == "cookie":
+            cookies += value.split("; ")
+        else:
+            headers[name] = f"{headers[name]},{value}" if name in headers else value
     body = request.read()
     target, query = target_of(request)
     path = unquote(target)
+    is_text = headers.get("content-type", "").startswith(("application/json", "text/")) and is_utf8(body)
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
@@ -172,11 +181,21 @@ def http_api_event(request: httpx.Request) -> dict[str, Any]:
             "stage": "$default",
             "timeEpoch": 1767323045678,
         },
-        "isBase64Encoded": bool(body),
+        "isBase64Encoded": bool(body) and not is_text,
     }
+    if cookies:
+        event["cookies"] = cookies
     if body:
-        event["body"] = base64.b64encode(body).decode()
+        event["body"] = body.decode() if is_text else base64.b64encode(body).decode()
     return event
+
+
+def is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Context:

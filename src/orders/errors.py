@@ -3,7 +3,7 @@
 OrderError
 ├── OrderNotFound            the order does not exist for this caller
 ├── IllegalTransition        the present status does not allow the asked one
-├── VersionConflict          the stored version is not the one the caller read
+├── VersionConflict          the stored version is not one that the caller allows
 ├── IdempotencyKeyReused     the key was used before with another body
 ├── InvalidCursor            the cursor was not issued for this list and caller
 ├── ReceiptNotReady          the order has no receipt yet
@@ -46,10 +46,10 @@ class IllegalTransition(OrderError):
 
 
 class VersionConflict(OrderError):
-    """The stored version is not the one the caller read."""
+    """The stored version is not one that the caller allows."""
 
     def __init__(self, current: Order) -> None:
-        super().__init__(f"The order has moved on to version {current.version}.")
+        super().__init__(f"The order is at version {current.version}, which the request does not allow.")
         self.current = current
 
 

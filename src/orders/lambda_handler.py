@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from mangum import Mangum
-
 from orders.bootstrap import build_app
+from orders.http_api import handler_of
 
-# Lifespan is off: Mangum would run start-up and shutdown with every request.
-handler = Mangum(build_app(), lifespan="off")
+handler = handler_of(build_app())

@@ -7,6 +7,7 @@ tried is printed at the end of the run.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from starlette.types import ASGIApp, Scope
 from tests.api import hostile
 from tests.issuer import ISSUER, authenticator, bearer
-from tests.support import LambdaTransport, a_settings
+from tests.support import a_settings
 
 from orders.adapters.memory import MemoryDocumentStore
 from orders.api.app import create_app
@@ -249,11 +250,8 @@ def test_an_idempotency_key_is_its_callers_own(send: Send, client: httpx.Client)
 
 def test_path_tricks_find_nothing(send: Send, client: httpx.Client, arrived: list[str]) -> None:
     order_id = place(client, ALICE)
-    on_lambda = isinstance(client._transport, LambdaTransport)
     for target in hostile.trick_paths(order_id):
         path = unquote(target.partition("?")[0])
-        if on_lambda:  # Mangum decodes what the HTTP API has decoded: who may see an order hangs on no path
-            path = unquote(path)
         as_it_is = {"extensions": {"target": target.encode()}}
         for caller, allowed in (({}, {401, 404, 405}), (BOB, {404, 405})):
             response = send("GET", "/", headers=caller, **as_it_is)
@@ -287,7 +285,7 @@ def test_methods_that_are_not_offered_do_nothing(send: Send, client: httpx.Clien
     order_id = place(client, ALICE)
     for path in {path for _, path, _ in ROUTES}:
         offered = {method for method, each, _ in ROUTES if each == path}
-        for method in {"TRACE", "DELETE", "PATCH", "HEAD", "OPTIONS", "PUT", "POST", "BREW"} - offered:
+        for method in {"TRACE", "DELETE", "PATCH", "OPTIONS", "PUT", "POST", "BREW"} - offered:
             assert send(method, at(path, order_id), headers=ALICE).status_code == 405, (method, path)
 
 
@@ -295,14 +293,16 @@ def test_bad_bodies_are_refused(send: Send, client: httpx.Client) -> None:
     kinds: list[dict[str, str]] = [{"content-type": "application/json"}, {}]
     for body, kind in itertools.product(hostile.BAD_BODIES, kinds):
         response = send("POST", "/orders", content=body, headers=ALICE | kind)
-        assert response.status_code in {400, 422}, (body[:40], response.text)
+        expected = {400, 422} if kind or not body else {415}
+        assert response.status_code in expected, (body[:40], response.text)
     for kind in (
         "text/plain",
         "application/xml",
         "multipart/form-data; boundary=x",
         "application/json; charset=utf-7",
     ):
-        send("POST", "/orders", content=b'{"customer": "a"}', headers=ALICE | {"content-type": kind})
+        sent = {"content": json.dumps(hostile.GOOD), "headers": ALICE | {"content-type": kind}}
+        assert send("POST", "/orders", **sent).status_code == 415
     assert client.get("/orders", headers=ALICE).json()["items"] == []
 
 

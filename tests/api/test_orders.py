@@ -258,4 +258,4 @@ def test_what_does_not_exist_is_a_problem_too(
 
 
 def test_a_wrong_method_is_told_the_right_ones(client: httpx.Client) -> None:
-    assert client.delete("/orders").headers["allow"] == "GET, POST"
+    assert client.delete("/orders").headers["allow"] == "GET, HEAD, POST"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from mangum import Mangum
 from tests.template.templates import ROOT
 
+from orders.http_api import handler_of
 from orders.service import OrderService
 
 SAMPLES = {
@@ -27,7 +27,7 @@ class Context:
 
 @pytest.fixture
 def invoke(app: FastAPI, loop: asyncio.AbstractEventLoop) -> Any:
-    handler = Mangum(app, lifespan="off")
+    handler = handler_of(app)
     # The other samples are about the order that this one places.
     handler(json.loads(json.dumps(SAMPLES["create-order"])), Context())
     return lambda event: handler(json.loads(json.dumps(event)), Context())

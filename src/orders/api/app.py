@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import State
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orders.api.callers import Authenticator, OpenToAll
 from orders.api.front import Front
@@ -47,13 +47,26 @@ class App:
         cors = _cors(settings)
         if cors:
             served = cors.preflights(served)
-        boundary = RequestBoundary(served, settings.root_path, Telemetry(settings), settings.origin_secrets)
+        self._telemetry = Telemetry(settings)
+        boundary = RequestBoundary(served, settings.root_path, self._telemetry, settings.origin_secrets)
         self._outermost: ASGIApp = cors.readable(boundary) if cors else boundary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         scope["app"] = self
+        if scope.get("method") == "HEAD":
+            scope, send = {**scope, "method": "GET", "asked_method": "HEAD"}, _without_content(send)
         await self._outermost(scope, receive, send)
+
+    def bounded(self, answer: ASGIApp) -> ASGIApp:
+        """Let `answer` answer every request, which is logged as any other is."""
+        boundary = RequestBoundary(answer, "", self._telemetry)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["app"] = self
+            await boundary(scope, receive, send)
+
+        return serve
 
     async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._built is None:  # half a second of CPU: in a thread, so that other requests go on
@@ -73,6 +86,18 @@ class App:
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         return self.fastapi.openapi()
+
+
+def _without_content(send: Send) -> Send:
+    """Send what answers a GET, but for its content.
+
+    https://www.rfc-editor.org/rfc/rfc9110.html#section-9.3.2
+    """
+
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
 
 
 def _cors(settings: Settings) -> Cors | None:

@@ -7,15 +7,15 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.openapi.models import HTTPBearer
-from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from starlette.responses import Response
 
 from orders.api.callers import caller_of, require
+from orders.api.json_route import JsonRoute
 from orders.domain import Caller
 
 
-class AuthenticatedRoute(APIRoute):
+class AuthenticatedRoute(JsonRoute):
     """A route that asks who is calling first: FastAPI would read and check the body before."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

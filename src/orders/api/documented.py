@@ -41,7 +41,7 @@ def build(state: State, settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, errors.invalid_request)
     app.add_exception_handler(HTTPException, errors.http_error)
     # What nobody expected is answered by the boundary: Starlette passes it on after this.
-    app.add_exception_handler(Exception, lambda *_: Nothing())
+    app.add_exception_handler(Exception, _nothing)
     docs.install(app)
     app.include_router(router, dependencies=[Depends(Token())] if guarded else [])
 
@@ -82,6 +82,10 @@ def build(state: State, settings: Settings) -> FastAPI:
 
     state.routes = [*app.routes, *router.routes]
     return app
+
+
+async def _nothing(_request: Request, _error: Exception) -> Response:
+    return Nothing()
 
 
 class Nothing(Response):

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from orders.api import conditions
 from orders.api.responses import etag, json_response, order_response, public
 from orders.domain import Caller, OrderStatus
 from orders.errors import DependencyUnavailable, Overloaded, VersionConflict
@@ -22,6 +23,8 @@ READY_TIMEOUT_SECONDS = 2.0
 
 # Compared strongly, so no weak tag. DynamoDB refuses numbers of more than 38 digits.
 _is_tag = re.compile('"([1-9][0-9]{0,17})"', re.ASCII).fullmatch
+# How often the order may change between our reading and our writing it, before the caller has to look again.
+_MAX_TRIES = 3
 
 
 async def place_order(
@@ -32,8 +35,12 @@ async def place_order(
     product: str,
     quantity: int,
     idempotency_key: str | None,
+    if_match: str | None,
+    if_none_match: str | None,
 ) -> Response:
     """Place an order; with an idempotency key, once however often this is called."""
+    if not conditions.allow_untagged(if_match, if_none_match):
+        raise conditions.not_met()
     placed = await service.place_order(caller, customer, product, quantity, idempotency_key)
     headers = {"location": f"{root_path}/orders/{placed.order.id}"}
     if placed.replayed:
@@ -56,29 +63,40 @@ async def list_orders(
 
 
 async def get_order(
-    service: OrderService, caller: Caller, order_id: str, if_none_match: str | None
+    service: OrderService, caller: Caller, order_id: str, if_match: str | None, if_none_match: str | None
 ) -> Response:
-    """Get an order, or 304 when the header names its present state."""
+    """Get an order: 412 unless `if_match` names its present state, 304 when `if_none_match` does."""
     order = await service.get_order(caller, order_id)
-    if if_none_match is not None and _matches(if_none_match, etag(order)):
+    if if_match is not None and not conditions.matches(if_match, etag(order)):
+        raise VersionConflict(order)
+    if if_none_match is not None and conditions.matches_weakly(if_none_match, etag(order)):
         return Response(status_code=304, headers={"etag": etag(order), "cache-control": "private, no-cache"})
     return order_response(order)
 
 
 async def change_status(
-    service: OrderService, caller: Caller, order_id: str, status: OrderStatus, if_match: str | None
+    service: OrderService,
+    caller: Caller,
+    order_id: str,
+    status: OrderStatus,
+    if_match: str | None,
+    if_none_match: str | None,
 ) -> Response:
-    """Move the order along; with `if_match`, only if it is still in that state, or in one of those listed."""
-    if if_match is None or if_match.strip() == "*":
-        return order_response(await service.change_status(caller, order_id, status))
-    versions = _versions(if_match)
-    if len(versions) != 1:  # the store compares with one: the present one, if it is among several
-        order = await service.get_order(caller, order_id)
-        if order.version not in versions:
-            raise VersionConflict(order)
-        versions = {order.version}
-    (version,) = versions
-    return order_response(await service.change_status(caller, order_id, status, version))
+    """Move the order along, if its present state meets the conditions. The store compares once more."""
+    if if_none_match is None:
+        if if_match in (None, "*"):
+            return order_response(await service.change_status(caller, order_id, status))
+        if found := _is_tag(if_match or ""):
+            return order_response(await service.change_status(caller, order_id, status, int(found[1])))
+    order = await service.get_order(caller, order_id)
+    for _ in range(_MAX_TRIES):
+        if not conditions.allow_change(etag(order), if_match, if_none_match):
+            break
+        try:
+            return order_response(await service.change_status(caller, order_id, status, order.version))
+        except VersionConflict as moved:  # another request was faster; the new state may be allowed too
+            order = moved.current
+    raise VersionConflict(order)
 
 
 async def health() -> Response:
@@ -96,13 +114,3 @@ async def ready(service: OrderService, state: Any) -> Response:
     except TimeoutError as late:
         raise DependencyUnavailable("database") from late
     return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
-
-
-def _matches(header: str, tag: str) -> bool:
-    """Compare as RFC 9110, section 13.1.2 does: `*`, or any tag of a list, weak or not."""
-    return not {"*", tag, f"W/{tag}"}.isdisjoint(each.strip() for each in header.split(","))
-
-
-def _versions(header: str) -> set[int]:
-    """Return the versions that If-Match lists (RFC 9110, section 13.1.1). No order has any other tag."""
-    return {int(found[1]) for each in header.split(",") if (found := _is_tag(each.strip()))}

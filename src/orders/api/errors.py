@@ -31,9 +31,11 @@ STATUS: dict[type[errors.OrderError], int] = {
 }
 # Seconds until a retry makes sense: longer than a throttled partition or a failed-over node needs.
 _RETRY_AFTER = "2"
+# A body may be wrong in thousands of places.
+_MAX_ERRORS_SHOWN = 20
 
 
-def order_error(request: Request, error: Exception) -> Response:
+async def order_error(request: Request, error: Exception) -> Response:
     """Answer an `OrderError`."""
     kind = type(error)
     telemetry.note(error=kind.__name__)
@@ -46,7 +48,7 @@ def order_error(request: Request, error: Exception) -> Response:
         status,
         _words(kind.__name__),
         str(error),
-        request.url.path,
+        request.scope["path"],
         kind="-".join(_words(kind.__name__).lower().split()),
         **more,
     )
@@ -66,31 +68,26 @@ def order_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def invalid_request(request: Request, error: Any) -> Response:
+async def invalid_request(request: Request, error: Any) -> Response:
     """Answer FastAPI's `RequestValidationError`."""
     telemetry.note(error="RequestValidationError")
+    path = request.scope["path"]
     found = [
-        {"at": "/".join(str(part) for part in each["loc"]), "problem": each["msg"]} for each in error.errors()
+        {"at": _shown("/".join(map(str, each["loc"]))), "problem": _shown(each["msg"])}
+        for each in error.errors()[:_MAX_ERRORS_SHOWN]
     ]
     if any(each["type"] == "json_invalid" for each in error.errors()):
-        return problem(
-            400, "Not JSON", "The body is not valid JSON.", request.url.path, kind="not-json", errors=found
-        )
-    return problem(
-        422,
-        "Invalid request",
-        "The request does not have the form that is asked for.",
-        request.url.path,
-        kind="invalid-request",
-        errors=found,
-    )
+        why = [{"at": "body", "problem": each["ctx"]["error"]} for each in error.errors()]
+        return problem(400, "Not JSON", "The body is not valid JSON.", path, kind="not-json", errors=why)
+    detail = "The request does not have the form that is asked for."
+    return problem(422, "Invalid request", detail, path, kind="invalid-request", errors=found)
 
 
-def http_error(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses."""
     assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls us for these only
     title = HTTPStatus(error.status_code).phrase
-    response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.url.path)
+    response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.scope["path"])
     response.headers.update(error.headers or {})
     if error.status_code == 405:  # the router names the methods of one route only
         response.headers["allow"] = ", ".join(sorted(_methods(request, request.app.state.routes)))
@@ -102,7 +99,12 @@ def _methods(request: Request, routes: list[BaseRoute]) -> set[str]:
     for route in routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             found |= route.methods or set()
-    return found
+    return found | {"HEAD"} if "GET" in found else found
+
+
+def _shown(text: str) -> str:
+    """Return text of a caller's as JSON can carry it, bounded: it may hold half a surrogate pair."""
+    return text[:200].encode("utf-8", "replace").decode()
 
 
 def _words(name: str) -> str:

@@ -3,7 +3,8 @@
 FastAPI is three quarters of a cold start and of a warm request (`docs/decisions/` has the figures), and
 nearly all requests do not need it. So it stays what describes the API and explains what is wrong
 with a request, and is imported when the first such request comes. Nothing is decided twice: both
-ways ask the same authenticator, call the same `endpoints` and answer errors with the same handlers.
+ways ask the same authenticator, refuse the same content (`bodies`), call the same `endpoints` and answer
+errors with the same handlers.
 Only the reading of a good request is here again, and may only ever say "unsure":
 `tests/api/test_front.py` sends both ways the same requests and compares every byte.
 """
@@ -23,14 +24,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orders.api import endpoints, errors
+from orders.api import bodies, endpoints, errors
 from orders.api.callers import READ, WRITE, caller_of, require
 from orders.domain import OrderStatus
 from orders.errors import OrderError
 
-_JSON = frozenset(
-    {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
-)
 _STATUSES = {status.value: status for status in OrderStatus}
 _is_limit = re.compile("[1-9][0-9]?|100", re.ASCII).fullmatch
 
@@ -59,22 +57,26 @@ class UnsureError(Exception):
     """This request needs FastAPI's eye."""
 
 
-@dataclass(slots=True)
 class Incoming:
     """A request, with looks at it that are unsure of whatever is odd."""
 
-    scope: Scope
-    order_id: str
-    body: bytes
+    __slots__ = ("_headers", "body", "order_id", "scope")
+
+    def __init__(self, scope: Scope, order_id: str, body: bytes) -> None:
+        self.scope = scope
+        self.order_id = order_id
+        self.body = body
+        self._headers: dict[bytes, bytes] = dict(
+            scope["headers"]
+        )  # none comes twice: the boundary joins them
 
     def header(self, name: bytes) -> str | None:
         """Return the header's value, None without it."""
-        found = [value for key, value in self.scope["headers"] if key == name]
-        if not found:
+        value = self._headers.get(name)
+        if value is None:
             return None
-        if len(found) > 1 or not found[0]:
+        if not value:
             raise UnsureError
-        value: bytes = found[0]
         return value.decode("latin-1")
 
     def query(self, *names: str) -> list[str | None]:
@@ -87,18 +89,25 @@ class Incoming:
             raise UnsureError
         return [found.get(name) for name in names]
 
-    def json(self, decode: Callable[[bytes], Any]) -> Any:
-        """Return the body as `decode` reads it."""
-        if not any(key == b"content-type" and value in _JSON for key, value in self.scope["headers"]):
-            raise UnsureError
+    def json(self, decode: Callable[[bytes], Any], quotes: int) -> Any:
+        """Return the body as `decode` reads it.
+
+        The last one counts of names that come twice, so there have to be as many quotes as there are
+        around names and values that come once, and none in them.
+        """
+        if not self._headers.get(b"content-type"):  # any other has been looked at before the body came
+            bodies.require_json(self._headers, self.body)
         try:
-            return decode(self.body)
+            found = decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise UnsureError from None
+        if self.body.count(b'"') != quotes or b'\\"' in self.body:
+            raise UnsureError
+        return found
 
 
 def _read_get(request: Incoming) -> tuple[Any, ...]:
-    return request.order_id, request.header(b"if-none-match")
+    return request.order_id, request.header(b"if-match"), request.header(b"if-none-match")
 
 
 def _read_list(request: Incoming) -> tuple[Any, ...]:
@@ -106,7 +115,7 @@ def _read_list(request: Incoming) -> tuple[Any, ...]:
     if (
         (limit and not _is_limit(limit))
         or (cursor and len(cursor) > 512)
-        or (customer and len(customer) > 200)
+        or (customer and (len(customer) > 200 or _is_padded(customer)))
         or (status and status not in _STATUSES)
     ):
         raise UnsureError
@@ -114,18 +123,25 @@ def _read_list(request: Incoming) -> tuple[Any, ...]:
 
 
 def _read_place(request: Incoming) -> tuple[Any, ...]:
-    order: PlaceOrder = request.json(_decode_order)
-    for text in (order.customer, order.product):
-        if text[0].isspace() or text[-1].isspace():
-            raise UnsureError
+    order: PlaceOrder = request.json(_decode_order, 10)
+    if _is_padded(order.customer) or _is_padded(order.product):
+        raise UnsureError
     key = request.header(b"idempotency-key")
     if key is not None and len(key) > 255:
         raise UnsureError
-    return request.scope.get("root_path", ""), order.customer, order.product, order.quantity, key
+    root_path = request.scope.get("root_path", "")
+    conditions = request.header(b"if-match"), request.header(b"if-none-match")
+    return root_path, order.customer, order.product, order.quantity, key, *conditions
 
 
 def _read_change(request: Incoming) -> tuple[Any, ...]:
-    return request.order_id, request.json(_decode_status).status, request.header(b"if-match")
+    change: ChangeStatus = request.json(_decode_status, 4)
+    conditions = request.header(b"if-match"), request.header(b"if-none-match")
+    return request.order_id, change.status, *conditions
+
+
+def _is_padded(name: str) -> bool:
+    return name[0].isspace() or name[-1].isspace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +204,7 @@ class Front:
             caller = await caller_of(Request(scope), self._state.authenticator)
             body = b""
             if scope["method"] != "GET":
+                bodies.require_json(dict(scope["headers"]))
                 while True:
                     message = await receive()
                     messages.append(message)
@@ -218,9 +235,9 @@ class Front:
         try:
             response = await work
         except OrderError as error:
-            response = errors.order_error(Request(scope), error)
-        except HTTPException as error:  # the body is too large
-            response = errors.http_error(Request(scope), error)
+            response = await errors.order_error(Request(scope), error)
+        except HTTPException as error:  # the body is too large, or not JSON
+            response = await errors.http_error(Request(scope), error)
         await response(scope, receive, send)
 
 

@@ -130,10 +130,12 @@ class RequestBoundary:
 def _with_joined_headers(scope: Scope) -> Scope:
     """Make one list of a header that was sent several times, as the HTTP API does before Lambda sees it.
 
-    https://www.rfc-editor.org/rfc/rfc9110.html#section-5.3
+    White space around a value is no part of it, and some servers leave it there.
+    https://www.rfc-editor.org/rfc/rfc9110.html#section-5.3, #section-5.5
     """
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
     joined: dict[bytes, bytes] = {}
-    for name, value in headers:
-        joined[name] = joined[name] + b"," + value if name in joined else value
-    return scope if len(joined) == len(headers) else {**scope, "headers": list(joined.items())}
+    for name, value in scope["headers"]:
+        stripped = value.strip(b" \t")
+        joined[name] = joined[name] + b"," + stripped if name in joined else stripped
+    scope["headers"] = list(joined.items())
+    return scope

@@ -50,7 +50,7 @@ def end(telemetry: Telemetry, work: Work, scope: Scope, status: int, answered: H
     """Write the line, and count what the answer says. Health checks are no traffic: they count nothing."""
     latency = round((time.perf_counter() - begun) * 1000, 2)
     path = getattr(scope.get("route"), "path", "")
-    fields, method = work.fields, scope["method"]
+    fields, method = work.fields, scope.get("asked_method") or scope["method"]
     fields["method"] = method
     fields["route"] = path or "unmatched"
     fields["status"] = status

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
@@ -53,13 +54,26 @@ def order_response(order: Order, status: int = 200, headers: Mapping[str, str] |
     return json_response(public(order), status, kept | dict(headers or {}))
 
 
-def problem(status: int, title: str, detail: str, instance: str, *, kind: str = "", **more: Any) -> Response:
-    """Answer with a problem (RFC 9457); `kind` names it for programs."""
+def problem(status: int, title: str, detail: str, path: str, *, kind: str = "", **more: Any) -> Response:
+    """Answer a request for `path` with a problem (RFC 9457); `kind` names it for programs."""
     body = {
         "type": f"urn:orders:problem:{kind}" if kind else "about:blank",
         "title": title,
         "status": status,
         "detail": detail,
-        "instance": instance,
+        "instance": _reference(path),
     } | more
     return json_response(body, status, {"cache-control": "no-store"}, "application/problem+json")
+
+
+def _reference(path: str) -> str:
+    """Return the URI reference of a decoded path.
+
+    Without a dot in front, `//` would begin a host, and what is before a colon would be a scheme.
+    https://www.rfc-editor.org/rfc/rfc3986#section-4.2
+    """
+    if not path.startswith("/"):
+        path = f"./{path}"
+    elif path.startswith("//"):
+        path = f"/.{path}"
+    return quote(path, safe="/:@!$&'()*+,;=", errors="replace")

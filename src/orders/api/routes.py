@@ -7,13 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from orders.api import endpoints
+from orders.api import conditions, endpoints
 from orders.api.auth import AuthenticatedRoute, caller_with
 from orders.api.callers import READ, WRITE
 from orders.api.responses import json_response
 from orders.api.schemas import (
     AttachmentList,
     ChangeStatus,
+    Name,
     NewAttachment,
     OrderList,
     OrderOut,
@@ -28,16 +29,20 @@ router = APIRouter(prefix="/orders", tags=["orders"], route_class=AuthenticatedR
 
 Reader = Annotated[Caller, Depends(caller_with(READ))]
 Writer = Annotated[Caller, Depends(caller_with(WRITE))]
+# Lists of entity tags, or `*` (RFC 9110, section 13.1).
+IfMatch = Annotated[str | None, Header()]
+IfNoneMatch = Annotated[str | None, Header()]
 
 
 _PROBLEMS = {
-    400: "The request cannot be read",
+    400: "The request cannot be read: in JSON no name comes twice in an object, and `NaN` is no number",
     401: "No token, or not a valid one",
     403: "The token lacks the scope",
     404: "Nothing is there, or nothing for this caller",
     409: "The order's present state does not allow it",
-    412: "The order is no longer as `If-Match` says",
+    412: "The present state does not meet `If-Match` or `If-None-Match`",
     413: "The body is too large",
+    415: "The body is not `application/json` in UTF-8, or has a content coding",
     422: "The request does not have the form that is asked for",
     429: "You have used what a day allows: `Retry-After` says when to try again",
     503: "Overloaded, or something that this needs does not answer: try again",
@@ -63,7 +68,7 @@ def service_of(request: Request) -> OrderService:
     "",
     status_code=201,
     response_model=OrderOut,
-    responses=problems(400, 413),
+    responses=problems(400, 412, 413, 415),
     summary="Place an order",
     response_description="The order. `Idempotent-Replayed: true` when an earlier request placed it.",
 )
@@ -72,11 +77,24 @@ async def place_order(
     caller: Writer,
     body: PlaceOrder,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Place an order; with an `Idempotency-Key`, once however often this is sent."""
-    root_path = request.scope.get("root_path", "")
+    """Place an order; with an `Idempotency-Key`, once however often this is sent.
+
+    The list of orders exists and has no entity tag: with `If-None-Match: *`, or an `If-Match` of anything
+    but `*`, this is 412. Use an `Idempotency-Key`.
+    """
     return await endpoints.place_order(
-        service_of(request), caller, root_path, body.customer, body.product, body.quantity, idempotency_key
+        service_of(request),
+        caller,
+        request.scope.get("root_path", ""),
+        body.customer,
+        body.product,
+        body.quantity,
+        idempotency_key,
+        if_match,
+        if_none_match,
     )
 
 
@@ -88,7 +106,7 @@ async def list_orders(
     cursor: Annotated[
         str | None, Query(max_length=512, description="`next_cursor` of the page before")
     ] = None,
-    customer: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
+    customer: Annotated[Name | None, Query()] = None,
     status: Annotated[OrderStatus | None, Query()] = None,
 ) -> Response:
     """List orders. A page may be short, even empty: the list ends where `next_cursor` is null."""
@@ -98,20 +116,27 @@ async def list_orders(
 @router.get(
     "/{order_id}",
     response_model=OrderOut,
-    responses=problems(404) | {304: {"description": "The order is still as `If-None-Match` says"}},
+    responses=problems(404, 412) | {304: {"description": "The order is still as `If-None-Match` says"}},
     summary="Get an order",
 )
 async def get_order(
-    request: Request, caller: Reader, order_id: str, if_none_match: Annotated[str | None, Header()] = None
+    request: Request,
+    caller: Reader,
+    order_id: str,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Get an order, or 304 when `If-None-Match` names its present state."""
-    return await endpoints.get_order(service_of(request), caller, order_id, if_none_match)
+    """Get an order: 304 when `If-None-Match` names its present state, 412 when `If-Match` does not.
+
+    An `If-Match` that is no list of entity tags names none; an `If-None-Match` that is none is ignored.
+    """
+    return await endpoints.get_order(service_of(request), caller, order_id, if_match, if_none_match)
 
 
 @router.put(
     "/{order_id}/status",
     response_model=OrderOut,
-    responses=problems(400, 404, 409, 412, 413),
+    responses=problems(400, 404, 409, 412, 413, 415),
     summary="Change an order's status",
 )
 async def change_status(
@@ -119,28 +144,42 @@ async def change_status(
     caller: Writer,
     order_id: str,
     body: ChangeStatus,
-    if_match: Annotated[str | None, Header()] = None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Move the order along; with `If-Match`, only if it is still in the state you read.
 
-    `If-Match` takes one `ETag`, several separated by commas (any may match), or `*`.
+    Both conditions are about the order's `ETag`. `If-Match` takes one, several separated by commas (any may
+    match), or `*`; `If-None-Match` the same, and none may match. One that cannot be read is not met.
     """
-    return await endpoints.change_status(service_of(request), caller, order_id, body.status, if_match)
+    return await endpoints.change_status(
+        service_of(request), caller, order_id, body.status, if_match, if_none_match
+    )
 
 
 @router.post(
     "/{order_id}/attachments",
     response_model=UploadOut,
-    responses=problems(400, 404, 409, 413, 429),
+    responses=problems(400, 404, 409, 412, 413, 415, 429),
     summary="Get an upload for an attachment",
 )
-async def offer_upload(request: Request, caller: Writer, order_id: str, body: NewAttachment) -> Response:
+async def offer_upload(
+    request: Request,
+    caller: Writer,
+    order_id: str,
+    body: NewAttachment,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
     """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
 
     Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced. An
     order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes its
     `size_bytes`, or the largest size there is if you do not say.
     """
+    if not conditions.allow_untagged(if_match, if_none_match):
+        await service_of(request).get_order(caller, order_id)  # without an order there are no conditions
+        raise conditions.not_met()
     upload = await service_of(request).offer_upload(
         caller, order_id, body.name, body.content_type, body.size_bytes
     )

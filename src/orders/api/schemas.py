@@ -6,25 +6,57 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from orders.domain import FILE_ENDINGS, MAX_FILE_NAME, AttachmentType, OrderStatus, file_name_pattern
 
+# White space is what Python strips, spelled so that every dialect of regular expressions means the same.
+NOT_WHITE_SPACE = (
+    r"[^\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+)
 # Short enough for a partition key: an index key holds 2,048 bytes and a character up to 4.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/ServiceQuotas.html#limits-partition-sort-keys
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NOT_WHITE_SPACE), AfterValidator(str.strip)]
 
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# A number without a fraction, as JSON Schema means it: 5.0 is one. Comes after the bounds of a field, or the
+# document would lack them. https://json-schema.org/draft/2020-12/json-schema-core#section-4.2.3
+WHOLE = BeforeValidator(_whole)
 
 _FILE_NAMES = {each: re.compile(file_name_pattern(each)) for each in AttachmentType}
 # The most that template.yaml lets AttachmentMaxBytes be.
 MAX_UPLOAD_BYTES = 1_000_000_000
+
+_MAX_UNKNOWN_NAMES = 5
 
 
 class Body(BaseModel):
     """A request body: fields we do not know are refused, and nothing is silently converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_names(cls, body: Any) -> Any:
+        """Reject many unknown names at once: to explain each costs more than to serve a good request."""
+        if isinstance(body, dict) and len(body) > len(cls.model_fields) + _MAX_UNKNOWN_NAMES:
+            raise PydanticCustomError("too_many_names", "Most of these fields are not known")
+        return body
 
 
 class PlaceOrder(Body):
@@ -36,7 +68,7 @@ class PlaceOrder(Body):
 
     customer: Name
     product: Name
-    quantity: Annotated[int, Field(ge=1, le=1_000_000)]
+    quantity: Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 
 
 class ChangeStatus(Body):
@@ -69,7 +101,7 @@ class NewAttachment(Body):
     content_type: Annotated[AttachmentType, Field(strict=False)]
     name: Annotated[str, StringConstraints(max_length=MAX_FILE_NAME)]
     size_bytes: Annotated[
-        Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES)] | None,
+        Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES), WHOLE] | None,
         Field(description="The size of the file: the upload takes no more, and counts no more"),
     ] = None
 
