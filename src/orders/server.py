@@ -10,12 +10,15 @@ from types import FrameType
 
 import uvicorn
 
+from orders.api.http_protocol import HttpProtocol
 from orders.bootstrap import build_app
 
 # After SIGTERM the load balancer may still send for a moment: this long we go on answering, as not ready
 # and closing connections; what is then in flight gets its time. ECS kills after 30 s (StopTimeout).
 DRAIN_SECONDS = 5
 FINISH_SECONDS = 20
+# What is not done by then is cut: answered with 503 and logged, for which this must be enough.
+CUT_SECONDS = 2
 
 app = build_app()
 
@@ -36,22 +39,35 @@ class Server(uvicorn.Server):
         app.state.draining = True
         self._loop.call_soon_threadsafe(self._loop.call_later, DRAIN_SECONDS, super().handle_exit, sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and see the requests that were cut to their end: uvicorn would leave them to the signal."""
+        await super().shutdown(sockets)
+        cut = set(self.server_state.tasks)
+        if cut and not self.force_exit:
+            await asyncio.wait(cut, timeout=CUT_SECONDS)
+
+
+def main() -> None:
+    """Serve the application until told to stop."""
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws="none",
+        host="0.0.0.0",  # noqa: S104  # in the container; the security group lets only the load balancer in
+        port=int(os.environ.get("PORT", "8080")),
+        # Longer than the load balancer's idle 60 s, or it answers 502 when it reuses a closed connection.
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=FINISH_SECONDS,
+        access_log=False,  # orders.api.request_log writes one
+        log_config=None,
+        lifespan="off",  # nothing to start, and asking would import FastAPI
+        # The load balancer says who called and by which scheme.
+        proxy_headers=True,
+        forwarded_allow_ips="*",
+        server_header=False,
+    )
+    Server(config).run()
+
 
 if __name__ == "__main__":
-    Server(
-        uvicorn.Config(
-            app,
-            host="0.0.0.0",  # noqa: S104  # in the container; the security group lets only the load balancer in
-            port=int(os.environ.get("PORT", "8080")),
-            # Longer than the load balancer's idle 60 s, or it answers 502 when it reuses a closed connection.
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=FINISH_SECONDS,
-            access_log=False,  # orders.api.request_log writes one
-            log_config=None,
-            lifespan="off",  # nothing to start, and asking would import FastAPI
-            # The load balancer says who called and by which scheme.
-            proxy_headers=True,
-            forwarded_allow_ips="*",
-            server_header=False,
-        )
-    ).run()
+    main()

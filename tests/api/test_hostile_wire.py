@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import uvicorn
 from tests.api import hostile
+from tests.api.wire import serving
 from tests.issuer import authenticator, bearer
 from tests.support import a_settings
 
@@ -64,16 +63,8 @@ def port(service: OrderService, arrived: list[str]) -> Iterator[int]:
         arrived.append(scope["path"])
         await application(scope, receive, send)
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    listening = config.bind_socket()
-    listening.listen()  # whoever comes before the server has started waits
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(timeout=10)
-    listening.close()
+    with serving(app) as port:
+        yield port
 
 
 def exchange(port: int, request: bytes) -> bytes:

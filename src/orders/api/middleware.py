@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from hmac import compare_digest
 from itertools import chain
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orders.api import request_log
@@ -25,6 +27,7 @@ MAX_HEADER_BYTES = 10_240
 # finds another task, and Lambda sends one at a time.
 MAX_IN_FLIGHT = 256
 _OVERLOADED = "This server has all the requests it can take; try again shortly."
+_CUT = "This server stopped before the request was done; look whether it was done all the same."
 
 # https://cheatsheetseries.owasp.org/cheatsheets/REST_Security_Cheat_Sheet.html#security-headers
 SECURITY_HEADERS = {
@@ -94,12 +97,11 @@ class RequestBoundary:
         self._in_flight += 1
         try:
             await self._within_bounds(scope, header_bytes)(scope, bounded_receive, send_with_headers)
-        except Exception as error:  # the outermost handler: the caller learns nothing of what went wrong
-            _log.exception("unhandled error")
+        except (Exception, asyncio.CancelledError) as error:  # the outermost handler
             work.fields["error"] = type(error).__name__
+            answer = _failure(error, scope["path"])
             if status:
                 raise
-            answer = problem(500, "Internal Server Error", "Something went wrong on our side.", scope["path"])
             await answer(scope, receive, send_with_headers)
         finally:
             self._in_flight -= 1
@@ -110,6 +112,9 @@ class RequestBoundary:
 
         Liveness always passes: the load balancer asks it, knows no secret, and ends a task that says no.
         """
+        if "orders.refusal" in scope:  # by the server (api.http_protocol), which could not read the request
+            refused: ASGIApp = scope["orders.refusal"]
+            return refused
         if header_bytes > MAX_HEADER_BYTES:
             detail = "The headers are too large."
             return problem(431, "Request Header Fields Too Large", detail, scope["path"])
@@ -125,6 +130,16 @@ class RequestBoundary:
         """Whether the caller knows a secret of the edge's."""
         given = [value for name, value in scope["headers"] if name == ORIGIN_SECRET_HEADER]
         return len(given) == 1 and any(compare_digest(given[0], secret) for secret in self._origin_secrets)
+
+
+def _failure(error: BaseException, path: str) -> Response:
+    """Answer what nobody expected; the caller learns nothing of what went wrong."""
+    if isinstance(error, asyncio.CancelledError):  # the server has no more time to stop
+        answer = problem(503, "Service Unavailable", _CUT, path)
+        answer.headers["retry-after"] = "1"
+        return answer
+    _log.exception("unhandled error")
+    return problem(500, "Internal Server Error", "Something went wrong on our side.", path)
 
 
 def _with_joined_headers(scope: Scope) -> Scope:
