@@ -18,7 +18,8 @@ from typing import Any, cast
 
 import httptools
 from starlette.exceptions import HTTPException
-from uvicorn._types import ASGIReceiveEvent
+from uvicorn._types import ASGIReceiveEvent, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from orders.api.middleware import MAX_HEADER_BYTES
@@ -39,6 +40,7 @@ MAX_DISCARDED_BYTES = 1 << 20
 MAX_PIPELINED = 16
 
 _IDLE, _HEAD, _BODY, _UPGRADE = range(4)
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 _DROPPED: Any = deque(maxlen=0)
 _NOT_HTTP = "The request is not valid HTTP."
 _TOO_SLOW = "The headers of the request took too long."
@@ -96,9 +98,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Begin a connection; one on which nothing comes ends as an idle one does."""
         super().connection_made(transport)
         self.write, self.is_closing = transport.write, transport.is_closing
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        self._idle_since = self.loop.time()
+        self._set_keepalive(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -119,9 +120,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_deadline.cancel()
         super().resume_writing()
 
+    def _set_keepalive(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
     def timeout_keep_alive_handler(self) -> None:
-        """End an idle connection."""
-        self.close()
+        """End a connection that was idle for long; one timer does for all of its requests."""
+        busy = self._phase != _IDLE or (self.cycle is not None and not self.cycle.response_complete)
+        idle_seconds = 0 if busy else self.loop.time() - self._idle_since
+        if idle_seconds < self.timeout_keep_alive:
+            self._set_keepalive(self.timeout_keep_alive - idle_seconds)
+        else:
+            self.close()
 
     def shutdown(self) -> None:
         """End it, as soon as what has come is answered."""
@@ -131,7 +140,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def close(self) -> None:
-        """Close once all is written, and all of the request is read."""
+        """Close once all is written, and all of the request is read; what waits is not served."""
+        self.pipeline.clear()
         if self._ended or self._phase != _IDLE:
             self._ended = True
             if self.transport.is_closing():
@@ -158,7 +168,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
-        self._unset_keepalive_if_required()
         if self._ended:
             self._discard(len(data))
         elif self._unmoved_bytes + len(data) <= MAX_HEADER_BYTES:
@@ -176,9 +185,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as pause:
             self._ignore_upgrade(data[pause.args[0] :])
-        except httptools.HttpParserError as error:
-            if error.__context__ is not None:
-                _log.error("a request could not be begun", exc_info=error.__context__)
+            return
+        except httptools.HttpParserCallbackError:
+            _log.exception("unhandled error")
+            self._break(500, "Something went wrong on our side.")
+        except httptools.HttpParserError:
             self._break(400, _NOT_HTTP)
         if self._ended:
             return
@@ -237,8 +248,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        super().on_message_begin()
         self._phase = _HEAD
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Serve the request, or refuse it."""
@@ -250,35 +266,43 @@ class HttpProtocol(HttpToolsProtocol):
         self._moved = True
         if self._deadline:
             self._unset_deadline()
-        scope = self.scope
-        version = self.parser.get_http_version()
-        url = self.url
-        if url[:1] != b"/":
-            url = self._origin_form(url)
-        raw_path, _, query = url.partition(b"?")
-        path = raw_path.decode("ascii")
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
+        url = self.url if self.url[:1] == b"/" else self._origin_form()
         fields = dict(self.headers)
+        version = self.parser.get_http_version()
         if fault := self._fault(version, url, fields):
             self._refuse(400, fault)
             return
+        raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope = self._scope(urllib.parse.unquote(path) if "%" in path else path, raw_path, query)
+        scope["http_version"] = version
+        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        expects = fields.get(b"expect", b"").lower() == b"100-continue" and version == "1.1"
         self._phase = _BODY
         self.headers = _DROPPED  # trailers are no headers (RFC 9110, 6.5.1)
-        keep_alive = version == "1.1" and self.parser.should_keep_alive()
-        if self.expect_100_continue:
-            self.expect_100_continue = version == "1.1"
-            keep_alive = (
-                False  # whoever is answered without having been told to go on may or may not send a body
-            )
-        self._begin(keep_alive)
+        # Whoever is answered before having been told to go on may or may not send the body.
+        self._begin(scope, keep_alive and not expects, expects)
 
-    def _origin_form(self, url: bytes) -> bytes:
-        """Return the target as a path, and its authority as the host (RFC 9112, 3.2.2)."""
-        found = _absolute_form(url)
+    def _scope(self, path: str = "", raw_path: bytes = b"", query: bytes = b"") -> dict[str, Any]:
+        return {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "state": self.app_state.copy(),
+            "headers": self.headers,
+            "method": self.parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
+
+    def _origin_form(self) -> bytes:
+        """Return the target as a path, and take its authority for the host (RFC 9112, 3.2.2)."""
+        found = _absolute_form(self.url)
         if not found:
             return b""
         authority, path = found.groups()
@@ -304,7 +328,7 @@ class HttpProtocol(HttpToolsProtocol):
             return "This transfer coding is not known."  # RFC 9112, 6.1
         return ""
 
-    def _begin(self, keep_alive: bool) -> None:
+    def _begin(self, scope: dict[str, Any], keep_alive: bool, expects: bool = False) -> None:
         """Run the application, after the requests before this one."""
         before = self.cycle
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -312,7 +336,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._ended = True
             return
         self.cycle = cycle = _Cycle(
-            scope=self.scope,
+            scope=cast(HTTPScope, scope),
             transport=cast(asyncio.Transport, self),
             flow=self.flow,
             logger=self.logger,
@@ -320,7 +344,7 @@ class HttpProtocol(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
+            expect_100_continue=expects,
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
@@ -335,8 +359,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._moved = True
         if self._ended or self.cycle.response_complete:
             self._discard(len(body))
-        else:
-            super().on_body(body)
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -344,23 +371,27 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._phase = _IDLE
         self._moved = True
-        if not self.cycle.response_complete:
-            super().on_message_complete()
-        elif not self.transport.is_closing():  # it was answered early; the connection is idle now
+        self._discarded_bytes = 0
+        if self.cycle.response_complete:  # it was answered early; the connection is idle now
             self._unset_deadline()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._idle_since = self.loop.time()
+        else:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Go on to the next request, or wait for one."""
-        if self._ended and not self.pipeline:
-            self.server_state.total_requests += 1
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        super().on_response_complete()
-        if self._phase == _BODY and self.cycle.response_complete and not self.transport.is_closing():
-            self._unset_keepalive_if_required()
-            self._set_deadline(DISCARD_SECONDS, self.close)
+        if self.pipeline:
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._ended:
+            self.flow.resume_reading()
+            self._idle_since = self.loop.time()
+            if self._phase == _BODY:
+                self._set_deadline(DISCARD_SECONDS, self.close)
 
     # What is refused
 
@@ -389,13 +420,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.on_message_begin()
         self._ended = True
         self._unset_deadline()
-        scope = cast(dict[str, Any], self.scope)
-        if "method" not in scope:
-            scope["method"] = self.parser.get_method().decode("ascii") if self.url else "-"
-            scope |= {"path": "", "raw_path": b"", "query_string": b""}
+        scope = self._scope()
+        if not self.url:
+            scope["method"] = "-"  # the parser has none
         refusal = problem(status, http.HTTPStatus(status).phrase, detail, scope["path"])
         if status == 503:
             refusal.headers["retry-after"] = "1"
         scope["orders.refusal"] = refusal
-        self.expect_100_continue = False
-        self._begin(keep_alive=False)
+        self._begin(scope, keep_alive=False)
