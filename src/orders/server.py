@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -44,6 +45,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         cut = set(self.server_state.tasks)
         if cut and not self.force_exit:
+            # Each has its line in the log. uvicorn would add that it was cancelled, with a traceback.
+            logging.getLogger("uvicorn.error").disabled = True
             await asyncio.wait(cut, timeout=CUT_SECONDS)
 
 
