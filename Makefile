@@ -90,6 +90,10 @@ local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the l
 test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser and not install" -n 2 --dist loadgroup $(ARGS)
 
+nginx: ## Install nginx from Debian or Ubuntu: without it `make test` does not try the API behind a proxy
+	@command -v nginx >/dev/null || { sudo=$$(command -v sudo || true); $$sudo apt-get update -q >/dev/null && \
+	  $$sudo apt-get install -qqy --no-install-recommends nginx-light >/dev/null; }
+
 test-start: $(DEV) ## Bound what `make run` costs in a bare clone, the installation included, and once more
 	.venv/bin/python -m pytest -m install tests/docs $(ARGS)
 

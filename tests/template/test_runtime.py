@@ -434,7 +434,8 @@ class TestServer:
     def test_the_server_ends_before_it_is_killed(self) -> None:
         task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
         (container,) = task["ContainerDefinitions"]
-        assert self.server("DRAIN_SECONDS") + self.server("FINISH_SECONDS") < container["StopTimeout"]
+        names = ("DRAIN_SECONDS", "FINISH_SECONDS", "CUT_SECONDS")
+        assert sum(map(self.server, names)) < container["StopTimeout"]
 
     def test_the_task_has_no_more_rights_than_it_needs(self) -> None:
         task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
