@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -178,6 +178,7 @@ REFUSED: dict[str, bytes] = {
     "space before the method": b" GET /last HTTP/1.1\r\nHost: a\r\n\r\n",
     "tab after the method": b"GET\t/last HTTP/1.1\r\nHost: a\r\n\r\n",
     "HTTP/0.9": get(version=b"0.9"),
+    "HTTP/9.9": get(version=b"9.9"),
     "HTTP/1.2": get(version=b"1.2"),
     "HTTP/2.0": get(version=b"2.0"),
     "http/1.1": get().replace(b"HTTP", b"http"),
@@ -233,7 +234,10 @@ SERVED: dict[str, tuple[bytes, int]] = {
 
 @pytest.mark.parametrize("split", [False, True])
 def test_what_has_two_readings_or_none_is_refused(
-    served: Served, split: bool, capsys: pytest.CaptureFixture[str]
+    served: Served,
+    split: bool,
+    capsys: pytest.CaptureFixture[str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     for what, request in REFUSED.items():
         served.paths.clear()
@@ -245,6 +249,7 @@ def test_what_has_two_readings_or_none_is_refused(
         assert (line["status"], line["Requests"], line["ClientErrors"]) == (400, 1, 1), what
         if not served.paths:
             assert line["route"] == "unmatched"
+    record_property("hostile_cases", len(REFUSED))
 
 
 @pytest.mark.parametrize("split", [False, True])

@@ -14,16 +14,18 @@ import re
 import urllib.parse
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from starlette.exceptions import HTTPException
-from uvicorn._types import ASGIReceiveEvent, HTTPScope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from orders.api.middleware import MAX_HEADER_BYTES
 from orders.api.responses import problem
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
 # From the first byte of a request to the end of its headers. A load balancer sends them at once.
 HEAD_SECONDS = 10
@@ -289,7 +291,7 @@ class HttpProtocol(HttpToolsProtocol):
         scope = self._scope(urllib.parse.unquote(path) if "%" in path else path, raw_path, query)
         scope["http_version"] = version
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
-        expects = fields.get(b"expect", b"").lower() == b"100-continue" and version == "1.1"
+        expects = b"expect" in fields and fields[b"expect"].lower() == b"100-continue" and version == "1.1"
         self._phase = _BODY
         self.headers = _DROPPED  # trailers are no headers (RFC 9110, 6.5.1)
         # Whoever is answered before having been told to go on may or may not send the body.
@@ -348,7 +350,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._ended = True
             return
         self.cycle = cycle = _Cycle(
-            scope=cast(HTTPScope, scope),
+            scope=cast("HTTPScope", scope),
             transport=cast(asyncio.Transport, self),
             flow=self.flow,
             logger=self.logger,
