@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -36,20 +38,17 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def flood(port: int, start: bytes, more: bytes) -> list[Answer]:
-    """Send `more` again and again until an answer comes; it must come long before 4 MB."""
+    """Send `more` again and again until it is refused; that must be long before 4 MB."""
+    found = b""
     with connect(port) as connection:
         connection.sendall(start)
         for _ in range(4_000_000 // len(more)):
             sent(connection, more)
-            connection.setblocking(False)
-            try:
-                begun = connection.recv(65536)
-            except BlockingIOError:
-                continue
-            finally:
-                connection.settimeout(30)
-            return answers(begun + received(connection))
-    raise AssertionError("no answer")
+            if select.select([connection], [], [], 0)[0]:
+                found += connection.recv(65536)
+            if b"HTTP/1.1 4" in found:
+                return answers(found + received(connection))
+    raise AssertionError("it was not refused")
 
 
 class TestBytes:
@@ -163,6 +162,12 @@ class TestTime:
         unwanted = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
         found = exchange(port, unwanted % 70_000 + b"a" * 70_000 + LAST)
         assert [each.status for each in found] == [200, 200], "a moderate rest is skipped"
+        with connect(port) as connection:
+            for _ in range(20):  # each of its requests has the bound, not all together
+                connection.sendall(unwanted % 70_000 + b"a" * 70_000)
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            sent(connection, LAST)
+            assert [each.status for each in answers(received(connection))] == [200]
         found = exchange(port, unwanted % 10**9, *[b"a" * 65536] * 20)
         assert [each.status for each in found] == [200]
         monkeypatch.setattr(http_protocol, "DISCARD_SECONDS", 0.1)
@@ -170,31 +175,69 @@ class TestTime:
 
 
 class Large:
-    """Answers with 8 MB, and tells when it is done with it."""
+    """Answers with so many bytes, in so many parts, and tells when it is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, parts: int) -> None:
         self.done = threading.Event()
+        self._size = size
+        self._parts = parts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         try:
-            for _ in range(8):
-                await send({"type": "http.response.body", "body": b"a" * 1_000_000, "more_body": True})
+            for _ in range(self._parts):
+                part = b"a" * (self._size // self._parts)
+                await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body"})
         finally:
             self.done.set()
 
 
-def test_a_client_that_does_not_read_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "parts"),
+    [
+        pytest.param(8_000_000, 8, id="the application waits"),
+        pytest.param(8_000_000, 1, id="it has written all"),
+        pytest.param(50_000, 1, id="it has written all, and that little"),
+    ],
+)
+def test_a_client_that_does_not_read_its_answer_is_given_up(
+    size: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.2)
-    large = Large()
-    with serving(large) as port, socket.socket() as connection:
+    lost = threading.Event()
+
+    class Noted(http_protocol.HttpProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            lost.set()
+
+    large = Large(size, parts)
+    with serving(large, http=Noted) as port, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(("127.0.0.1", port))
         connection.sendall(LAST)
         assert large.done.wait(30)
+        assert lost.wait(30)
         connection.settimeout(30)
-        assert len(received(connection)) < 8_000_000
+        assert len(received(connection)) < size
+
+
+def test_a_fault_of_ours_is_logged_and_no_fault_of_the_callers(
+    port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(_: bytes) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(http_protocol, "_is_host", faulty)
+    (answer,) = exchange(port, HEAD + b"\r\n" + LAST)
+    assert answer.status == 500
+    assert b"Zero" not in answer.body
+    assert [(line["status"], line["ServerErrors"]) for line in lines(capsys)] == [(500, 1)]
 
 
 def test_a_broken_body_is_the_callers_fault(port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ PLACE = b"POST /orders HTTP/1.1\r\n" + HOST + JSON
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 # Behind every request of a test: it is answered if the connection goes on, and the connection ends with it.
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+HEAD_ONLY = b"GET /last HTTP/1.1\r\nHost: a\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -324,7 +325,8 @@ class TestExpect:
 class Slow:
     """Answers `/slow` when it is let, every other path at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *headers: tuple[bytes, bytes]) -> None:
+        self.headers = headers
         self.begun: list[str] = []
         self.let = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop
@@ -335,7 +337,7 @@ class Slow:
         if scope["path"] == "/slow":
             await self.let.wait()
         body = scope["path"].encode()
-        headers = [(b"content-length", b"%d" % len(body))]
+        headers = [(b"content-length", b"%d" % len(body)), *self.headers]
         status = scope["orders.refusal"].status_code if "orders.refusal" in scope else 200
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -374,3 +376,15 @@ class TestPipelines:
             found = read_answers(received(connection))
         assert len(found) == len(slow.begun) == http_protocol.MAX_PIPELINED + 1
         assert found[-1].headers["connection"] == "close"
+
+    def test_an_answer_that_closes_is_the_last(self) -> None:
+        """As all answers are while the server stops."""
+        slow = Slow((b"connection", b"close"))
+        with serving(slow) as port, connect(port) as connection:
+            sent(connection, get(target=b"/slow") + get(target=b"/2") + HEAD_ONLY)
+            while not slow.begun:
+                pass
+            slow.loop.call_soon_threadsafe(slow.let.set)
+            found = read_answers(received(connection))
+        assert [each.body for each in found] == [b"/slow"]
+        assert slow.begun == ["/slow"]

@@ -29,16 +29,15 @@ class Answer:
 @contextlib.contextmanager
 def serving(app: Any, **options: Any) -> Iterator[int]:
     """Serve `app` with our protocol on a free port of loopback, which it yields."""
+    options = {"http": HttpProtocol, "timeout_graceful_shutdown": 5} | options
     config = uvicorn.Config(
         app,
-        http=HttpProtocol,
         ws="none",
         host="127.0.0.1",
         port=0,
         lifespan="off",
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=5,
         **options,
     )
     server = uvicorn.Server(config)
