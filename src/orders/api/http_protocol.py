@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 10
 # More requests than these without the end of their headers: the oldest is refused. Each holds up to 400 KB.
 MAX_PARTIAL_HEADS = 100
+# Of a request that is refused, so many stay until its client is gone: for the log, which wants its trace.
+_KEPT_HEADERS = 50
 # A client that takes nothing of its answer for so long is given up.
 WRITE_SECONDS = 30
 # What is left of a request that was answered before its end is read, up to these bounds: closing at once
@@ -434,7 +436,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.on_message_begin()
         self._ended = True
         self._unset_deadline()
+        self.headers = self.headers[:_KEPT_HEADERS]
         scope = self._scope()
+        self.headers = _DROPPED
         if not self.url:
             scope["method"] = "-"  # the parser has none
         refusal = problem(status, http.HTTPStatus(status).phrase, detail, scope["path"])
