@@ -40,6 +40,7 @@ METRICS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "Requests": ("Count", _RUNTIME),
     "ServerErrors": ("Count", _RUNTIME),
     "ClientErrors": ("Count", _SERVICE),
+    "RejectedRequests": ("Count", _SERVICE),
     "Latency": ("Milliseconds", _ROUTE),
     "ColdStarts": ("Count", _SERVICE),
     "OrdersPlaced": ("Count", _SERVICE),

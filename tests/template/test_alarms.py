@@ -443,6 +443,11 @@ def cases(mode: str) -> dict[str, Case]:
                 bad=[each_minute(*[90] * 10)],
                 good=[each_minute(*[90] * 9, 60), each_minute(*[85] * 10), NOTHING],
             ),
+            "RejectedRequestsAlarm": single(
+                ours("RejectedRequests"),
+                bad=[[[1.0] * 10, [], [1.0] * 30, [], [1.0] * 10]],
+                good=[[[1.0] * 500, [1.0] * 500, [], [], []], [[1.0] * 9] * 5, NOTHING],
+            ),
             "TaskRestartsAlarm": single(
                 key("AWS/Events", "Invocations", RuleName="TaskStopsRule"),
                 bad=[[[], [1.0], [], [1.0], []]],
