@@ -115,4 +115,7 @@ def _reject(app: App, event: Any, context: Any, error: Exception) -> dict[str, A
         note(error="UnreadableEvent", cause=cause)
         await answer(scope, receive, send)
 
-    return _adapter(app.bounded(reject))(_NO_REQUEST, context)
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "orders.refusal": reject}, receive, send)
+
+    return _adapter(refuse)(_NO_REQUEST, context)

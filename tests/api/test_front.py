@@ -124,6 +124,8 @@ class Both:
             "app": self.apps[1],
         }
         await way(scope, receive, send)
+        if not sent:  # nobody is there to get it
+            return 0, [], b""
         kept = [pair for pair in sent[0]["headers"] if pair[0] not in (b"x-request-id", b"x-correlation-id")]
         return sent[0]["status"], kept, b"".join(each.get("body", b"") for each in sent[1:])
 
@@ -361,8 +363,7 @@ def test_a_body_that_is_cut_off_is_not_taken_for_a_whole_one(method: str, path: 
     way = Both(False)
     for part in (body, body[:-1], ""):
         with_front, without = way.ask(method, path, "", [JSON], part.encode(), cut_off=True)
-        assert with_front == without
-        assert with_front[0] == 400
+        assert with_front == without == (0, [], b"")
     assert asyncio.run(way.apps[0].state.service.list_orders(ANYONE, 10)).orders == [an_order()]
 
 

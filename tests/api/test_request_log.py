@@ -246,7 +246,7 @@ def test_both_runtimes_leave_the_same_line(
     assert list(ours) == list(theirs)
     assert ours["_aws"]["CloudWatchMetrics"] == theirs["_aws"]["CloudWatchMetrics"]
     # What may differ is named here; all else is equal to the letter.
-    own = {"runtime", "timestamp", "request_id", "latency_ms", "Latency", "_aws", "order_id"}
+    own = {"runtime", "timestamp", "request_id", "latency_ms", "receive_ms", "Latency", "_aws", "order_id"}
     own |= set() if "headers" in more else {"correlation_id", "trace_id", "xray_trace_id"}
     assert {name: ours[name] for name in ours.keys() - own} == {
         name: theirs[name] for name in ours.keys() - own

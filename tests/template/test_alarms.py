@@ -39,6 +39,7 @@ from orders.adapters.memory import (
     MemoryOrderStore,
 )
 from orders.adapters.stream import event_of
+from orders.api import middleware
 from orders.api.app import create_app
 from orders.receipts_handler import consume
 from orders.relay_handler import relay
@@ -575,6 +576,15 @@ class TestOwnLines:
                 asyncio.run(throttled())
             assert state_now("ThrottlesAlarm") == expected
 
+    def test_rejected_requests(
+        self, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, state_now: Callable[[str], str]
+    ) -> None:
+        for places, count, expected in ((0, 9, "OK"), (1, 20, "OK"), (0, 10, "ALARM")):
+            monkeypatch.setattr(middleware, "MAX_IN_FLIGHT", places)
+            for _ in range(count):
+                client.get(UNKNOWN)
+            assert state_now("RejectedRequestsAlarm") == expected
+
     def test_relay(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
         order = a_record(an_order())
         relay({"Records": [order]}, MemoryEventPublisher(), told)
@@ -632,6 +642,12 @@ class TestRunbooks:
         for name, alarm in (alarms("both") | backup_alarms()).items():
             if ":" not in name and not name.endswith(("LongAlarm", "ShortAlarm")):
                 assert f"`{name}`" in sections[alarm["AlarmDescription"].rpartition("#")[2]], name
+
+    def test_places_are_as_many_as_it_says(self) -> None:
+        text = (ROOT / "docs/runbooks.md").read_text()
+        assert f"serves {middleware.MAX_IN_FLIGHT} requests at a time" in text
+        assert f"waits for the bodies of {middleware.MAX_ARRIVING} more" in text
+        assert f"One caller may have {middleware.MAX_OF_ONE_CALLER} of these" in text
 
     def test_links_between_sections_lead_somewhere(self) -> None:
         text = (ROOT / "docs/runbooks.md").read_text()

@@ -54,8 +54,7 @@ class App:
         cors = _cors(settings)
         if cors:
             served = cors.preflights(served)
-        self._telemetry = Telemetry(settings)
-        boundary = RequestBoundary(served, settings.root_path, self._telemetry, settings.origin_secrets)
+        boundary = RequestBoundary(served, settings.root_path, Telemetry(settings), settings.origin_secrets)
         self._outermost: ASGIApp = cors.readable(boundary) if cors else boundary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,16 +63,6 @@ class App:
         if scope.get("method") == "HEAD":
             scope, send = {**scope, "method": "GET", "asked_method": "HEAD"}, _without_content(send)
         await self._outermost(scope, receive, send)
-
-    def bounded(self, answer: ASGIApp) -> ASGIApp:
-        """Let `answer` answer every request, which is logged as any other is."""
-        boundary = RequestBoundary(answer, "", self._telemetry)
-
-        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["app"] = self
-            await boundary(scope, receive, send)
-
-        return serve
 
     async def _behind(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._built is None:  # half a second of CPU: in a thread, so that other requests go on

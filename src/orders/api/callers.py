@@ -28,9 +28,13 @@ class OpenToAll:
 
 
 async def caller_of(request: HTTPConnection, authenticator: Authenticator) -> Caller:
-    """Return who sends the request. Raises `NotAuthenticated`."""
-    # The API Gateway joins repeated headers with a comma, uvicorn does not: refused either way.
-    return await authenticator.caller(",".join(request.headers.getlist("authorization")) or None)
+    """Return who sends the request, and count it for that caller. Raises `NotAuthenticated`."""
+    exchange = request.scope["orders.exchange"]  # of api.middleware, which joins headers that were repeated
+    authorization: bytes = exchange.headers.get(b"authorization", b"")
+    caller = await authenticator.caller(authorization.decode("latin-1") or None)
+    if caller.subject is not None:
+        exchange.belongs_to(caller.subject)
+    return caller
 
 
 def require(caller: Caller, scope: str) -> None:

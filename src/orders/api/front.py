@@ -66,9 +66,7 @@ class Incoming:
         self.scope = scope
         self.order_id = order_id
         self.body = body
-        self._headers: dict[bytes, bytes] = dict(
-            scope["headers"]
-        )  # none comes twice: the boundary joins them
+        self._headers: dict[bytes, bytes] = scope["orders.exchange"].headers  # joined by the boundary
 
     def header(self, name: bytes) -> str | None:
         """Return the header's value, None without it."""
@@ -197,24 +195,19 @@ class Front:
     async def _serve(
         self, hot: Hot, match: re.Match[str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        messages: list[Message] = []
+        message: Message | None = None
         order_id = match[1] if match.lastindex else ""
 
         async def work() -> Response:
+            nonlocal message
             caller = await caller_of(Request(scope), self._state.authenticator)
+            require(caller, hot.needs)
             body = b""
             if scope["method"] != "GET":
-                bodies.require_json(dict(scope["headers"]))
-                while True:
-                    message = await receive()
-                    messages.append(message)
-                    if message["type"] == "http.disconnect":  # what came may look whole and is not
-                        raise UnsureError
-                    body += message.get("body", b"")
-                    if not message.get("more_body"):
-                        break
+                bodies.require_json(scope["orders.exchange"].headers)
+                message = await receive()
+                body = message.get("body", b"")
             arguments = hot.read(Incoming(scope, order_id, body))
-            require(caller, hot.needs)
             return await hot.call(self._state.service, caller, *arguments)
 
         route = {"route": Route(hot.path), "path_params": {"order_id": order_id} if order_id else {}}
@@ -226,7 +219,9 @@ class Front:
                 del scope[name]
 
             async def again() -> Message:
-                return messages.pop(0) if messages else await receive()
+                nonlocal message
+                first, message = message, None
+                return first or await receive()
 
             await self._behind(scope, again, send)
 
@@ -236,7 +231,7 @@ class Front:
             response = await work
         except OrderError as error:
             response = await errors.order_error(Request(scope), error)
-        except HTTPException as error:  # the body is too large, or not JSON
+        except HTTPException as error:  # what is wrong with the body was found where it was read
             response = await errors.http_error(Request(scope), error)
         await response(scope, receive, send)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
 from orders.telemetry import Telemetry, Work
 
-_TAKEN = frozenset({b"traceparent", b"x-amzn-trace-id", b"x-correlation-id", b"x-request-id"})
 # An id that we take from a caller goes into logs, into the table and back into a header.
 _harmless = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII).fullmatch
 # The headers whose values a debug line shows. Any other may be a secret until it is added here.
@@ -23,17 +22,16 @@ _SHOWN = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-def begin(telemetry: Telemetry, scope: Scope) -> Work:
+def begin(telemetry: Telemetry, scope: Scope, headers: Mapping[bytes, bytes]) -> Work:
     """Read who calls, and in which trace."""
-    taken = {name: value for name, value in scope["headers"] if name in _TAKEN}
-    theirs = taken.get(b"x-correlation-id") or taken.get(b"x-request-id") or b""
+    theirs = headers.get(b"x-correlation-id") or headers.get(b"x-request-id") or b""
     # Mangum hands over the invocation; the platform's own log lines carry its id.
     invocation = scope.get("aws.context")
     return telemetry.begin(
         invocation.aws_request_id if invocation else os.urandom(16).hex(),
         theirs.decode() if _harmless(theirs) else "",
-        taken.get(b"traceparent", b"").decode("latin-1"),
-        taken.get(b"x-amzn-trace-id", b"").decode("latin-1"),
+        headers.get(b"traceparent", b"").decode("latin-1"),
+        headers.get(b"x-amzn-trace-id", b"").decode("latin-1"),
     )
 
 
@@ -46,15 +44,30 @@ def ids(work: Work) -> Headers:
     ]
 
 
-def end(telemetry: Telemetry, work: Work, scope: Scope, status: int, answered: Headers, begun: float) -> None:
-    """Write the line, and count what the answer says. Health checks are no traffic: they count nothing."""
-    latency = round((time.perf_counter() - begun) * 1000, 2)
+def end(
+    telemetry: Telemetry,
+    work: Work,
+    scope: Scope,
+    status: int,
+    answered: Sequence[tuple[bytes, bytes]],
+    seconds: float,
+    receive_seconds: float | None,
+    served: bool,
+) -> None:
+    """Write the line, and count what the answer says. Health checks are no traffic: they count nothing.
+
+    `seconds` are ours, without those that the client took to send the body (`receive_seconds`) or to read the
+    answer. A request that was not served, because it was rejected or broke off, says nothing about latency.
+    """
+    latency = round(seconds * 1000, 2)
     path = getattr(scope.get("route"), "path", "")
     fields, method = work.fields, scope.get("asked_method") or scope["method"]
     fields["method"] = method
     fields["route"] = path or "unmatched"
     fields["status"] = status
     fields["latency_ms"] = latency
+    if receive_seconds is not None:
+        fields["receive_ms"] = round(receive_seconds * 1000, 2)
     order_id = scope.get("path_params", {}).get("order_id")
     level = logging.INFO if status < 500 else logging.ERROR
     if path.startswith("/health"):
@@ -64,9 +77,11 @@ def end(telemetry: Telemetry, work: Work, scope: Scope, status: int, answered: H
         metrics = work.metrics
         metrics["Requests"] = 1
         metrics["ServerErrors"] = int(status >= 500)
-        if path and status != 405:  # anything may be asked for; only what exists becomes a dimension
+        if (
+            served and path and status != 405
+        ):  # anything may be asked for; only what exists becomes a dimension
             metrics["Latency"] = latency
-        if 400 <= status < 500:
+        if 400 <= status < 499:  # 499 was no answer
             metrics["ClientErrors"] = 1
         if status in (409, 412):
             metrics["Conflicts"] = 1
