@@ -84,9 +84,7 @@ async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> Asyn
     try:
         yield server
     finally:
-        listener.close()
-        for writer in server.writers:
-            writer.transport.abort()
+        await _end(listener, server.writers)
 
 
 @asynccontextmanager
@@ -102,6 +100,12 @@ async def silence() -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     finally:
-        listener.close()
+        await _end(listener, writers)
+
+
+async def _end(listener: asyncio.Server, writers: list[asyncio.StreamWriter]) -> None:
+    listener.close()
+    for _ in range(10):  # whoever was accepted just now gets its writer, and whoever is aborted hears of it
         for writer in writers:
             writer.transport.abort()
+        await asyncio.sleep(0)

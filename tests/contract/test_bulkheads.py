@@ -82,10 +82,11 @@ async def healthy_aws() -> AsyncIterator[str]:
             each.transport.abort()
 
 
-@pytest.fixture
-def few_places(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_places(monkeypatch: pytest.MonkeyPatch, dependency: str) -> None:
     """Few are soon full. And nobody gives up meanwhile, however busy the machine."""
-    monkeypatch.setattr(aws, "PLACES", dict.fromkeys(aws.PLACES, PLACES))
+    # Who waits for credentials holds a place of the service that needs them.
+    scarce = "dynamodb" if dependency == "credentials" else dependency
+    monkeypatch.setattr(aws, "PLACES", aws.PLACES | {scarce: PLACES})
     monkeypatch.setattr(s3, "PLACES", aws.PLACES)
     monkeypatch.setattr(credentials, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 60.0)
@@ -146,9 +147,10 @@ def refused(answer: httpx.Response) -> bool:
     return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
 
 
-@pytest.mark.usefixtures("few_places")
 @pytest.mark.parametrize("hanging", ASKED)
 def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
+    few_places(monkeypatch, hanging)
+
     async def case() -> None:
         async with api(monkeypatch, hanging) as client:
             await all_but(client, hanging)  # all is imported, and the issuer's keys are known
@@ -196,7 +198,8 @@ def test_the_documentation_knows_the_places() -> None:
     assert [int(found[0]) for found in rows if found] == list(aws.PLACES.values())
 
 
-def test_a_place_is_given_back_however_the_work_ends(few_places: None) -> None:
+def test_a_place_is_given_back_however_the_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_places(monkeypatch, "s3")
     bulkhead = aws.Bulkhead("s3")
     for _ in range(9):
         with pytest.raises(KeyError), bulkhead:
