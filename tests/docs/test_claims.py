@@ -198,6 +198,18 @@ def test_every_section_of_the_readme_that_claims_something_leads_to_a_test() -> 
         assert re.search(r"\]\(tests/[\w/]+\.py\)", section), section.partition("\n")[0]
 
 
+def test_every_promise_of_the_threat_model_leads_to_a_test() -> None:
+    """Or to a table that a test writes."""
+    page = (ROOT / "SECURITY.md").read_text()
+    rows = [
+        line.split(" | ") for line in page.splitlines() if line.startswith("| ") and line.count(" | ") == 2
+    ]
+    assert len(rows) > 15
+    for threat, _, shown in rows[2:]:
+        written_by_tests = r"docs/(security-mutations|delivery-boundaries)\.md"
+        assert re.search(rf"\]\((tests/[\w/]+\.py|{written_by_tests})\)", shown), threat
+
+
 def test_the_diagrams_are_those_of_the_templates() -> None:
     assert diagram.PAGE.read_text() == diagram.page(), "run make diagram"
 
