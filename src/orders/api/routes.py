@@ -39,14 +39,22 @@ _PROBLEMS = {
     401: "No token, or not a valid one",
     403: "The token lacks the scope",
     404: "Nothing is there, or nothing for this caller",
+    408: "The body took too long to arrive",
     409: "The order's present state does not allow it",
     412: "The present state does not meet `If-Match` or `If-None-Match`",
     413: "The body is too large",
+    414: "Path and query are too long",
     415: "The body is not `application/json` in UTF-8, or has a content coding",
     422: "The request does not have the form that is asked for",
-    429: "You have used what a day allows: `Retry-After` says when to try again",
+    429: "You have too many requests in progress, or have used what a day allows: `Retry-After` says when",
+    431: "The headers are too large",
     503: "Overloaded, or something that this needs does not answer: try again",
 }
+
+
+# Of every endpoint that takes content, and of every endpoint at all.
+_OF_CONTENT = (400, 408, 412, 413, 415)
+_OF_ALL = (401, 403, 414, 422, 429, 431, 503)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -54,7 +62,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"model": Problem, "description": _PROBLEMS[status], "content": content}
-        for status in (*statuses, 401, 403, 422, 503)
+        for status in sorted({*statuses, *_OF_ALL})
     }
 
 
@@ -68,7 +76,7 @@ def service_of(request: Request) -> OrderService:
     "",
     status_code=201,
     response_model=OrderOut,
-    responses=problems(400, 412, 413, 415),
+    responses=problems(*_OF_CONTENT),
     summary="Place an order",
     response_description="The order. `Idempotent-Replayed: true` when an earlier request placed it.",
 )
@@ -136,7 +144,7 @@ async def get_order(
 @router.put(
     "/{order_id}/status",
     response_model=OrderOut,
-    responses=problems(400, 404, 409, 412, 413, 415),
+    responses=problems(404, 409, *_OF_CONTENT),
     summary="Change an order's status",
 )
 async def change_status(
@@ -160,7 +168,7 @@ async def change_status(
 @router.post(
     "/{order_id}/attachments",
     response_model=UploadOut,
-    responses=problems(400, 404, 409, 412, 413, 415, 429),
+    responses=problems(404, 409, *_OF_CONTENT),
     summary="Get an upload for an attachment",
 )
 async def offer_upload(
