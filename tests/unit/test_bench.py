@@ -243,7 +243,7 @@ class TestReadme:
 class TestAgainst:
     def test_a_commit_is_checked_out_for_as_long_as_it_is_measured(self) -> None:
         with against.checkout("HEAD") as source:
-            assert (source / "src/orders/server.py").is_file()
+            assert (source / "template.yaml").is_file()
         assert not source.exists()
 
     def test_the_table_tells_the_median_and_the_middle_half(self) -> None:

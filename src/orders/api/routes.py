@@ -181,9 +181,9 @@ async def offer_upload(
 ) -> Response:
     """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
 
-    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced. An
-    order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes its
-    `size_bytes`, or the largest size there is if you do not say.
+    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced.
+    An order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes
+    its `size_bytes`, or the largest size there is if you do not say.
     """
     if not conditions.allow_untagged(if_match, if_none_match):
         await service_of(request).get_order(caller, order_id)  # without an order there are no conditions
