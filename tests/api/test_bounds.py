@@ -249,3 +249,17 @@ def test_a_broken_body_is_the_callers_fault(port: int, capsys: pytest.CaptureFix
     assert refused.headers["connection"] == "close"
     (line,) = lines(capsys)
     assert (line["route"], line["status"]) == ("/orders", 400)
+
+
+def test_a_client_that_is_gone_before_its_answer_is_no_fault_of_ours(
+    service: OrderService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """asyncio's own loop raises where uvloop does not: the client's end came, and nobody has read it yet."""
+    with serving(create_app(service, a_settings()), loop="asyncio") as port:
+        for _ in range(5):
+            with connect(port) as connection:
+                connection.sendall(
+                    b"HEAD /orders/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\n"
+                )
+        assert [answer.status for answer in exchange(port, LAST)] == [200]
+    assert {line["status"] for line in lines(capsys)} == {404}

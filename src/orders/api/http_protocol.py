@@ -7,6 +7,7 @@ application as every request does, so they are logged, counted and written in on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import http
 import logging
@@ -162,7 +163,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._ended = True
             if self.transport.is_closing():
                 return
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client may be gone, and asyncio not know of it yet
+                self.transport.write_eof()
             self.flow.resume_reading()
             self._set_deadline(DISCARD_SECONDS, self.transport.abort)
         else:
