@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orders.adapters.dynamodb import DynamoOrderStore
+from orders.errors import DependencyUnavailable
 from orders.ports import OrderQuery
 
 
@@ -112,3 +114,27 @@ def test_a_page_reads_the_same_number_of_items_however_many_there_are() -> None:
         return index.items_read
 
     assert items_read(1_000) == items_read(50_000) <= 2 * 51
+
+
+def test_a_page_that_fails_leaves_no_call_behind() -> None:
+    class OneFails:
+        calls = 0
+
+        async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+            self.calls += 1
+            try:
+                if self.calls == 4:
+                    raise DependencyUnavailable("dynamodb")
+                await asyncio.sleep(60)
+            finally:
+                self.calls -= 1
+
+    client = OneFails()
+
+    async def case() -> None:
+        with pytest.raises(DependencyUnavailable):
+            await DynamoOrderStore(client, "table", 4).page(OrderQuery(limit=20))
+        await asyncio.sleep(0)
+        assert client.calls == 0
+
+    asyncio.run(case())

@@ -266,7 +266,12 @@ class DynamoOrderStore:
 
         partitions = behind = [Partition(name) for name in names]
         for _ in range(_MAX_ROUNDS):
-            await asyncio.gather(*(read(partition) for partition in behind))
+            reads = [asyncio.ensure_future(read(partition)) for partition in behind]
+            try:
+                await asyncio.gather(*reads)
+            finally:  # when one fails, nobody waits for the others, and no place in the bulkhead counts them
+                for each in reads:
+                    each.cancel()
             items, behind = merge(partitions, query.limit)
             if not behind:
                 break
