@@ -117,7 +117,7 @@ class TestTime:
         self, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
-        for start, method in ((b"G", "-"), (HEAD, "GET"), (HEAD + b"\r\n" + HEAD, "GET"), (b"\r\n", "-")):
+        for start, method in ((b"G", "-"), (HEAD, "GET"), (HEAD + b"\r\n" + HEAD, "GET"), (b"\r\nG", "-")):
             refused = exchange(port, start)[-1]
             assert refused.status == 408
             (line,) = [line for line in lines(capsys) if line["status"] == 408]
@@ -146,6 +146,20 @@ class TestTime:
             with connect(port) as connection:
                 assert received(connection) == b""
             assert [each.status for each in exchange(port, HEAD + b"\r\n")] == [200]
+
+    def test_empty_lines_begin_no_request(
+        self, service: OrderService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """RFC 9112, section 2.2: old clients send one after a body. They do not keep a connection either."""
+        monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+        app = create_app(service, a_settings())
+        with serving(app, timeout_keep_alive=0.5) as port:
+            for request, statuses in ((b"", []), (HEAD + b"\r\n", [200])):
+                with connect(port) as connection:
+                    connection.sendall(request)
+                    begun = connection.recv(65536) if request else b""
+                    connection.sendall(b"\r\n")
+                    assert [each.status for each in answers(begun + received(connection))] == statuses
 
     def test_an_idle_connection_ends_also_after_a_body_that_came_late(self, service: OrderService) -> None:
         unwanted = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na"

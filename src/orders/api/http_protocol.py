@@ -222,7 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
                     self._break(414, "The target of the request is too long.")
                 else:
                     self._break(431, "The headers are too large.")
-            elif self._phase != _BODY:
+            elif self._phase == _HEAD:  # empty lines begin no request (RFC 9112, 2.2)
                 self._await_head()
 
     def _await_head(self) -> None:
