@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -318,6 +319,23 @@ class TestFaultsOfS3:
                     await asyncio.sleep(0.05)  # until one of the threads has heard of it
 
         monkeypatch.setattr("tests.misbehaving.OK", EMPTY_LIST)
+        asyncio.run(asyncio.wait_for(case(), 60))
+
+    def test_a_call_that_gets_no_thread_keeps_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(aws_adapters, "PLACES", {"s3": 1})
+
+        def no_more(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async def case() -> None:
+            async with serving(EMPTY_LIST) as server:
+                store = self.store_at(monkeypatch, server)
+                with monkeypatch.context() as limit:
+                    limit.setattr(threading.Thread, "start", no_more)
+                    with pytest.raises(RuntimeError):
+                        await store.attachments(ID)
+                assert await store.attachments(ID) == []
+
         asyncio.run(asyncio.wait_for(case(), 60))
 
     def test_the_tries_end_with_the_deadline(self) -> None:

@@ -176,7 +176,11 @@ class S3DocumentStore:
 
             self._threads = ThreadPoolExecutor(PLACES["s3"], "s3")
         self._bulkhead.take()
-        running = self._threads.submit(function, *args)
+        try:
+            running = self._threads.submit(function, *args)
+        except BaseException:  # no thread can be started; those that are there take the call, if any are
+            self._bulkhead.give_back()
+            raise
         running.add_done_callback(self._bulkhead.give_back)
         return await asyncio.wrap_future(running)
 
