@@ -124,7 +124,7 @@ resource "aws_s3_bucket_policy" "store" {
           Sid       = "NothingIsDeleted"
           Effect    = "Deny"
           Principal = "*"
-          Action    = ["s3:DeleteObject", "s3:DeleteObjectVersion"]
+          Action    = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:Replicate*"]
           Resource  = "${aws_s3_bucket.store.arn}/*"
         },
       ],

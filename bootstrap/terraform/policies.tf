@@ -1,9 +1,10 @@
 # The policies of ../template.yaml; the comments stand there.
 
 locals {
+  stages = var.stage == "preview" ? "preview*" : var.stage
   own_tags = {
     StringEquals = { "aws:ResourceTag/service" = var.service }
-    StringLike   = { "aws:ResourceTag/stage" = "${var.stage}*" }
+    StringLike   = { "aws:ResourceTag/stage" = local.stages }
   }
 
   boundary = jsonencode({ Version = "2012-10-17", Statement = [
@@ -166,7 +167,11 @@ locals {
         "ec2:*SecurityGroup*",
         "ec2:*Subnet*",
         "ec2:*Tags",
-        "ec2:*Vpc*",
+        "ec2:*Vpc",
+        "ec2:*VpcAttribute",
+        "ec2:*VpcEncryptionControl*",
+        "ec2:*VpcEndpoint*",
+        "ec2:*VpcTenancy",
         "ec2:Describe*",
         "ecs:*",
         "elasticloadbalancing:*",
@@ -337,7 +342,7 @@ locals {
       Resource = "*"
       Condition = {
         StringEquals  = { "aws:ResourceTag/service" = var.service }
-        StringNotLike = { "aws:ResourceTag/stage" = "${var.stage}*" }
+        StringNotLike = { "aws:ResourceTag/stage" = local.stages }
       }
     },
     {
@@ -346,7 +351,9 @@ locals {
       Action = ["apigateway:DELETE", "apigateway:PATCH", "apigateway:POST", "apigateway:PUT"]
       Resource = [
         "arn:${local.partition}:apigateway:${local.region}::/apis/*/authorizers*",
+        "arn:${local.partition}:apigateway:${local.region}::/apis/*/deployments*",
         "arn:${local.partition}:apigateway:${local.region}::/apis/*/integrations*",
+        "arn:${local.partition}:apigateway:${local.region}::/apis/*/models*",
         "arn:${local.partition}:apigateway:${local.region}::/apis/*/routes*",
       ]
     },
@@ -360,15 +367,16 @@ locals {
         "ForAnyValue:ArnNotLike" = {
           "events:TargetArn" = [
             "arn:${local.partition}:sqs:${local.here}:${local.prefix}-*",
-            "arn:${local.partition}:logs:${local.here}:log-group:/aws/events/${local.prefix}*",
+            "arn:${local.partition}:logs:${local.here}:log-group:/aws/events/${local.prefix}/*",
+            "arn:${local.partition}:logs:${local.here}:log-group:/aws/events/${local.prefix}-*",
           ]
         }
       }
     },
     {
-      Sid      = "ServicesInTheirOwnCluster"
+      Sid      = "OwnClusterOnly"
       Effect   = "Deny"
-      Action   = "ecs:*Service"
+      Action   = "ecs:*"
       Resource = "*"
       Condition = {
         Null       = { "ecs:cluster" = "false" }

@@ -524,7 +524,7 @@ class TestStores:
             assert allowed(everything, "s3:PutObject", arn, **creates, **{"s3:if-none-match": "*"})
             part = {**secure, "s3:ObjectCreationOperation": "false"}
             assert allowed(everything, "s3:PutObject", arn, **part), "a part of an upload"
-            for call in ("DeleteObject", "DeleteObjectVersion"):
+            for call in ("DeleteObject", "DeleteObjectVersion", "ReplicateObject", "ReplicateDelete"):
                 assert not allowed(everything, f"s3:{call}", arn, **secure), call
             assert allowed(everything, "s3:GetObject", arn, **secure)
             assert not allowed(everything, "s3:GetObject", arn, **{"aws:SecureTransport": "false"})

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from itertools import permutations
+from dataclasses import replace
+from itertools import permutations, product
 from typing import Any
 
 import pytest
@@ -40,12 +41,16 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("iam:PassRole", "iam::{account}:role/{s}-ApiFunctionRole-1", {"iam:PassedToService": "lambda.amazonaws.com"}),
         ("iam:PassRole", "{execution}", {"iam:PassedToService": "cloudformation.amazonaws.com"}),
         ("iam:PutRolePolicy", "iam::{account}:role/{s}-ApiFunctionRole-1", {"iam:PermissionsBoundary": "{boundary}"}),
+        ("iam:AttachRolePolicy", "iam::{account}:role/{s}-ApiFunctionRole-1", {"iam:PermissionsBoundary": "{boundary}"}),
+        ("iam:PutRolePermissionsBoundary", "iam::{account}:role/{s}-ApiFunctionRole-1", {"iam:PermissionsBoundary": "{boundary}"}),
+        ("iam:TagRole", "iam::{account}:role/{s}-ApiFunctionRole-1", {}),
         ("iam:UpdateAssumeRolePolicy", "iam::{account}:role/{s}-ApiFunctionRole-1", {}),
         ("iam:CreatePolicyVersion", "iam::{account}:policy/{s}-AppPolicy-1", {}),
         ("iam:GetRolePolicy", "iam::{account}:role/{s}-ApiFunctionRole-1", {}),
     ],
     "Stacks": [
         ("cloudformation:ExecuteChangeSet", "cloudformation:{here}:stack/{s}/1", {}),
+        ("cloudformation:CreateChangeSet", "cloudformation:{here}:stack/{s}-edge/1", {}),
         ("cloudformation:DeleteStack", "cloudformation:{here}:stack/{s}-FargateStack-1/1", {}),
         ("cloudformation:UpdateStack", "cloudformation:{here}:stack/{s}-MonitoringStack-1/1", {}),
         ("cloudformation:SetStackPolicy", "cloudformation:{here}:stack/{s}/1", {}),
@@ -55,6 +60,8 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("lambda:UpdateFunctionCode", FUNCTION, {}),
         ("lambda:UpdateFunctionConfiguration", FUNCTION, {}),
         ("lambda:AddPermission", FUNCTION, {}),
+        ("lambda:PutFunctionConcurrency", FUNCTION, {}),
+        ("lambda:UntagResource", FUNCTION, TAGGED),
         ("lambda:UpdateAlias", FUNCTION + ":live", {}),
         ("lambda:InvokeFunction", FUNCTION, {}),
         ("lambda:GetFunction", FUNCTION, {}),
@@ -63,6 +70,9 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("codedeploy:CreateDeployment", "codedeploy:{here}:deploymentgroup:{s}-App-1/{s}-Group-1", {}),
         ("ecs:CreateService", "ecs:{here}:service/{s}-FargateStack-1-Cluster-1/1", CLUSTER),
         ("ecs:UpdateService", "ecs:{here}:service/{s}-FargateStack-1-Cluster-1/1", CLUSTER),
+        ("ecs:CreateTaskSet", "ecs:{here}:task-set/{s}-FargateStack-1-Cluster-1/1/1", CLUSTER),
+        ("ecs:RunTask", "ecs:{here}:task-definition/anything:1", CLUSTER),
+        ("ecs:StopTask", "ecs:{here}:task/{s}-FargateStack-1-Cluster-1/1a2b", CLUSTER),
         ("ecs:ExecuteCommand", "ecs:{here}:task/{s}-FargateStack-1-Cluster-1/1a2b", TAGGED),
         ("ecs:DeleteCluster", "ecs:{here}:cluster/{s}-FargateStack-1-Cluster-1", TAGGED),
         ("application-autoscaling:RegisterScalableTarget", "application-autoscaling:{here}:scalable-target/1a2b", TAGGED),
@@ -74,10 +84,12 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("events:DeleteEventBus", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
         ("events:PutEvents", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
         ("events:DeleteArchive", "events:{here}:archive/{s}-1a2b3c4d", {}),
+        ("events:CreateArchive", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
         ("sqs:SendMessage", "sqs:{here}:{s}-ReceiptsQueue-1", {}),
         ("sqs:SetQueueAttributes", "sqs:{here}:{s}-ReceiptsQueue-1", {}),
         ("sns:Publish", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
         ("sns:SetTopicAttributes", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
+        ("sns:Subscribe", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
     ],
     "Keys and secrets": [
         ("kms:PutKeyPolicy", "kms:{here}:key/1a2b", TAGGED),
@@ -87,19 +99,23 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("kms:CreateGrant", "kms:{here}:key/1a2b", TAGGED),
         ("kms:GetKeyPolicy", "kms:{here}:key/1a2b", TAGGED),
         ("kms:UntagResource", "kms:{here}:key/1a2b", TAGGED),
+        ("kms:TagResource", "kms:{here}:key/1a2b", TAGGED),
         ("kms:UpdateAlias", "kms:{here}:alias/{s}", {}),
         ("secretsmanager:GetSecretValue", "secretsmanager:{here}:secret:OriginSecret-1a2b", TAGGED),
         ("secretsmanager:PutResourcePolicy", "secretsmanager:{here}:secret:OriginSecret-1a2b", TAGGED),
+        ("secretsmanager:UntagResource", "secretsmanager:{here}:secret:OriginSecret-1a2b", TAGGED),
     ],
     "Data": [
         ("dynamodb:GetItem", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
         ("dynamodb:PutItem", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
         ("dynamodb:Scan", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
         ("dynamodb:UpdateTable", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
+        ("dynamodb:PutResourcePolicy", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
         ("dynamodb:DeleteTable", "dynamodb:{here}:table/{s}-OrdersTable-1", {}),
         ("s3:GetObject", "s3:::{s}-documentsbucket-1/receipts/1", {}),
         ("s3:PutObject", "s3:::{s}-documentsbucket-1/attachments/1", {}),
         ("s3:PutBucketPolicy", "s3:::{s}-documentsbucket-1", {}),
+        ("s3:PutBucketNotification", "s3:::{s}-documentsbucket-1", {}),
         ("s3:DeleteBucket", "s3:::{s}-documentsbucket-1", {}),
         ("s3:PutObject", "s3:::{s}-edge-consolebucket-1/console/index.html", {}),
         ("s3:PutObject", "s3:::{store}/deployments/{s}/1.json", {}),
@@ -109,7 +125,11 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("apigateway:PATCH", "apigateway:{region}::/apis/1a2b", TAGGED),
         ("apigateway:DELETE", "apigateway:{region}::/apis/1a2b/stages/$default", TAGGED),
         ("apigateway:PATCH", "apigateway:{region}::/domainnames/{domain}", TAGGED),
+        # a mapping inherits its domain's tags: https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-tagging-supported-resources.html
+        ("apigateway:POST", "apigateway:{region}::/domainnames/{domain}/apimappings", TAGGED),
         ("elasticloadbalancing:ModifyListener", "elasticloadbalancing:{here}:listener/app/orders-LoadB-1/1/1", TAGGED),
+        ("elasticloadbalancing:CreateRule", "elasticloadbalancing:{here}:listener/app/orders-LoadB-1/1/1", TAGGED),
+        ("elasticloadbalancing:RegisterTargets", "elasticloadbalancing:{here}:targetgroup/orders-Targe-1/1", TAGGED),
         ("elasticloadbalancing:ModifyLoadBalancerAttributes", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
         ("elasticloadbalancing:SetWebACL", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
         ("ec2:AuthorizeSecurityGroupIngress", "ec2:{here}:security-group/sg-1", TAGGED),
@@ -129,12 +149,14 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("logs:PutSubscriptionFilter", "logs:{here}:log-group:/{s}/api", {}),
         ("logs:DeleteLogGroup", "logs:us-east-1:{account}:log-group:aws-waf-logs-{s}-waf", {}),
         ("cloudwatch:PutMetricAlarm", "cloudwatch:{here}:alarm:{s}-http-api-5xx", TAGGED),
+        ("cloudwatch:PutAlarmMuteRule", "cloudwatch:{here}:alarm:{s}-http-api-5xx", TAGGED),
         ("cloudwatch:DeleteAlarms", "cloudwatch:{here}:alarm:{s}-MonitoringStack-1-AvailabilityFastBurnAlarm-1", TAGGED),
     ],
 }  # fmt: skip
 
 # What dev's CloudFormation may do to prod's all the same, for AWS knows neither name nor tag of it; and what that means.
 LEFT = {
+    ("apigateway:POST", "apigateway:{region}::/apis/1a2b/stages"): "another stage of an API; what it has stays",
     ("cloudfront:UpdateCachePolicy", "cloudfront::{account}:cache-policy/1"): "an edge's cache policy",
     ("cloudfront:UpdateResponseHeadersPolicy", "cloudfront::{account}:response-headers-policy/1"): "an edge's headers",
     ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how an edge signs (refused while in use)",
@@ -158,7 +180,7 @@ def _filled(value: Any, made: Bootstrap) -> Any:
         "store": made.store,
         "execution": made.execution_arn.removeprefix("arn:aws:"),
         "boundary": made.boundary_arn,
-        "domain": {"dev": "dev.example.com", "prod": "example.com"}[made.stage],
+        "domain": {"prod": "example.com"}.get(made.stage, f"{made.stage}.example.com"),
     }
     return str(value).format(**names)
 
@@ -200,6 +222,14 @@ class TestCalls:
             told = _asked(stages[by], stages[of], call, arn, given)
             assert {who for who, (may, _) in told.items() if may} == set(), f"{by} on {of}"
 
+    def test_a_stage_whose_name_begins_alike_is_another(
+        self, stages: dict[str, Bootstrap], group: str, call: str, arn: str, given: dict[str, Any]
+    ) -> None:
+        for by, other in permutations(("dev", "prod"), 2):
+            of = replace(stages[other], stage=f"{by}2")
+            told = _asked(stages[by], of, call, arn, given)
+            assert {who for who, (may, _) in told.items() if may} == set(), f"{by} on {by}2"
+
     def test_some_role_may_make_it_on_its_own(
         self, stages: dict[str, Bootstrap], group: str, call: str, arn: str, given: dict[str, Any]
     ) -> None:
@@ -208,7 +238,7 @@ class TestCalls:
         assert {who for who, (may, _) in told.items() if may}
 
 
-@pytest.mark.parametrize("part", ["routes", "integrations/1", "authorizers"])
+@pytest.mark.parametrize("part", ["routes", "integrations/1", "authorizers", "deployments", "models/1"])
 def test_nobody_adds_to_an_api_that_stands(stages: dict[str, Bootstrap], part: str) -> None:
     """What hangs on an API has no tags of its own; a template could give it to any, by its id."""
     for made in stages.values():
@@ -217,6 +247,16 @@ def test_nobody_adds_to_an_api_that_stands(stages: dict[str, Bootstrap], part: s
             for resource, may in {f"{arn}/{part}": False, f"{arn}/stages": True}.items():
                 told = verdict(made.statements("execution"), f"apigateway:{call}", resource, TAGGED)
                 assert told[0] == may, (resource, call)
+
+
+def test_nobody_closes_the_networks_of_the_account(stages: dict[str, Bootstrap]) -> None:
+    """It takes no resource: a template of dev could cut prod's load balancer off.
+
+    https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
+    """
+    for made, who in product(stages.values(), WHO[:3]):
+        told = verdict(_statements(made, who), "ec2:ModifyVpcBlockPublicAccessOptions", "*", TAGGED)
+        assert not told[0], (made.stage, who)
 
 
 @pytest.mark.parametrize(("call", "arn"), LEFT, ids=[call for call, _ in LEFT])
