@@ -228,6 +228,10 @@ resource "aws_iam_role" "jobs" {
   description = each.value.description
   lifecycle {
     precondition {
+      condition     = var.stage != "bootstrap"
+      error_message = "Stage bootstrap would own what is named after the bootstraps, the roles of all stages."
+    }
+    precondition {
       condition     = var.stage != "prod" || (var.environment != "" && !local.builds)
       error_message = "Stage prod needs environment, whose reviewers approve, and artifact_bucket_name and image_repository_arn of the stage that builds."
     }

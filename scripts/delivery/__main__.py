@@ -326,7 +326,7 @@ class Delivery:
         """Create or update the stack that a stage's delivery stands on; previews share `preview`."""
         template = (ROOT / "bootstrap" / "template.yaml").read_text()
         declared = load_template(template)["Parameters"]
-        given = checked_parameters(named([*extra, f"Stage={stage}"]), declared)
+        given = checked_parameters(named([*extra, f"Stage={bootstrap_stage(stage)}"]), declared)
         if missing := [
             name for name, each in declared.items() if "Default" not in each and name not in given
         ]:

@@ -584,6 +584,7 @@ REFUSED = [
     {"Stage": "prod", "Environment": "prod"},  # it would build
     {"ArtifactBucketName": "a"},
     {"ImageRepositoryArn": STORES["ImageRepositoryArn"]},
+    {"Stage": "bootstrap"},  # all bootstraps are named orders-bootstrap-*
 ]
 
 

@@ -1003,3 +1003,14 @@ def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
     assert artifacts.bucket.startswith("orders-bootstrap-dev-")
     assert "imagerepository" in artifacts.repository
     delivery.stack("orders-bootstrap-dev").delete()
+
+
+def test_the_bootstrap_of_one_preview_is_that_of_all(bare_aws: EmbeddedAws) -> None:
+    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
+    provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
+    given = [f"{name}={value}" for name, value in parameters("preview", {}, provider).items()]
+    delivery.bootstrap("preview12", given)
+    stack = delivery.stack("orders-bootstrap-preview")
+    made = {p["ParameterKey"]: p["ParameterValue"] for p in (stack.describe() or {})["Parameters"]}
+    stack.delete()
+    assert made["Stage"] == "preview"
