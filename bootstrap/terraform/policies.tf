@@ -162,7 +162,6 @@ locals {
         "ec2:*FlowLogs",
         "ec2:*InternetGateway*",
         "ec2:*NatGateway*",
-        "ec2:*NetworkAcl*",
         "ec2:*Route*",
         "ec2:*SecurityGroup*",
         "ec2:*Subnet*",

@@ -249,14 +249,21 @@ def test_nobody_adds_to_an_api_that_stands(stages: dict[str, Bootstrap], part: s
                 assert told[0] == may, (resource, call)
 
 
-def test_nobody_closes_the_networks_of_the_account(stages: dict[str, Bootstrap]) -> None:
-    """It takes no resource: a template of dev could cut prod's load balancer off.
+# What cuts a load balancer off and carries no tags of its stack: a setting of the account, and the access list that each network
+# has from the beginning and its subnets use. https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html,
+# https://docs.aws.amazon.com/vpc/latest/userguide/default-network-acl.html
+CLOSES_NETWORKS = {
+    "ec2:ModifyVpcBlockPublicAccessOptions": "*",
+    "ec2:CreateNetworkAclEntry": "arn:aws:ec2:{here}:network-acl/acl-1",
+    "ec2:ReplaceNetworkAclAssociation": "arn:aws:ec2:{here}:network-acl/acl-1",
+}
 
-    https://docs.aws.amazon.com/vpc/latest/userguide/security-vpc-bpa.html
-    """
+
+@pytest.mark.parametrize("call", CLOSES_NETWORKS)
+def test_nobody_closes_a_network(stages: dict[str, Bootstrap], call: str) -> None:
     for made, who in product(stages.values(), WHO[:3]):
-        told = verdict(_statements(made, who), "ec2:ModifyVpcBlockPublicAccessOptions", "*", TAGGED)
-        assert not told[0], (made.stage, who)
+        resource = CLOSES_NETWORKS[call].format(here=f"{REGION}:{made.account}")
+        assert not verdict(_statements(made, who), call, resource, TAGGED)[0], (made.stage, who)
 
 
 @pytest.mark.parametrize(("call", "arn"), LEFT, ids=[call for call, _ in LEFT])
