@@ -703,6 +703,15 @@ def test_the_template_keeps_its_stores() -> None:
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
 
 
+@pytest.mark.parametrize("name", ["bootstrap", "edge", "waf"])
+def test_a_template_sent_with_the_call_fits_into_it(name: str) -> None:
+    """The others are read from the bucket, where they may have 1 MB.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
+    """
+    assert (ROOT / name / "template.yaml").stat().st_size <= 51_200
+
+
 BY_SAM = {
     "AWS::Serverless::Function": [
         *("Lambda::Function", "Lambda::Version", "Lambda::Alias", "Lambda::Permission"),
