@@ -459,6 +459,10 @@ class TestCaller:
             ({"origin_secrets": (SECRET,)}, "203.0.113.7", "203.0.113.7", "203.0.113.8"),
             # Whoever has an IPv6 address has the /64 around it.
             ({}, "2001:db8:1:2::3", "2001:db8:1:2:ffff::4", "2001:db8:1:3::3"),
+            ({}, "[2001:db8:1:2::3]:443", "2001:db8:1:2::4", "[2001:db8:1:3::3]:443"),
+            # An IPv4 address by itself, with a port, and in the spelling of an IPv6 one.
+            ({}, "203.0.113.7:51234", "203.0.113.7:40000", "203.0.113.8:51234"),
+            ({}, "::ffff:203.0.113.7", "203.0.113.7", "::ffff:203.0.113.8"),
             ({}, "odd:address", "odd:address", "odder:address"),
         ],
     )

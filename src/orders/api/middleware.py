@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Sequence
 from hmac import compare_digest
@@ -65,6 +66,9 @@ _SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY
 # The edge says who it is by this header; edge/template.yaml sends it.
 ORIGIN_SECRET_HEADER = b"x-origin-secret"
 _NOT_BY_THE_EDGE = "This address answers the edge only; call the API by its public name."
+
+# Also within an IPv6 address (::ffff:192.0.2.1), and before a port.
+_ipv4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII).search
 
 _log = logging.getLogger("orders")
 
@@ -415,11 +419,11 @@ def _number(length: bytes) -> int:
 
 
 def _network(address: str) -> str:
-    """Return the address, or the /64 of an IPv6 one: whoever has one of these has them all."""
-    if ":" not in address:
-        return address
+    """Return the IPv4 address, or the /64 of an IPv6 one: whoever has one of these has them all. No port."""
+    if found := _ipv4(address):
+        return found[0]
     try:
-        return inet_pton(AF_INET6, address)[:8].hex()
+        return inet_pton(AF_INET6, address.partition("]")[0].lstrip("["))[:8].hex()
     except (OSError, ValueError):
         return address
 
