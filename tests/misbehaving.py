@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 # What a server does with one request, once it has read it: returns whether to go on with the connection.
 Behaviour = Callable[[asyncio.StreamWriter], Awaitable[bool]]
@@ -84,7 +84,7 @@ async def serving(*script: Behaviour, tls: ssl.SSLContext | None = None) -> Asyn
     try:
         yield server
     finally:
-        await _end(listener, server.writers)
+        await end(listener, server.writers)
 
 
 @asynccontextmanager
@@ -100,12 +100,20 @@ async def silence() -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
     finally:
-        await _end(listener, writers)
+        await end(listener, writers)
 
 
-async def _end(listener: asyncio.Server, writers: list[asyncio.StreamWriter]) -> None:
+class Connected(Protocol):
+    """The server's end of a connection."""
+
+    @property
+    def transport(self) -> Any: ...
+
+
+async def end(listener: asyncio.Server, connections: Sequence[Connected]) -> None:
+    """Close a server and its connections, also those that were accepted just now."""
     listener.close()
-    for _ in range(10):  # whoever was accepted just now gets its writer, and whoever is aborted hears of it
-        for writer in writers:
-            writer.transport.abort()
+    for _ in range(10):  # whoever was accepted appears among them, and whoever is aborted hears of it
+        for each in connections:
+            each.transport.abort()
         await asyncio.sleep(0)

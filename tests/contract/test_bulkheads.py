@@ -15,7 +15,7 @@ import httpx
 import pytest
 from bench.canned import ORDER_ID, Canned
 from localcloud.issuer import AUDIENCE, Issuer
-from tests.misbehaving import answers, serving, silence
+from tests.misbehaving import answers, end, serving, silence
 from tests.support import AN_ORDER, ROOT, a_settings
 
 from orders.adapters import aws, credentials, http1, lean_client, s3
@@ -77,9 +77,7 @@ async def healthy_aws() -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        server.close()
-        for each in made:
-            each.transport.abort()
+        await end(server, made)
 
 
 def few_places(monkeypatch: pytest.MonkeyPatch, dependency: str) -> None:
