@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import APIRouter, BackgroundTasks, Depends, Request
+from tests.api.wire import serving
 from tests.issuer import authenticator, bearer
 from tests.support import AN_ORDER, a_settings, an_order
 
@@ -768,23 +766,6 @@ async def test_a_listed_page_can_read_why(status: int, bounds: Any) -> None:
             bounds(MAX_ARRIVING=0)
     call = await Call(app, "POST", path, headers).answer()
     assert (call.status, call.headers["access-control-allow-origin"]) == (status, ORIGIN)
-
-
-@contextmanager
-def serving(app: App) -> Iterator[int]:
-    """Run the application behind uvicorn; return its port of loopback."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    listening = config.bind_socket()
-    listening.listen(512)  # whoever comes before the server has started waits
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        yield listening.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(timeout=20)
-        listening.close()
 
 
 def begin(port: int, headers: dict[str, str]) -> socket.socket:
