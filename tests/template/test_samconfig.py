@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import tomllib
 
 import pytest
+from scripts.delivery.__main__ import SERVICE, _tags
+from scripts.delivery.decide import stack_name
 from tests.template.templates import ROOT, Evaluator, template
 
 CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
@@ -73,6 +76,32 @@ def test_only_production_waits_for_its_issuer() -> None:
     assert Evaluator(template(), **overrides("default", "deploy")).refusals() == []
     (refusal,) = Evaluator(template(), **overrides("prod", "deploy")).refusals()
     assert "AuthIssuer" in refusal
+
+
+def test_the_stack_of_sam_deploy_is_none_that_the_pipeline_deploys() -> None:
+    """SAM CLI pushes to what stands before the first colon of a function's image (`ImageFunctionSyncFlow`).
+
+    The pipeline's functions name theirs by digest, `...@sha256:...`, and its repository takes no tag twice.
+    """
+    jobs = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
+    stages = {*re.findall(r"STAGE[=:] ?([a-z]+)", jobs), "dev"}
+    assert stages >= {"dev", "prod"}
+    name = CONFIG["default"]["global"]["parameters"]["stack_name"]
+    assert name not in {stack_name(SERVICE, stage) for stage in stages}
+    assert name == stack_name(
+        SERVICE, overrides("default", "deploy")["Stage"]
+    )  # so `make edge STAGE=` finds it
+    assert overrides("default", "sync") == overrides("default", "deploy")
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_stacks_have_the_tags_that_the_roles_go_by(environment: str) -> None:
+    """An update takes the tags that it is given in place of those that are there."""
+    stage = overrides(environment, "deploy")["Stage"]
+    for command in ("deploy", "sync"):
+        if CONFIG[environment].get(command):
+            pairs = (each.split("=") for each in values(environment, command, "tags"))
+            assert dict(pairs) == _tags(stage)
 
 
 def test_sync_moves_code_alone() -> None:
