@@ -200,4 +200,5 @@ def is_utf8(body: bytes) -> bool:
 
 class _Context:
     aws_request_id = "00000000-0000-4000-8000-000000000000"
+    function_version = "7"
     function_name = "api"

@@ -39,6 +39,7 @@ _ROUTE = (("service",), ("service", "method", "route"))
 METRICS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "Requests": ("Count", _RUNTIME),
     "ServerErrors": ("Count", _RUNTIME),
+    "VersionErrors": ("Count", (("service", "function_version"),)),  # 5xx on Lambda, by its version
     "ClientErrors": ("Count", _SERVICE),
     "RejectedRequests": ("Count", _SERVICE),
     "Latency": ("Milliseconds", _ROUTE),

@@ -423,7 +423,7 @@ def test_a_cold_start_imports_only_what_it_needs() -> None:
     program = f"""
 import json, sys
 from orders.lambda_handler import handler
-class Context: aws_request_id = "request"
+class Context: aws_request_id, function_version = "request", "7"
 answer = handler({event!r}, Context)
 print(json.dumps([answer["statusCode"], sorted(sys.modules)]))
 """

@@ -27,6 +27,7 @@ Handle = Callable[[Any], tuple[Answer, dict[str, Any]]]
 
 class Context:
     aws_request_id = "00000000-0000-4000-8000-000000000000"
+    function_version = "7"
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def resolve(value: Any, evaluator: Evaluator, parameters: Mapping[str, str]) -> 
         case {"Ref": name}:
             return parameters.get(name, name)
         case {"Fn::GetAtt": [name, attribute]} | {"Fn::GetAtt": (name, attribute)}:
-            return f"{name}.{attribute}"
+            return parameters.get(f"{name}.{attribute}", f"{name}.{attribute}")
         case {"Fn::If": [condition, then, otherwise]}:
             chosen = then if evaluator.is_true({"Condition": condition}) else otherwise
             return resolve(chosen, evaluator, parameters)
@@ -255,6 +255,79 @@ def deployment(name: Key, threshold: int) -> Case:
     )
 
 
+def failed_calls(version: str) -> Key:
+    """Invocations of a version by the alias that failed, as Lambda counts them.
+
+    https://github.com/aws/serverless-application-model/blob/master/docs/safe_lambda_deployments.rst
+    """
+    return key(
+        "AWS/Lambda",
+        "Errors",
+        FunctionName="ApiFunction",
+        Resource="ApiFunction:live",
+        ExecutedVersion=version,
+    )
+
+
+def version_errors(version: str, service: str = "orders-test") -> Key:
+    """Answers of a version with 5xx, as the application counts them."""
+    return key("Orders", "VersionErrors", service=service, function_version=version)
+
+
+def alarms_of_version(version: str) -> dict[str, dict[str, Any]]:
+    """Return what CodeDeploy watches while this version takes over."""
+    source = template()
+    names = {
+        "RunbookUrl": RUNBOOKS,
+        "AWS::StackName": "orders-test",
+        "ApiFunction.Version.Version": version,
+    }
+    watched = source["Resources"]["ApiFunction"]["Properties"]["DeploymentPreference"]["Alarms"]
+    found = {each["Ref"]: source["Resources"][each["Ref"]]["Properties"] for each in watched}
+    return {name: resolve(each, Evaluator(source), names) for name, each in found.items()}
+
+
+def states_of_version(version: str, series: Mapping[Key, Samples]) -> set[str]:
+    return {state(each, Metrics(series)) for each in alarms_of_version(version).values()}
+
+
+class TestDeployment:
+    """CodeDeploy stops a deployment while an alarm is on, also one that was on before it began.
+
+    https://docs.aws.amazon.com/codedeploy/latest/userguide/monitoring-create-alarms.html
+    """
+
+    def incident(self, version: str) -> dict[Key, Samples]:
+        """Everything that there is to see of an API whose version fails."""
+        many = each_minute(*[500.0] * 10)
+        return {
+            failed_calls(version): many,
+            version_errors(version): many,
+            function("Errors", "ApiFunction"): many,
+            key("AWS/Lambda", "Errors", FunctionName="ApiFunction", Resource="ApiFunction:live"): many,
+            key("AWS/ApiGateway", "5xx", ApiId="HttpApi"): many,
+            ours("ServerErrors"): many,
+        }
+
+    def test_the_one_that_ends_an_incident_is_not_stopped_by_it(self) -> None:
+        assert states_of_version("8", self.incident("8")) == {"ALARM"}
+        assert states_of_version("9", self.incident("8")) == {"OK"}
+
+    @pytest.mark.parametrize("signal", [failed_calls, version_errors])
+    def test_a_new_version_that_fails_is_stopped(self, signal: Callable[[str], Key]) -> None:
+        well = {signal("8"): each_minute(0, 0, 0)}
+        assert "ALARM" in states_of_version("9", {**well, signal("9"): each_minute(0, 0, 5)})
+
+    def test_each_version_has_alarms_of_its_own(self) -> None:
+        """One that is updated keeps its state, and would stop the new version for the old one's errors.
+
+        A new one begins as INSUFFICIENT_DATA, which stops nothing.
+        https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
+        """
+        names = {each["AlarmName"] for version in "89" for each in alarms_of_version(version).values()}
+        assert len(names) == 4
+
+
 FAST, SLOW = [1900.0] * 99 + [9000.0], [200.0] * 97 + [2100.0] * 3
 
 # Objectives: for each front door, its requests and bad ones a minute over six hours.
@@ -408,11 +481,9 @@ def cases(mode: str) -> dict[str, Case]:
                 bad=[each_minute(800, 810, 900)],
                 good=[each_minute(900, 799, 900), NOTHING],
             ),
-            "template.yaml:ApiErrorsAlarm": deployment(
-                key("AWS/Lambda", "Errors", FunctionName="ApiFunction", Resource="ApiFunction:live"), 3
-            ),
-            "template.yaml:HttpApiServerErrorsAlarm": deployment(
-                key("AWS/ApiGateway", "5xx", ApiId="HttpApi"), 5
+            "template.yaml:ApiErrorsAlarm": deployment(failed_calls("ApiFunction.Version.Version"), 3),
+            "template.yaml:ApiServerErrorsAlarm": deployment(
+                version_errors("ApiFunction.Version.Version", service="AWS::StackName"), 5
             ),
         }
     if "fargate" in MODES[mode]:
@@ -558,6 +629,19 @@ class TestOwnLines:
                 for _ in range(count):
                     client.get(UNKNOWN)
             assert state_now("ServerErrorsAlarm") == expected
+
+    def test_errors_of_a_version(
+        self, client: httpx.Client, runtime: str, store: Store, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """On Lambda, whose platform tells the version; ECS watches its tasks at the load balancer."""
+        for store.broken, count in ((False, 100), (True, 4), (True, 1)):
+            for _ in range(count):
+                client.get(UNKNOWN)
+            if not store.broken:  # what is well costs no metric
+                assert "VersionErrors" not in capsys.readouterr().out
+        series = extracted(capsys.readouterr().out)
+        assert states_of_version("7", series) == ({"ALARM", "OK"} if runtime == "lambda" else {"OK"})
+        assert states_of_version("8", series) == {"OK"}
 
     def test_latency(self, client: httpx.Client, store: Store, state_now: Callable[[str], str]) -> None:
         for store.slow_seconds, expected in ((1.9, "OK"), (2.1, "ALARM")):
@@ -712,7 +796,8 @@ class TestDashboard:
                     name = name if each[1] == "." else each[1]
                     shown |= {name} if namespace == "Orders" else set()
         assert shown <= METRICS.keys()
-        assert METRICS.keys() - shown == {"RelayLag"}  # IteratorAge shows the same, with what waits still
+        # IteratorAge shows the lag, with what waits still; a deployment alone looks at its version's errors.
+        assert METRICS.keys() - shown == {"RelayLag", "VersionErrors"}
 
 
 # What Logs Insights knows, and what CloudWatch and ECS write.

@@ -55,7 +55,9 @@ def test_what_is_backed_up_is_what_aws_backup_takes() -> None:
 
 @pytest.mark.parametrize("name", ["BackupVault", "BackupKey"])
 def test_backups_and_their_key_outlive_the_stack(name: str) -> None:
-    assert RESOURCES[name]["DeletionPolicy"] == "Retain"
+    # Empty ones go with a creation that is rolled back:
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html
+    assert RESOURCES[name]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert RESOURCES[name]["UpdateReplacePolicy"] == "Retain"
     assert "Condition" not in RESOURCES[name]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from moto.events.models import EventPattern
 from tests.support import sample
-from tests.template.templates import STATEFUL, expanded, mentions, template
+from tests.template.templates import STATEFUL, Evaluator, expanded, mentions, template
 
 RESOURCES = template()["Resources"]
 BUCKETS = [name for name, kind in STATEFUL.items() if kind == "AWS::S3::Bucket"]
@@ -47,14 +47,16 @@ class TestKeys:
         # Says what kind of key it is; what else the bus may is held by test_runtime.TestDataKey.
         assert services.pop("BusAndArchiveCheckIt")["Action"] == "kms:DescribeKey"
         assert services.pop("BusAndArchiveUseIt")["Condition"].keys() == {"StringEquals"}
+        # AWS's own policy for what EventBridge fills has no condition on the source.
+        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
+        queues = services.pop("RulesFillQueuesOfThisStack")
+        assert queues["Condition"].keys() == {"ArnLike"}
+        assert queues["Condition"]["ArnLike"].keys() == {"kms:EncryptionContext:aws:sqs:arn"}
         uses = re.compile(r"kms:(Decrypt|DescribeKey|Encrypt\*|GenerateDataKey\*?|ReEncrypt\*)")
-        for statement in [logs, *services.values()]:
+        for statement in [logs, queues, *services.values()]:
             assert statement["Principal"].keys() == {"Service"}
             assert all(uses.fullmatch(action) for action in statement["Action"])
-        assert {each["Principal"]["Service"] for each in services.values()} == {
-            "events.amazonaws.com",
-            "cloudwatch.amazonaws.com",
-        }
+        assert [each["Principal"]["Service"] for each in services.values()] == ["cloudwatch.amazonaws.com"]
         assert all(each["Condition"].items() >= OUR_ACCOUNT.items() for each in services.values())
 
     def test_the_cursor_key_makes_macs_for_whom_iam_lets(self) -> None:
@@ -215,7 +217,7 @@ class TestRelay:
         assert (
             0 < mapping["MaximumRecordAgeInSeconds"] <= 3600
         )  # the stream keeps it for a day, to be redriven
-        assert (mapping["BatchSize"], mapping["ParallelizationFactor"]) == (100, 10)
+        assert (mapping["BatchSize"], mapping["ParallelizationFactor"]) == (100, {"Ref": "EventConcurrency"})
 
     def test_only_changes_of_orders_reach_it(self) -> None:
         [chosen] = self.mapping()["FilterCriteria"]["Filters"]
@@ -235,4 +237,16 @@ def test_receipts_are_made_ten_at_a_time_and_fail_one_by_one() -> None:
     assert mapping["FunctionName"] == {"Ref": "ReceiptsFunctionAliaslive"}
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     assert mapping["BatchSize"] == 10
-    assert mapping["ScalingConfig"] == {"MaximumConcurrency": 10}
+
+
+@pytest.mark.parametrize(("given", "receipts"), [(1, 2), (2, 2), (10, 10)])
+def test_events_take_no_more_of_the_accounts_concurrency_than_asked(given: int, receipts: int) -> None:
+    """A new account may have ten: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
+    parameter = template()["Parameters"]["EventConcurrency"]
+    assert (parameter["Default"], parameter["MinValue"], parameter["MaxValue"]) == (1, 1, 10)
+    mapping = expanded()["Resources"]["ReceiptsFunctionOrderEvent"]["Properties"]
+    condition, least, otherwise = mapping["ScalingConfig"]["MaximumConcurrency"]["Fn::If"]
+    assert otherwise == {"Ref": "EventConcurrency"}
+    one = Evaluator(template(), EventConcurrency=given).is_true({"Condition": condition})
+    # https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html: 2 to 1,000
+    assert (least if one else given) == receipts >= 2

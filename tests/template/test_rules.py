@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.template.templates import Evaluator, template
+from tests.template.templates import ROOT, Evaluator, mentions, template
 
 ISSUER = {"AuthIssuer": "https://issuer.example", "AuthAudience": "orders"}
 CERTIFICATE = "arn:aws:acm:eu-central-1:111122223333:certificate/0a1b"
@@ -58,6 +58,25 @@ def test_every_rule_refuses_something() -> None:
     }
     rules = template()["Rules"].values()
     assert said == {each["AssertDescription"] for rule in rules for each in rule["Assertions"]}
+
+
+@pytest.mark.parametrize(
+    "path", [str(each.relative_to(ROOT)) for each in sorted(ROOT.glob("[a-z]*/*.yaml"))] + ["template.yaml"]
+)
+def test_conditions_and_rules_compare_texts(path: str) -> None:
+    """A parameter's value is a text in them, a Number's too.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
+    """
+    source = template(path)
+    parts = [source.get("Rules", {}), source.get("Conditions", {})]
+    compared = [
+        each for part in parts for name in ("Fn::Equals", "Fn::Contains") for each in mentions(part, name)
+    ]
+    flat = [
+        text for pair in compared for each in pair for text in (each if isinstance(each, list) else [each])
+    ]
+    assert [each for each in flat if not isinstance(each, str | dict)] == []
 
 
 def test_every_parameter_is_described_bounded_and_grouped() -> None:

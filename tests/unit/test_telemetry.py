@@ -125,7 +125,7 @@ class TestLine:
 
     def test_every_dimension_of_a_metric_is_a_field_with_few_values(self) -> None:
         used = {name for _, dimensions in METRICS.values() for each in dimensions for name in each}
-        assert used <= {"service", "runtime", "method", "route"}
+        assert used <= {"service", "runtime", "method", "route", "function_version"}
 
 
 class TestSampling:

@@ -81,8 +81,8 @@ def end(
             served and path and status != 405
         ):  # anything may be asked for; only what exists becomes a dimension
             metrics["Latency"] = latency
-        if 400 <= status < 499:  # 499 was no answer
-            metrics["ClientErrors"] = 1
+        if status >= 400:
+            _count_error(work, scope, status)
         if status in (409, 412):
             metrics["Conflicts"] = 1
         elif status == 201 and path == "/orders":
@@ -101,3 +101,13 @@ def end(
         fields["query"] = [name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"))]
     telemetry.write(work, "api", "request", level)
     telemetry.cold_start = False
+
+
+def _count_error(work: Work, scope: Scope, status: int) -> None:
+    """Count whose error it was. On Lambda ours count for the version too, whose deployment they stop."""
+    if status >= 500:
+        if invocation := scope.get("aws.context"):
+            work.fields["function_version"] = invocation.function_version
+            work.metrics["VersionErrors"] = 1
+    elif status != 499:  # that was no answer
+        work.metrics["ClientErrors"] = 1
