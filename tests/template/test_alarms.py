@@ -733,6 +733,15 @@ class TestRunbooks:
         assert f"waits for the bodies of {middleware.MAX_ARRIVING} more" in text
         assert f"One caller may have {middleware.MAX_OF_ONE_CALLER} of these" in text
 
+    def test_commands_name_the_alarms_of_a_version(self) -> None:
+        text = (ROOT / "docs/runbooks.md").read_text()
+        (kinds, name) = re.findall(r'for KIND in ([\w ]+); do .* --alarm-name "(.*?)" ', text)[0]
+        named = {
+            name.replace("$STACK", "orders-test").replace("$VERSION", "9").replace("$KIND", kind)
+            for kind in kinds.split()
+        }
+        assert named == {each["AlarmName"] for each in alarms_of_version("9").values()}
+
     def test_links_between_sections_lead_somewhere(self) -> None:
         text = (ROOT / "docs/runbooks.md").read_text()
         assert set(re.findall(r"\]\(#([a-z-]+)\)", text)) <= self.sections()

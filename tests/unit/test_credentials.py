@@ -14,11 +14,17 @@ from typing import Any
 import pytest
 
 from orders.adapters import credentials as module
+from orders.adapters import s3
 from orders.adapters.credentials import Credentials, CredentialsChain
 from orders.adapters.http1 import Answer
 from orders.errors import DependencyUnavailable
 
 Endpoint = Callable[..., list[str]]
+
+
+def test_a_link_ends_before_the_keys_that_signed_it() -> None:
+    """It would end with them: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
+    assert max(s3.UPLOAD_SECONDS, s3.DOWNLOAD_SECONDS) <= module.RENEW_SECONDS_BEFORE_EXPIRY
 
 
 def keys(number: int, lasts: timedelta | None = timedelta(hours=6)) -> Answer:
