@@ -146,15 +146,14 @@ class TestData:
         """What is kept "except on create" goes with the operation that made it, if that is rolled back.
 
         https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html
-        A protected table and a bucket with a load balancer's test file cannot be deleted: the rollback would
-        fail, and leave what they depend on. Both cost by what they hold, which is nothing.
+        A bucket with a load balancer's test file in it cannot be deleted: the rollback would fail.
         """
         kept = {
             name
             for name, resource in expanded()["Resources"].items()
             if resource.get("DeletionPolicy") == "Retain"
         }
-        assert kept == {"OrdersTable", "AccessLogsBucket"}
+        assert kept == {"AccessLogsBucket"}
 
     def test_production_table_refuses_deletion(self) -> None:
         protection = template()["Resources"]["OrdersTable"]["Properties"]["DeletionProtectionEnabled"]
