@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Any
 
+from scripts.delivery.decide import stack_name
 from tests.template.templates import ROOT, mentions, template
-from tests.template.test_runtime import ALL_TEMPLATES
+from tests.template.test_runtime import ALL_TEMPLATES, STACK, deployed
 
 
 def policies() -> list[tuple[str, dict[str, Any]]]:
@@ -120,6 +122,26 @@ def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
             (source,) = statements["logs:PutLogEvents"]["Condition"]["ArnLike"].values()
             assert re.search(r":rule/\$\{(AWS::StackName|ServiceName)\}-\*$", source["Fn::Sub"])
     assert targets == 2
+
+
+def test_names_have_room_for_the_longest_name_of_a_stack() -> None:
+    """Of sixteen characters for the service, and as many for the stage: the bootstrap takes no more."""
+    names = STACK | {
+        "AWS::StackName": stack_name("s" * 16, "a" * 16),
+        "AWS::StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/x/" + str(uuid.uuid4()),
+        "ApiFunction.Version.Version": "9" * 6,
+    }
+    room = {
+        # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_CreateArchive.html
+        ("OrdersArchive", "ArchiveName"): 48,
+        # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_CreateEventBus.html
+        ("OrdersEventBus", "Name"): 256,
+        # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
+        ("ApiErrorsAlarm", "AlarmName"): 255,
+        ("ApiServerErrorsAlarm", "AlarmName"): 255,
+    }
+    for (name, key), most in room.items():
+        assert len(deployed(template()["Resources"][name]["Properties"][key], names)) <= most, name
 
 
 def test_only_what_must_be_named_has_a_name() -> None:

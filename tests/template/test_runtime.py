@@ -191,15 +191,15 @@ def deployed(value: Any, names: Mapping[str, str] = STACK) -> Any:
         case {"Ref": str(name)}:
             return names[name]
         case {"Fn::Sub": [text, more]}:
-            return deployed({"Fn::Sub": text}, {**names, **deployed(more)})
+            return deployed({"Fn::Sub": text}, {**names, **deployed(more, names)})
         case {"Fn::Sub": text}:
-            return re.sub(r"\$\{([\w:]+)\}", lambda found: names[found[1]], text)
+            return re.sub(r"\$\{([\w:.]+)\}", lambda found: names[found[1]], text)
         case {"Fn::Join": [separator, parts]}:
-            return separator.join(deployed(parts))
+            return separator.join(deployed(parts, names))
         case {"Fn::Select": [number, parts]}:
-            return deployed(parts)[number]
+            return deployed(parts, names)[number]
         case {"Fn::Split": [separator, whole]}:
-            return deployed(whole).split(separator)
+            return deployed(whole, names).split(separator)
         case dict():
             return {name: deployed(each, names) for name, each in value.items()}
         case list():
