@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from localcloud.embedded import EmbeddedAws
 from tests.misbehaving import Behaviour, Server, answers, hangs, resets, sends, serving
 from tests.support import ROOT
+from tests.template.templates import mentions, template
 
 from orders.adapters import aws as aws_adapters
 from orders.adapters import s3
@@ -145,12 +146,46 @@ class TestS3:
         assert "arn:" not in f"{upload}{conditions}"
         assert not [each for each in conditions if isinstance(each, list) and each[0] == "starts-with"]
 
-    def test_links_name_the_buckets_own_region(self, s3_store: S3DocumentStore) -> None:
-        boto3.client("s3").put_object(Bucket="documents", Key=f'attachments/{ID}/a "b".txt', Body=b"x")
-        upload = asyncio.run(s3_store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500))
-        [listed] = asyncio.run(s3_store.attachments(ID))
+    @pytest.mark.parametrize(
+        ("region", "suffix"),
+        [
+            ("us-east-1", "amazonaws.com"),
+            ("eu-central-1", "amazonaws.com"),
+            ("me-central-1", "amazonaws.com"),
+            ("us-gov-west-1", "amazonaws.com"),
+            ("cn-north-1", "amazonaws.com.cn"),
+        ],
+    )
+    def test_links_lead_where_the_console_may_go(
+        self, moto: None, monkeypatch: pytest.MonkeyPatch, region: str, suffix: str
+    ) -> None:
+        headers = template("edge/template.yaml")["Resources"]["ConsoleHeaders"]["Properties"]
+        [policy] = [each for each in mentions(headers, "Fn::Sub") if "connect-src" in each]
+        for name, value in {
+            "${DocumentsBucketName}": "documents",
+            "${AWS::Region}": region,
+            "${AWS::URLSuffix}": suffix,
+        }.items():
+            policy = policy.replace(name, value)
+        [allowed] = [
+            each.split()[2:] for each in policy.split(";") if each.split()[:2] == ["connect-src", "'self'"]
+        ]
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+        elsewhere = (
+            {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        )
+        boto3.client("s3").create_bucket(Bucket="documents", **elsewhere)
+        boto3.client("s3").put_object(Bucket="documents", Key=f"attachments/{ID}/a.txt", Body=b"x")
+        store = S3DocumentStore("documents", "arn:any", max_bytes=1000)
+        upload = asyncio.run(store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500))
+        [listed] = asyncio.run(store.attachments(ID))
         for url in (upload.url, listed.url):
-            assert urlsplit(url).hostname == "documents.s3.eu-central-1.amazonaws.com"
+            parts = urlsplit(url)
+            assert [f"{parts.scheme}://{parts.netloc}"] == allowed
+
+    def test_a_link_saves_the_file(self, s3_store: S3DocumentStore) -> None:
+        boto3.client("s3").put_object(Bucket="documents", Key=f'attachments/{ID}/a "b".txt', Body=b"x")
+        [listed] = asyncio.run(s3_store.attachments(ID))
         query = parse_qs(urlsplit(listed.url).query)
         # As an attachment it is saved and never shown, so its content type cannot be guessed into a page.
         assert query["response-content-disposition"] == ["attachment; filename*=UTF-8''a%20%22b%22.txt"]

@@ -240,7 +240,9 @@ def _new_client(keys: Callable[[], Credentials | None]) -> Any:
             retries={"mode": "standard", "total_max_attempts": TRIES},
             max_pool_connections=PLACES["s3"],
             signature_version="s3v4",  # KMS asks for it
-            s3={"addressing_style": addressing},
+            # Or us-east-1 had the host BUCKET.s3.amazonaws.com, to which edge/ lets no console go.
+            # https://docs.aws.amazon.com/sdkref/latest/guide/feature-s3-regional-endpoint.html
+            s3={"addressing_style": addressing, "us_east_1_regional_endpoint": "regional"},
         )
         return session.client("s3", config=config)
 
