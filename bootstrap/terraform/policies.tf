@@ -419,7 +419,7 @@ locals {
       Resource = [
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}/*",
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}-*/*",
-        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf/*",
+        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf-${local.region}/*",
       ]
     },
     {
@@ -520,7 +520,7 @@ locals {
       Resource = [
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}/*",
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}-*/*",
-        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf/*",
+        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf-${local.region}/*",
       ]
     },
     {
@@ -578,7 +578,7 @@ locals {
       Resource = [
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}/*",
         "arn:${local.partition}:cloudformation:${local.here}:stack/${local.prefix}-*/*",
-        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf/*",
+        "arn:${local.partition}:cloudformation:us-east-1:${local.account}:stack/${local.prefix}-waf-${local.region}/*",
       ]
     },
     {

@@ -36,7 +36,14 @@ from scripts.delivery.decide import (
     stage_parameters,
     stale_previews,
 )
-from scripts.delivery.edge import WEB_ACL_REGION, edge_parameters, given_parameters, publish
+from scripts.delivery.edge import (
+    WEB_ACL_REGION,
+    edge_parameters,
+    given_parameters,
+    publish,
+    web_acl_stack_name,
+)
+from scripts.delivery.rules import check_values
 from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
@@ -166,8 +173,10 @@ class Delivery:
         found = orders.describe()
         if not found:
             raise DeliveryError(f"there is no stack {orders.name}: deploy it first")
-        web_acl = self.stack(f"{orders.name}-waf", WEB_ACL_REGION)
+        here = self.client("cloudformation").meta
+        web_acl = self._web_acl(orders.name)
         edge = self.stack(f"{orders.name}-edge")
+        before = edge.describe()
         deployed = parameters_of(found)
         # What `make switch` set stays.
         active = edge.outputs().get("ActiveOrigin", deployed["Runtime"])
@@ -175,9 +184,17 @@ class Delivery:
         templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
         declared = [load_template(template)["Parameters"] for template in templates]
         of_web_acl, of_edge = given_parameters(extra, *declared)
-        self._bring_small(stage, web_acl, templates[0], {"Scope": "CLOUDFRONT", **of_web_acl})
+        of_web_acl["Scope"] = "CLOUDFRONT"
+        known |= of_edge
+        # Both, before either stack is touched.
+        check_values(templates[1], known, here.region_name, here.partition)
+        check_values(templates[0], of_web_acl, WEB_ACL_REGION, here.partition)
+        self._bring_small(stage, web_acl, templates[0], of_web_acl)
         known["WebAclArn"] = web_acl.outputs()["WebAclArn"]
-        self._bring_small(stage, edge, templates[1], known | of_edge)
+        self._bring_small(stage, edge, templates[1], known)
+        if before and parameters_of(before).get("WebAclArn", "") not in ("", known["WebAclArn"]):
+            say(f"{edge.name} had another web ACL, of the stack {orders.name}-waf in {WEB_ACL_REGION}.")
+            say("  That stack is left; docs/edge.md says when to delete it")
         made = edge.outputs()
         count = publish(self.client, made["ConsoleBucketName"], made["DistributionId"])
         say(f"{count} files published at {made['EdgeUrl']}/console/")
@@ -185,6 +202,11 @@ class Delivery:
         if any(value not in deployed[name].split(",") for name, value in keep.items()):
             say(f"Until {orders.name} has these, its origins answer everybody and the console cannot upload:")
             say(f"  {' '.join(f'{name}={value}' for name, value in keep.items())}")
+
+    def _web_acl(self, orders: str) -> Stack:
+        """Return the stack of the web ACL before the edge of an orders stack."""
+        here = self.client("cloudformation").meta.region_name
+        return self.stack(web_acl_stack_name(orders, here), WEB_ACL_REGION)
 
     def _bring_small(self, stage: str, stack: Stack, template: str, parameters: Mapping[str, str]) -> None:
         """Bring a stack beside the stage's to a template of the sources, and guard it."""
@@ -310,7 +332,7 @@ class Delivery:
         if orders.status() is None:
             say(f"there is no stack {name}: nothing to compare")
             return
-        beside = (self.stack(f"{name}-edge"), self.stack(f"{name}-waf", WEB_ACL_REGION))
+        beside = (self.stack(f"{name}-edge"), self._web_acl(name))
         count = 0
         for stack in (orders, *(each for each in beside if each.status())):
             drifted = stack.drifted()

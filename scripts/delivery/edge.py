@@ -20,6 +20,11 @@ _WORKED_OUT = {"ActiveOrigin", "DocumentsBucketName", "Scope", "WebAclArn", *_OR
 _CACHE = "no-cache"
 
 
+def web_acl_stack_name(orders: str, region: str) -> str:
+    """Name the stack of the web ACL of an edge; edges of other regions have theirs beside it in us-east-1."""
+    return f"{orders}-waf-{region}"
+
+
 def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
     """Return what the edge must know of the orders stack, by its outputs. Raises DeliveryError.
 

@@ -195,8 +195,12 @@ class TestJobs:
     def test_an_edge_belongs_to_its_stage(self, stages: dict[str, Bootstrap]) -> None:
         for stage, (name, statements) in product(("dev", "prod"), _statements_of(stages).items()):
             mine, account = name == f"{stage} deploy", stages[stage].account
-            web_acl = f"arn:aws:cloudformation:us-east-1:{account}:stack/orders-{stage}-waf/0a1b"
+            web_acl = f"arn:aws:cloudformation:us-east-1:{account}:stack/orders-{stage}-waf-{REGION}/0a1b"
             assert allowed(statements, "cloudformation:ExecuteChangeSet", web_acl) is mine, (stage, name)
+            if name in (f"{stage} deploy", f"{stage} drift"):
+                # By its whole name: the web ACLs of other regions' edges stand there, too.
+                named = {r for s in statements for r in s["Resource"] if ":stack/" in r and "waf" in r}
+                assert named == {web_acl.replace("0a1b", "*")}, (stage, name)
             console, logs = (
                 f"arn:aws:s3:::orders-{stage}-edge-{b}bucket-1/console/a" for b in ("console", "logs")
             )
@@ -320,7 +324,9 @@ class TestDrift:
             for call in ("BatchDescribeTypeConfigurations", "DescribeStackDriftDetectionStatus"):
                 assert allowed(statements, f"cloudformation:{call}", "*"), call
             for call in ("DetectStackDrift", "DetectStackResourceDrift", "DescribeStackResourceDrifts"):
-                web_acl = f"arn:aws:cloudformation:us-east-1:{made.account}:stack/orders-{stage}-waf/0a1b"
+                web_acl = (
+                    f"arn:aws:cloudformation:us-east-1:{made.account}:stack/orders-{stage}-waf-{REGION}/0a1b"
+                )
                 assert allowed(statements, f"cloudformation:{call}", web_acl), call
 
     def test_only_calls_that_take_no_resource_are_unscoped(self, stages: dict[str, Bootstrap]) -> None:
@@ -768,7 +774,7 @@ BESIDES = {
 # Types that have a name, made from the stack's unless the template gives one: the rights on them end there.
 NAMED = {
     "CloudFormation::CustomResource": "lambda:{here}:function:orders-dev-ImageVersionFunction-1",
-    "CloudFront::Function": "cloudfront::{account}:function/orders-dev-edge-console-index",
+    "CloudFront::Function": "cloudfront::{account}:function/orders-dev-edge-us-east-1-index",
     "CodeDeploy::Application": "codedeploy:{here}:application:orders-dev-ServerlessDeploymentApplication-1",
     "CodeDeploy::DeploymentGroup": "codedeploy:{here}:deploymentgroup:orders-dev-App-1/orders-dev-Group-1",
     "CloudFormation::Stack": "cloudformation:{here}:stack/orders-dev-FargateStack-1/1a2b",

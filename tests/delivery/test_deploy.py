@@ -25,7 +25,7 @@ from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
 from scripts.delivery.decide import DeliveryError, stack_name
 from scripts.delivery.stack import Stack, parameters_of
-from tests.delivery.conftest import Bootstrap, client, parameters, token
+from tests.delivery.conftest import ROOT, Bootstrap, client, parameters, token
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
@@ -806,13 +806,13 @@ class TestDrift:
         rig.delivery.drift(stage)
         name = f"orders-{stage}"
         assert capsys.readouterr().out.splitlines() == [
-            f"{each} is as its templates say" for each in (name, f"{name}-edge", f"{name}-waf")
+            f"{each} is as its templates say" for each in (name, f"{name}-edge", f"{name}-waf-us-east-1")
         ]
         secret = rig.delivery.stack(f"{name}-edge").outputs()["OriginSecretArn"]
         rig.client("secretsmanager").update_secret(SecretId=secret, Description="changed")
         rig.delivery.drift(stage)
         logs = rig.delivery.client("logs", "us-east-1")
-        logs.put_retention_policy(logGroupName=f"aws-waf-logs-{name}-waf", retentionInDays=1)
+        logs.put_retention_policy(logGroupName=f"aws-waf-logs-{name}-waf-us-east-1", retentionInDays=1)
         with pytest.raises(DeliveryError, match="drifted in 1 resources"):
             rig.delivery.drift(stage)
         assert "(AWS::Logs::LogGroup): modified /RetentionInDays" in capsys.readouterr().out
@@ -834,7 +834,7 @@ class TestMakeEdge:
         rig.delivery.edge(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
         assert rig.session.regions["cloudformation"] == {None, "us-east-1"}
         assert rig.session.regions["cloudfront"] == rig.session.regions["s3"] == {None}
-        web_acl = rig.delivery.stack(f"orders-{stage}-waf")
+        web_acl = rig.delivery.stack(f"orders-{stage}-waf-us-east-1")
         of_web_acl = self.parameters(rig, web_acl.name)
         assert (of_web_acl["Scope"], of_web_acl["Mode"]) == ("CLOUDFRONT", "count")
         edge = self.parameters(rig, f"orders-{stage}-edge")
@@ -855,6 +855,20 @@ class TestMakeEdge:
         assert said.count("nothing to change") == 2
         assert "OriginSecretArn" not in said
 
+    def test_a_web_acl_of_an_earlier_release_is_left_and_said(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rig.deploy("a", stage, template=ORIGINS)
+        rig.delivery.edge(stage, [])
+        assert "another web ACL" not in capsys.readouterr().out
+        edge = rig.delivery.stack(f"orders-{stage}-edge")
+        old = "arn:aws:wafv2:us-east-1:111122223333:global/webacl/WebAcl-old/1"
+        known = self.parameters(rig, edge.name) | {"WebAclArn": old}
+        edge.apply_body("UPDATE", (ROOT / "edge" / "template.yaml").read_text(), known)
+        rig.delivery.edge(stage, [])
+        assert f"orders-{stage}-waf in us-east-1.\n  That stack is left" in capsys.readouterr().out
+        assert self.parameters(rig, edge.name)["WebAclArn"] != old
+
     def test_where_a_switch_sent_requests_they_stay(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage, template=ORIGINS)
         rig.delivery.edge(stage, [])
@@ -874,10 +888,14 @@ class TestMakeEdge:
             "ActiveOrigin=fargate": "worked out",
             "WebAclArn=arn:x": "worked out",
             "FargateOriginDomain=x": "worked out",
+            # What CloudFormation would refuse of the edge when its web ACL stands.
+            "DomainName=orders.example.com": "DomainName and CertificateArn go together",
+            "PriceClass=100": "PriceClass is one of PriceClass_100",
+            "AccessLogBucketDomain=logs": "name.s3.region.amazonaws.com",
         }.items():
             with pytest.raises(DeliveryError, match=why):
                 rig.delivery.edge(stage, [pair])
-        assert rig.delivery.stack(f"orders-{stage}-waf").status() is None
+        assert rig.delivery.stack(f"orders-{stage}-waf-us-east-1").status() is None
         assert rig.delivery.stack(f"orders-{stage}-edge").status() is None
 
 

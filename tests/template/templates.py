@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from functools import cache
+from ipaddress import ip_network
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,14 @@ from samtranslator.yaml_helper import yaml_parse
 
 ROOT = Path(__file__).resolve().parents[2]
 Template = dict[str, Any]
+
+# What CloudFormation knows by itself; a test may give others.
+PSEUDO = {
+    "AWS::Partition": "aws",
+    "AWS::Region": "eu-central-1",
+    "AWS::URLSuffix": "amazonaws.com",
+    "AWS::StackName": "orders-dev",
+}
 
 # Kept when the stack goes, and the same in either runtime. Renaming one of these loses data: never do.
 STATEFUL = {
@@ -42,6 +53,12 @@ def template(path: str = "template.yaml") -> Template:
     return copy.deepcopy(_read(path))
 
 
+def whole_templates() -> list[str]:
+    """Return the paths of all templates that there are."""
+    found = [ROOT / "template.yaml", *ROOT.glob("*/template.yaml"), ROOT / "fargate" / "network.yaml"]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
 def transformed(source: Template) -> Template:
     """Return what SAM's transform makes of a root template."""
     for resource in source["Resources"].values():
@@ -65,10 +82,10 @@ def expanded() -> Template:
 
 
 class Evaluator:
-    """Evaluates conditions and rules for parameters, as CloudFormation does."""
+    """Evaluates conditions, rules and values for parameters, as CloudFormation does."""
 
     def __init__(self, source: Template, **parameters: object) -> None:
-        defaults = {name: each.get("Default") for name, each in source["Parameters"].items()}
+        defaults = PSEUDO | {name: each.get("Default") for name, each in source["Parameters"].items()}
         unknown = parameters.keys() - defaults.keys()
         assert not unknown, f"no such parameter: {unknown}"
         self._values = {name: str(value) for name, value in (defaults | parameters).items()}
@@ -89,6 +106,39 @@ class Evaluator:
                 return any(self.is_true(each) for each in argument)
             case "Fn::Contains":
                 return self._value(argument[1]) in [str(each) for each in argument[0]]
+        raise NotImplementedError(function)
+
+    def resolved(self, expression: Any) -> Any:
+        """Return the value of an expression of functions; None is no value."""
+        if isinstance(expression, list):
+            return [found for each in expression if (found := self.resolved(each)) is not None]
+        if not isinstance(expression, dict):
+            return expression
+        ((function, argument), *more) = expression.items()
+        if more or not (function == "Ref" or function.startswith("Fn::")):
+            return {name: self.resolved(each) for name, each in expression.items()}
+        if function == "Ref":
+            return None if argument == "AWS::NoValue" else self._values[argument]
+        if function == "Fn::If":
+            return self.resolved(argument[1 if self.is_true({"Condition": argument[0]}) else 2])
+        return self._called(function, self.resolved(argument))
+
+    def _called(self, function: str, argument: Any) -> Any:
+        match function:
+            case "Fn::Sub":
+                return re.sub(r"\$\{([\w:]+)\}", lambda name: self._values[name[1]], argument)
+            case "Fn::Split":
+                return argument[1].split(argument[0])
+            case "Fn::Select":
+                return argument[1][int(argument[0])]
+            case "Fn::GetAZs":
+                return [f"{self._values['AWS::Region']}{letter}" for letter in "abc"]
+            case "Fn::FindInMap":
+                return self._source["Mappings"][argument[0]][argument[1]][argument[2]]
+            case "Fn::Cidr":  # as many parts as are asked for, each with so many bits for hosts
+                block, count, bits = argument
+                parts = ip_network(block).subnets(new_prefix=32 - bits)
+                return [str(each) for each in islice(parts, count)]
         raise NotImplementedError(function)
 
     def _value(self, expression: Any) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import string
 from typing import Any
 
 import pytest
-from tests.template.templates import ROOT, Evaluator, mentions, template
+from cfnlint.helpers import REGIONS
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+from tests.template.templates import ROOT, Evaluator, mentions, template, whole_templates
 
 from orders.settings import Settings
 
 SOURCE = template("edge/template.yaml")
+PARTITION_AWS = r"(us|eu|ap|sa|ca|me|af|il|mx)-\w+-\d$"
 SETTINGS = SOURCE["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
 
 
@@ -59,16 +63,77 @@ def test_both_origins_are_shown_the_secret_and_the_bucket_is_not() -> None:
     assert 'ORIGIN_SECRET_HEADER = b"x-origin-secret"' in middleware
 
 
+@pytest.mark.parametrize("path", whole_templates())
+def test_a_secret_can_be_generated(path: str) -> None:
+    """A type of character that is not excluded by its switch is required, so some of it must be left.
+
+    "If you don't include this switch [RequireEachIncludedType], the password contains at least one of every
+    character type": https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetRandomPassword.html
+    """
+    for generated in mentions(template(path)["Resources"], "GenerateSecretString"):
+        assert generated.get("RequireEachIncludedType", True) is True
+        for switch, characters in {
+            "ExcludeUppercase": string.ascii_uppercase,
+            "ExcludeLowercase": string.ascii_lowercase,
+            "ExcludeNumbers": string.digits,
+            "ExcludePunctuation": string.punctuation,
+        }.items():
+            left = set(characters) - set(generated.get("ExcludeCharacters", ""))
+            assert left or generated.get(switch) is True, switch
+
+
 def test_the_generated_secret_is_one_that_the_application_takes() -> None:
     generated = SOURCE["Resources"]["OriginSecret"]["Properties"]["GenerateSecretString"]
     assert generated["PasswordLength"] >= 32
-    assert {'"', "\\", "}"} <= set(generated["ExcludeCharacters"])
+    # "! " # $ % & ' ( ) [...]": all that JSON, a dynamic reference or a header could stumble over.
+    assert generated["ExcludePunctuation"] is True
+    assert not generated.get("IncludeSpace")
     made = generated["SecretStringTemplate"].removesuffix("}") + f', "current": "{"n" * 48}"}}'
     required = dict.fromkeys(
         ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN"), "x"
     )
     environ = {f"ORDERS_{name}": each for name, each in (required | {"ORIGIN_SECRETS": made}).items()}
     assert Settings.from_env(environ).origin_secrets == ("n" * 48,)
+
+
+# Properties that hold a name of the whole account, or of more, and how long it may be. CloudFront: "must be
+# unique [...] in this Amazon Web Services account" (https://docs.aws.amazon.com/cloudfront/latest/APIReference/API_ResponseHeadersPolicyConfig.html).
+# Dashboards: "All dashboards in your account are global, not region-specific"
+# (https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutDashboard.html).
+ACCOUNT_WIDE = {
+    "AWS::CloudFront::CachePolicy": ("Name", 128),
+    "AWS::CloudFront::Function": ("Name", 64),
+    "AWS::CloudFront::OriginAccessControl": ("Name", 64),
+    "AWS::CloudFront::ResponseHeadersPolicy": ("Name", 128),
+    "AWS::CloudWatch::Dashboard": ("DashboardName", 255),
+    "AWS::IAM::ManagedPolicy": ("ManagedPolicyName", 128),
+    "AWS::IAM::Role": ("RoleName", 64),
+    "AWS::S3::Bucket": ("BucketName", 63),
+}
+
+
+@pytest.mark.parametrize("path", whole_templates())
+def test_a_name_of_the_whole_account_holds_the_region_and_fits(path: str) -> None:
+    found = template(path)
+    # A service and a stage of bootstrap/ have sixteen characters at most.
+    longest = {"AWS::StackName": f"{'s' * 16}-{'t' * 16}-edge", "AWS::Region": "ap-southeast-1"}
+    for name, resource in found["Resources"].items():
+        if resource["Type"] in ACCOUNT_WIDE:
+            key, limit = ACCOUNT_WIDE[resource["Type"]]
+            for given in mentions(resource["Properties"], key):
+                assert "${AWS::StackName}-${AWS::Region}" in given["Fn::Sub"], name
+                assert len(Evaluator(found, **longest).resolved(given)) <= limit, name
+
+
+def test_a_first_try_that_fails_leaves_no_bucket_behind() -> None:
+    """The rollback of a creation keeps what is marked Retain, and removes RetainExceptOnCreate.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html
+    """
+    for name, resource in SOURCE["Resources"].items():
+        if resource.get("DeletionPolicy", "Delete") != "Delete":
+            policies = resource["DeletionPolicy"], resource["UpdateReplacePolicy"]
+            assert policies == ("RetainExceptOnCreate", "Retain"), name
 
 
 class TestRules:
@@ -85,6 +150,45 @@ class TestRules:
     )
     def test_what_cannot_work_is_refused(self, parameters: dict[str, str]) -> None:
         assert len(Evaluator(SOURCE, **(self.COMPLETE | parameters)).refusals()) == 1
+
+    # "Regions launched before March 20, 2019 are enabled by default"; all others are opt-in:
+    # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
+    ENABLED_BY_DEFAULT = (
+        "us-(east|west)-[12]|ca-central-1|sa-east-1|eu-(central-1|north-1|west-[123])"
+        "|ap-(south-1|northeast-[123]|southeast-[12])"
+    )
+
+    @pytest.mark.parametrize("region", [each for each in REGIONS if re.match(PARTITION_AWS, each)])
+    def test_the_log_goes_to_a_region_that_cloudfront_delivers_to(self, region: str) -> None:
+        """Opt-in regions: "CloudFront doesn't deliver access logs to buckets in these Regions".
+
+        https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/standard-logging-legacy-s3.html
+        """
+        here = self.COMPLETE | {"AWS::Region": region}
+        refused = Evaluator(SOURCE, **here).refusals()
+        enabled = bool(re.fullmatch(self.ENABLED_BY_DEFAULT, region))
+        assert (refused == []) is enabled
+        pattern = SOURCE["Parameters"]["AccessLogBucketDomain"]["AllowedPattern"]
+        bucket = f"logs-of-mine.s3.{region}.amazonaws.com"
+        assert bool(re.fullmatch(pattern, bucket)) is enabled
+        elsewhere = here | {"AccessLogBucketDomain": "logs.s3.us-east-1.amazonaws.com"}
+        assert Evaluator(SOURCE, **elsewhere).refusals() == []
+        logging = Evaluator(SOURCE, **elsewhere).resolved(SETTINGS["Logging"])
+        assert logging["Bucket"] == "logs.s3.us-east-1.amazonaws.com"
+
+    @pytest.mark.parametrize(
+        ("partition", "region"), [("aws-us-gov", "us-gov-west-1"), ("aws-cn", "cn-north-1")]
+    )
+    def test_it_stands_in_no_partition_without_its_parts(self, partition: str, region: str) -> None:
+        """CloudFormation has no distribution in GovCloud, and no CloudFront function in China.
+
+        So its schemas say, which cfn-lint brings along.
+        """
+        kinds = {each["Type"] for each in SOURCE["Resources"].values()}
+        assert kinds - set(PROVIDER_SCHEMA_MANAGER.get_resource_types(region))
+        here = self.COMPLETE | {"AWS::Partition": partition, "AWS::Region": region}
+        [refused] = Evaluator(SOURCE, **here).refusals()
+        assert "commercial regions only" in refused
 
     @pytest.mark.parametrize(
         "parameters",

@@ -36,6 +36,25 @@ def test_mode_decides_for_every_rule_between_blocking_and_counting(name: str) ->
     assert not Evaluator(source, Mode="count").is_true({"Condition": "Blocks"})
 
 
+@pytest.mark.parametrize(
+    ("scope", "region", "partition", "why"),
+    [
+        ("REGIONAL", "eu-central-1", "aws", ""),
+        ("REGIONAL", "cn-north-1", "aws-cn", ""),
+        ("CLOUDFRONT", "us-east-1", "aws", ""),
+        # "you must also specify the Region US East (N. Virginia)":
+        # https://docs.aws.amazon.com/waf/latest/APIReference/API_CreateWebACL.html
+        ("CLOUDFRONT", "eu-central-1", "aws", "us-east-1"),
+        ("CLOUDFRONT", "us-gov-west-1", "aws-us-gov", "commercial regions only"),
+        ("CLOUDFRONT", "cn-north-1", "aws-cn", "commercial regions only"),
+    ],
+)
+def test_it_stands_where_its_scope_is(scope: str, region: str, partition: str, why: str) -> None:
+    here = {"Scope": scope, "AWS::Region": region, "AWS::Partition": partition}
+    refused = Evaluator(template("waf/template.yaml"), **here).refusals()
+    assert [why in each for each in refused[:1]] == ([True] if why else [])
+
+
 def test_its_log_holds_no_credentials() -> None:
     log = template("waf/template.yaml")["Resources"]["WebAclLog"]["Properties"]
     headers = {each["SingleHeader"]["Name"] for each in log["RedactedFields"] if "SingleHeader" in each}
