@@ -6,11 +6,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from graphlib import TopologicalSorter
+from ipaddress import ip_network
+from itertools import combinations
 from typing import Any
 
 import pytest
 from tests.delivery.iam import allowed
-from tests.template.templates import ROOT, STATEFUL, Evaluator, expanded, mentions, template, transformed
+from tests.template.templates import (
+    PSEUDO,
+    ROOT,
+    STATEFUL,
+    Evaluator,
+    expanded,
+    mentions,
+    template,
+    transformed,
+)
 
 from orders.settings import Settings
 
@@ -527,6 +538,27 @@ class TestServer:
             assert weight["OnDemand"] > 0  # ECS places no task by a weight of 0, not even as the base
             assert weight["Spot"] * 100 == int(percent) * (weight["OnDemand"] + weight["Spot"])
 
+    @pytest.mark.parametrize(
+        ("partition", "percent", "named"),
+        [("aws", "0", True), ("aws", "25", True), ("aws-cn", "0", False), ("aws-us-gov", "25", True)],
+    )
+    def test_spot_is_named_where_it_is_used_or_known_to_be(
+        self, partition: str, percent: str, named: bool
+    ) -> None:
+        """Where there is no Spot, a strategy with it could be refused, whatever its weight.
+
+        In commercial regions there is, and it stays: "You can only disassociate an existing capacity provider
+        from a cluster if it's not being used by any existing tasks".
+        https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_PutClusterCapacityProviders.html
+        """
+        source = template("fargate/template.yaml")
+        stack = Evaluator(source, **{"AWS::Partition": partition, "SpotPercent": percent})
+        resources = source["Resources"]
+        providers = stack.resolved(resources["ClusterCapacity"]["Properties"]["CapacityProviders"])
+        strategy = stack.resolved(resources["Service"]["Properties"]["CapacityProviderStrategy"])
+        assert providers == ["FARGATE", "FARGATE_SPOT"][: 1 + named]
+        assert [each["CapacityProvider"] for each in strategy] == providers
+
     def test_production_functions_shift_by_canary(self) -> None:
         group = expanded()["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]
         condition, production, other = group["DeploymentConfigName"]["Fn::If"]
@@ -552,11 +584,120 @@ class TestNetwork:
         kinds = [each["Type"] for each in stack.values()]
         assert kinds.count("AWS::EC2::NatGateway") == gateways
         endpoints = [e["Properties"] for e in stack.values() if e["Type"] == "AWS::EC2::VPCEndpoint"]
-        names = [each["ServiceName"]["Fn::Sub"].rsplit("}.")[-1] for each in endpoints]
+        prefix = f"com.amazonaws.{PSEUDO['AWS::Region']}."
+        names = [Evaluator(source).resolved(each["ServiceName"]).removeprefix(prefix) for each in endpoints]
         assert {"dynamodb", "s3"} <= set(names)
         assert ({"ecr.api", "ecr.dkr", "logs", "kms"} <= set(names)) is interfaces
         closed = Evaluator(source, **given | {"OriginSecretArn": "arn"}).resources()
         assert closed.keys() - stack.keys() == ({"SecretsEndpoint"} if interfaces else set())
+
+    def addresses(self, **parameters: str) -> dict[str, str]:
+        """Return the ranges of the VPC and of its subnets."""
+        source = template("fargate/network.yaml")
+        defaults = {
+            "Cidr": template()["Parameters"]["NetworkCidr"]["Default"],
+            "AvailabilityZones": template()["Parameters"]["AvailabilityZones"]["Default"],
+        }
+        stack = Evaluator(source, **(defaults | parameters))
+        return {
+            name: stack.resolved(each["Properties"]["CidrBlock"])
+            for name, each in source["Resources"].items()
+            if "CidrBlock" in each.get("Properties", {})
+        }
+
+    def test_networks_that_stand_keep_their_addresses_and_zones(self) -> None:
+        """Another range or zone of a subnet would replace it, and with it all that is in it.
+
+        https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-resource-ec2-subnet.html
+        """
+        assert self.addresses() == {
+            "Vpc": "10.0.0.0/16",
+            "PublicSubnetA": "10.0.0.0/24",
+            "PublicSubnetB": "10.0.1.0/24",
+            "PrivateSubnetA": "10.0.16.0/20",
+            "PrivateSubnetB": "10.0.32.0/20",
+        }
+        assert self.zones("") == {"A": "eu-central-1a", "B": "eu-central-1b"}
+
+    def zones(self, given: str) -> dict[str, str]:
+        source = template("fargate/network.yaml")
+        found: dict[str, str] = {}
+        for name, each in source["Resources"].items():
+            if each["Type"] == "AWS::EC2::Subnet":
+                zone = Evaluator(source, AvailabilityZones=given).resolved(
+                    each["Properties"]["AvailabilityZone"]
+                )
+                assert found.setdefault(name[-1], zone) == zone, name
+        return found
+
+    def test_zones_without_fargate_can_be_avoided(self) -> None:
+        """Tokyo: "apne1-az1, apne1-az2, & apne1-az4 only", and an account's first zone may be the other.
+
+        https://docs.aws.amazon.com/AmazonECS/latest/developerguide/AWS_Fargate-Regions.html
+        """
+        assert self.zones("ap-northeast-1c,ap-northeast-1d") == {
+            "A": "ap-northeast-1c",
+            "B": "ap-northeast-1d",
+        }
+        pattern = template()["Parameters"]["AvailabilityZones"]["AllowedPattern"]
+        for given, good in {
+            "": True,
+            "ap-northeast-1c,ap-northeast-1d": True,
+            "us-gov-west-1a,us-gov-west-1b": True,
+            "ap-northeast-1c": False,
+            "apne1-az1,apne1-az2": False,
+            "eu-west-1a, eu-west-1b": False,
+            "eu-west-1a,eu-west-1b,eu-west-1c": False,
+        }.items():
+            assert bool(re.fullmatch(pattern, given)) is good, given
+
+    @pytest.mark.parametrize("given", ["10.0.0.0/16", "10.255.0.0/16", "172.16.0.0/16", "192.168.0.0/16"])
+    def test_another_range_is_cut_up_the_same_way(self, given: str) -> None:
+        pattern = template()["Parameters"]["NetworkCidr"]["AllowedPattern"]
+        assert re.fullmatch(pattern, given)
+        found = {name: ip_network(each) for name, each in self.addresses(Cidr=given).items()}
+        vpc = found.pop("Vpc")
+        assert str(vpc) == given
+        assert vpc.is_private
+        for a, b in combinations(found.values(), 2):
+            assert not a.overlaps(b)
+        for each in found.values():
+            assert each.subnet_of(vpc)  # type: ignore[arg-type]
+            # "at least a /27 bitmask":
+            # https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html
+            assert each.prefixlen <= 27
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            *("", "10.0.0.0", "10.0.0.0/8", "10.0.0.0/15", "10.0.0.0/20", "10.0.1.0/16", "10.256.0.0/16"),
+            *("10.01.0.0/16", "172.15.0.0/16", "172.32.0.0/16", "192.169.0.0/16", "8.8.0.0/16"),
+        ],
+    )
+    def test_a_range_that_is_not_private_or_not_a_16_is_refused(self, given: str) -> None:
+        assert not re.fullmatch(template()["Parameters"]["NetworkCidr"]["AllowedPattern"], given)
+
+    def test_in_china_the_endpoints_of_the_registry_have_their_own_prefix(self) -> None:
+        """By the list of the CDK, which names those that have it.
+
+        https://github.com/aws/aws-cdk/blob/main/packages/aws-cdk-lib/aws-ec2/lib/vpc-endpoint.ts
+        """
+        source = template("fargate/network.yaml")
+        stack = Evaluator(source, **{"AWS::Partition": "aws-cn", "AWS::Region": "cn-north-1"})
+        names = {
+            stack.resolved(each["Properties"]["ServiceName"])
+            for each in source["Resources"].values()
+            if each["Type"] == "AWS::EC2::VPCEndpoint"
+        }
+        assert names == {
+            "cn.com.amazonaws.cn-north-1.ecr.api",
+            "cn.com.amazonaws.cn-north-1.ecr.dkr",
+            "com.amazonaws.cn-north-1.dynamodb",
+            "com.amazonaws.cn-north-1.kms",
+            "com.amazonaws.cn-north-1.logs",
+            "com.amazonaws.cn-north-1.s3",
+            "com.amazonaws.cn-north-1.secretsmanager",
+        }
 
     def test_only_the_load_balancer_reaches_the_tasks(self) -> None:
         resources = template("fargate/template.yaml")["Resources"]
