@@ -43,7 +43,7 @@ from scripts.delivery.edge import (
     publish,
     web_acl_stack_name,
 )
-from scripts.delivery.rules import check_values
+from scripts.delivery.rules import check_rules
 from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
@@ -187,8 +187,10 @@ class Delivery:
         of_web_acl["Scope"] = "CLOUDFRONT"
         known |= of_edge
         # Both, before either stack is touched.
-        check_values(templates[1], known, here.region_name, here.partition)
-        check_values(templates[0], of_web_acl, WEB_ACL_REGION, here.partition)
+        known = checked_parameters(known, declared[1])
+        of_web_acl = checked_parameters(of_web_acl, declared[0])
+        check_rules(templates[1], known, here.region_name, here.partition)
+        check_rules(templates[0], of_web_acl, WEB_ACL_REGION, here.partition)
         self._bring_small(stage, web_acl, templates[0], of_web_acl)
         known["WebAclArn"] = web_acl.outputs()["WebAclArn"]
         self._bring_small(stage, edge, templates[1], known)

@@ -890,8 +890,6 @@ class TestMakeEdge:
             "FargateOriginDomain=x": "worked out",
             # What CloudFormation would refuse of the edge when its web ACL stands.
             "DomainName=orders.example.com": "DomainName and CertificateArn go together",
-            "PriceClass=100": "PriceClass is one of PriceClass_100",
-            "AccessLogBucketDomain=logs": "name.s3.region.amazonaws.com",
         }.items():
             with pytest.raises(DeliveryError, match=why):
                 rig.delivery.edge(stage, [pair])
