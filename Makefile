@@ -216,5 +216,9 @@ lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
 bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 15 minutes, or 3 with QUICK=1; PYTHON=python3.13 as in the image
 	.venv-image/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
+.PHONY: bench-aws
+bench-aws: $(RUN) ## Measure a deployed stack; says first what it costs: make bench-aws STACK=orders-dev (TOKEN=..., YES=1, ARGS="--help")
+	@.venv/bin/python -m bench.aws --stack "$(STACK)" $(if $(YES),--yes) $(ARGS)
+
 clean: ## Remove the environments and caches (not the local data under .local)
 	rm -rf .venv .venv-* .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,131 @@
+"""The deployed stack that is measured: what it is called inside, and where it answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore.exceptions import ClientError
+
+WORKERS = ("RelayFunction", "ReceiptsFunction")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class CannotMeasure(Exception):
+    """Why nothing, or nothing more, is measured; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """One address of the API: `lambda`, `fargate` or `edge`."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    server_name: str = ""  # in its certificate, where that is not the host's
+    limited: bool = False  # by the rate of a web ACL, waf/template.yaml
+
+
+@dataclass(frozen=True)
+class Target:
+    """The stack by its parts. `resources` are physical ids by logical id, those of the nested stacks among them."""
+
+    stack: str
+    region: str
+    local: bool
+    parameters: Mapping[str, str]
+    resources: Mapping[str, str]
+    doors: tuple[Door, ...]
+
+    @property
+    def stage(self) -> str:
+        """The parameter Stage: prod is left as it is."""
+        return self.parameters.get("Stage", "")
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """The function's name by its logical id, as far as the stack has them."""
+        return {each: self.resources[each] for each in ("ApiFunction", *WORKERS) if each in self.resources}
+
+    def door(self, name: str) -> Door | None:
+        """Return the address of that name, if there is one."""
+        return next((door for door in self.doors if door.name == name), None)
+
+
+def find(session: Any, name: str) -> Target:
+    """Read the stack, its nested stacks and its edge. Raises `CannotMeasure`."""
+    cloudformation = session.client("cloudformation")
+    found = _described(cloudformation, name)
+    if found is None:
+        where = cloudformation.meta.region_name
+        raise CannotMeasure(
+            f"there is no stack {name} in {where}; STACK=orders-dev names it, AWS_REGION its region"
+        )
+    status = found["StackStatus"]
+    if not status.endswith("_COMPLETE") or status in ("ROLLBACK_COMPLETE", "DELETE_COMPLETE"):
+        raise CannotMeasure(f"stack {name} is {status}; measure it when it stands still")
+    parameters, outputs = _pairs(found, "Parameter"), _pairs(found, "Output")
+    if "OrdersTableName" not in outputs:
+        raise CannotMeasure(f"stack {name} is no stack of this project: it has no output OrdersTableName")
+    resources = _resources(cloudformation, name)
+    edge = _described(cloudformation, f"{name}-edge")
+    return Target(
+        name,
+        cloudformation.meta.region_name,
+        urlsplit(cloudformation.meta.endpoint_url).hostname in _LOOPBACK,
+        parameters,
+        resources,
+        _doors(session, parameters, outputs, edge),
+    )
+
+
+def _described(cloudformation: Any, name: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+    except ClientError as error:
+        if "does not exist" in str(error):
+            return None
+        raise
+    return found
+
+
+def _pairs(stack: Mapping[str, Any], kind: str) -> dict[str, str]:
+    return {each[f"{kind}Key"]: each.get(f"{kind}Value", "") for each in stack.get(f"{kind}s", [])}
+
+
+def _resources(cloudformation: Any, stack: str) -> dict[str, str]:
+    """Return the stack's resources and, after its nested stacks' names, theirs."""
+    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
+    found: dict[str, str] = {}
+    for resource in (each for page in pages for each in page["StackResourceSummaries"]):
+        physical = resource.get("PhysicalResourceId", "")
+        found[resource["LogicalResourceId"]] = physical
+        if resource["LogicalResourceId"] == "FargateStack" and physical:
+            found |= _resources(cloudformation, physical)
+    return found
+
+
+def _doors(
+    session: Any, parameters: Mapping[str, str], outputs: Mapping[str, str], edge: Mapping[str, Any] | None
+) -> tuple[Door, ...]:
+    secret = parameters.get("OriginSecretArn", "")
+    headers = {"X-Origin-Secret": _secret(session, secret)} if secret else {}
+    # A load balancer's certificate names the domain, or what the edge calls it (docs/edge.md).
+    named = _pairs(edge, "Parameter").get("FargateOriginName", "") if edge else ""
+    names = {"lambda": "", "fargate": named or parameters.get("DomainName", "")}
+    urls = {"lambda": outputs.get("LambdaApiUrl", ""), "fargate": outputs.get("FargateApiUrl", "")}
+    limited = {"lambda": False, "fargate": bool(parameters.get("WebAclArn"))}
+    doors = [Door(name, url, headers, names[name], limited[name]) for name, url in urls.items() if url]
+    if edge and (url := _pairs(edge, "Output").get("EdgeUrl", "")):
+        doors.append(Door("edge", url, limited=True))
+    if not doors:
+        raise CannotMeasure("the stack has neither output LambdaApiUrl nor FargateApiUrl; deploy it anew")
+    return tuple(doors)
+
+
+def _secret(session: Any, arn: str) -> str:
+    value = session.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    return str(json.loads(value)["current"])
