@@ -225,6 +225,7 @@ class Callers:
         self.placed: list[str] = []  # and not cancelled
         self.orders = 0
         self._trouble = ""
+        self.busy_client, self.late_ms = _BUSY_CLIENT, _LATE_MS
 
     def _make(self) -> Caller:
         return Caller(self.door, self._token, self._budget, self._customer)
@@ -270,7 +271,7 @@ class Callers:
             raise CannotMeasure(f"POST {self.door.url}/orders places no order: {self._trouble}")
 
     async def endpoints(self, requests: int, receipt_seconds: float, polls: int) -> dict[str, Any]:
-        """Ask for each endpoint `requests` times, after `WARM_UP` that do not count; all orders are cancelled."""
+        """Ask for each endpoint `requests` times, after `WARM_UP` that do not count, and cancel what was placed."""
         found: dict[str, Any] = {}
 
         async def ask(endpoint: str, order_ids: Sequence[str]) -> None:
@@ -290,7 +291,7 @@ class Callers:
             await ask(endpoint, each)
         if await self._receipt_of(mine[-1], receipt_seconds, polls) is not None:
             await ask("GET /orders/{order_id}/receipt", each)
-        self.placed = []
+        self.placed, mine = mine[: -len(nobody)], mine[-len(nobody) :]
         await ask("PUT /orders/{order_id}/status", mine)
         return {endpoint: found[endpoint] for endpoint in ENDPOINTS if endpoint in found}
 
@@ -413,8 +414,8 @@ class Callers:
             }
             found.append(step)
             idle = found[0].get("p50_ms", 0.0)
-            step["borne"] = float(not sample.failed and step.get("p99_ms", math.inf) <= idle + _LATE_MS)
-            if not step["borne"] or step["client_busy"] > _BUSY_CLIENT or allowed <= 0:
+            step["borne"] = float(not sample.failed and step.get("p99_ms", math.inf) <= idle + self.late_ms)
+            if not step["borne"] or step["client_busy"] > self.busy_client or allowed <= 0:
                 break
         return found
 

@@ -21,7 +21,7 @@ def page(found: Mapping[str, Any], plot_name: str) -> str:
         parts.append("**A local AWS answered. This shows that the command works, and nothing of AWS.**")
     parts += [f"![Latency of each endpoint]({plot_name})", "## Cold starts", *_starts(found)]
     parts += ["## Endpoints", *_endpoints(found)]
-    if "throughput" in found:
+    if found.get("throughput"):
         parts += ["## Throughput of one task", *_throughput(found["throughput"])]
     parts += ["## From an order to its receipt", *_events(found)]
     parts += ["## A million requests", *_bill(found)]
@@ -88,7 +88,7 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
         said += [
             "From the functions' own report lines: median (highest). Each was started anew by a change of the "
             "system log level of `$LATEST`, then called directly: the API with a read of one order, the others "
-            "with an empty batch. Container images take no SnapStart, so nothing is restored.",
+            "with a record that they have nothing to do for. Container images take no SnapStart, so nothing is restored.",
             table(head, rows),
         ]
     if traced := {name: each for name, each in found.get("traced", {}).items() if each["traces"]}:
@@ -129,11 +129,14 @@ def _endpoints(found: Mapping[str, Any]) -> list[str]:
         ]
         for endpoint in endpoints
     ]
-    counts = sorted({int(each["count"]) for door in doors.values() for each in door["endpoints"].values()})
-    failed = sum(int(each["failed"]) for door in doors.values() for each in door["endpoints"].values())
+    asked = [each for door in doors.values() for each in door["endpoints"].values()]
+    if not asked:
+        return [_NOT]
+    fewest, most = (pick(int(each["count"]) for each in asked) for pick in (min, max))
+    answers = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     said = (
-        f"Warm, four keep-alive connections, {' to '.join(str(n) for n in dict.fromkeys([counts[0], counts[-1]]))} "
-        f"answers each, {failed} failed."
+        f"Warm, on four keep-alive connections, {answers} answers of each, "
+        f"{sum(int(each['failed']) for each in asked)} failed in all."
     )
     if server:
         said += " *log*: by the application's own log lines, in the minutes of the traffic below: the median minute's p50, the worst minute's p99."

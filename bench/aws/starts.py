@@ -65,7 +65,7 @@ def cold_starts(functions: Any, target: Target, rounds: int, token: str) -> dict
     """Start each function anew `rounds` times, call it twice each time; return what its reports say."""
     found = {}
     for logical_id, name in target.functions.items():
-        payload = json.dumps(_event(logical_id, target, token)).encode()
+        payload = json.dumps(event_for(logical_id, target, token)).encode()
         calls: list[Report] = []
         with _reporting(functions, name) as change:
             for number in range(rounds):
@@ -76,10 +76,25 @@ def cold_starts(functions: Any, target: Target, rounds: int, token: str) -> dict
     return found
 
 
-def _event(logical_id: str, target: Target, token: str) -> dict[str, Any]:
-    """Return what a function is called with: a read of one order, or a batch of nothing."""
-    if logical_id != "ApiFunction":
-        return {"Records": []}
+# A removed item, of which no event is made, and an event that no receipt is written of.
+_NOTHING_TO_DO: dict[str, dict[str, Any]] = {
+    "RelayFunction": {
+        "eventSource": "aws:dynamodb",
+        "eventName": "REMOVE",
+        "dynamodb": {"SequenceNumber": "1", "Keys": {"pk": {"S": "order#bench"}}},
+    },
+    "ReceiptsFunction": {
+        "eventSource": "aws:sqs",
+        "messageId": "bench",
+        "body": json.dumps({"detail-type": "Bench", "detail": {}}),
+    },
+}
+
+
+def event_for(logical_id: str, target: Target, token: str) -> dict[str, Any]:
+    """Return what a function is called with: a read of one order, or a record that it has nothing to do for."""
+    if logical_id in _NOTHING_TO_DO:
+        return {"Records": [_NOTHING_TO_DO[logical_id]]}
     event: dict[str, Any] = event_of("get", "v2")
     door = target.door("lambda")
     headers = event["headers"] | (dict(door.headers) if door else {})
@@ -145,7 +160,9 @@ def _uninterrupted() -> Iterator[None]:
 def _call(functions: Any, name: str, payload: bytes) -> list[Report]:
     """Call `$LATEST` once; return the reports in its tail, which is the last 4 KB of the call's log."""
     answer = functions.invoke(FunctionName=name, LogType="Tail", Payload=payload)
-    answer["Payload"].read()
+    body = answer["Payload"].read()
+    if "FunctionError" in answer:
+        raise CannotMeasure(f"{name} fails when it is called: {body[:300].decode(errors='replace')}")
     return list(reports(base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")))
 
 

@@ -1,0 +1,116 @@
+"""`make bench-aws` over the embedded AWS: both runtimes' addresses, and what it leaves behind.
+
+It shows that the command works. The emulator counts, reports and traces no calls, and the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from bench.aws import __main__ as command
+from bench.aws.callers import ENDPOINTS
+from bench.aws.starts import event_for
+from bench.aws.target import Door, Target, find
+from bench.processes import environment, free_port, started, wait_until_healthy
+from costs.model import Prices, load_measured
+from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("bench-aws")]
+
+PLAN = command.Plan(
+    minutes=1,
+    rate=10,
+    samples=4,
+    events=2,
+    rounds=1,
+    step_seconds=0.3,
+    step_requests=500,
+    drain_seconds=57,
+    pause_seconds=0,
+    whole_minutes=False,
+)
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[EmbeddedAws]:
+    with embedded_aws() as aws, pytest.MonkeyPatch.context() as patch:
+        for name, value in aws.environ.items():
+            patch.setenv(name, value)
+        yield aws
+
+
+@pytest.fixture(scope="module")
+def target(aws: EmbeddedAws) -> Iterator[Target]:
+    """The stack, and the server over it as the task that it has none of here."""
+    port = free_port()
+    environ = environment("") | aws.environ | {"PORT": str(port), "ORDERS_RUNTIME": "fargate"}
+    with started([".venv/bin/python", "-m", "orders.server"], environ):
+        url = f"http://127.0.0.1:{port}"
+        wait_until_healthy(url)
+        found = find(boto3.Session(), "orders-local")
+        yield replace(found, doors=(*found.doors, Door("fargate", url)))
+
+
+def logging_of(target: Target) -> list[dict[str, str]]:
+    functions: Any = boto3.client("lambda")
+    names = target.functions.values()
+    return [functions.get_function_configuration(FunctionName=name)["LoggingConfig"] for name in names]
+
+
+def test_calls_of_the_functions_change_nothing_and_fail_nowhere(target: Target) -> None:
+    functions: Any = boto3.client("lambda")
+    for logical_id, name in target.functions.items():
+        answer = functions.invoke(FunctionName=name, Payload=json.dumps(event_for(logical_id, target, "")))
+        assert "FunctionError" not in answer, answer["Payload"].read()
+    assert len(target.functions) == 3
+
+
+def test_measures_both_runtimes_and_leaves_what_it_said(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.bill, "LOOKS", 2)  # the emulator will not count, however long one waits
+    before = logging_of(target)
+    measured = load_measured(ROOT / "bench/results/results.json")
+    bench = command.Bench(boto3.Session(), target, PLAN, "", Prices.load(), measured)
+    found = bench.run(lambda _: None)
+
+    assert set(found["doors"]) == {"lambda", "fargate"}
+    for door in found["doors"].values():
+        assert set(door["endpoints"]) == set(ENDPOINTS)
+        assert {(each["count"], each["failed"]) for each in door["endpoints"].values()} == {(4.0, 0.0)}
+        assert (door["events"]["count"], door["events"]["missing"]) == (2, 0)
+    assert found["throughput"]["steps"][0]["rate"] > 0
+    assert found["about"]["requests"] <= sum(PLAN.requests(door)[0] for door in target.doors)
+    assert logging_of(target) == before
+
+    customer = f"bench-aws-{bench._run_id}"
+    with httpx.Client(base_url=target.doors[1].url) as api:
+        listed: list[dict[str, Any]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = api.get(
+                "/orders",
+                params={"customer": customer, "limit": 100, **({"cursor": cursor} if cursor else {})},
+            )
+            listed += page.json()["items"]
+            cursor = page.json().get("next_cursor")
+    assert len(listed) == found["about"]["orders"]
+    assert {order["status"] for order in listed} == {"cancelled"}
+
+    said = command.write(found, tmp_path).read_text()
+    assert "A local AWS answered" in said
+    missing = said.partition("## Not measured here")[2]
+    for what in (
+        "cold starts of ApiFunction",
+        "lambda: the bill of a million requests",
+        "X-Ray",
+        "how many tasks ran",
+    ):
+        assert what in missing
