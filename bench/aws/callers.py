@@ -222,7 +222,8 @@ class Callers:
         self.door, self._budget = door, budget
         self._token, self._customer = token, customer
         self._pool: list[Caller] = []
-        self.placed: list[str] = []  # and not cancelled
+        self.placed: list[str] = []  # and not asked to be cancelled
+        self._open: set[str] = set()  # placed, and not known to be cancelled
         self.orders = 0
         self._trouble = ""
         self.busy_client, self.late_ms = _BUSY_CLIENT, _LATE_MS
@@ -239,7 +240,20 @@ class Callers:
             caller.close()
 
     async def _one(self, caller: Caller, endpoint: str, sample: Sample, order_id: str = "") -> Answer | None:
-        """Ask once and note the outcome; None when the answer was not the right one, or none came."""
+        """Ask once and note the outcome; None when the answer was not the right one, or none came.
+
+        An order that is being placed is waited for, also when all is to end: it is to be cancelled.
+        """
+        if endpoint != "POST /orders":
+            return await self._asked(caller, endpoint, sample, order_id)
+        asked = asyncio.ensure_future(self._asked(caller, endpoint, sample, order_id))
+        try:
+            return await asyncio.shield(asked)
+        finally:
+            if not asked.done():
+                await asyncio.wait([asked])
+
+    async def _asked(self, caller: Caller, endpoint: str, sample: Sample, order_id: str) -> Answer | None:
         try:
             answer = await caller.ask(endpoint, order_id)
         except (OSError, httptools.HttpParserError) as error:  # no connection, none any more, or a time-out
@@ -252,6 +266,9 @@ class Callers:
         if endpoint == "POST /orders":
             self.orders += 1
             self.placed.append(json.loads(answer.body)["id"])
+            self._open.add(self.placed[-1])
+        elif endpoint.startswith("PUT "):
+            self._open.discard(order_id)
         return answer
 
     async def _side_by_side(self, endpoint: str, order_ids: Sequence[str]) -> Sample:
@@ -300,9 +317,9 @@ class Callers:
         await self._side_by_side("POST /orders", [""] * orders)
 
     async def cancel(self) -> Sample:
-        """Cancel every order that was placed from here."""
-        mine, self.placed = self.placed, []
-        return await self._side_by_side("PUT /orders/{order_id}/status", mine)
+        """Cancel every order that was placed from here and stands."""
+        self.placed = []
+        return await self._side_by_side("PUT /orders/{order_id}/status", sorted(self._open))
 
     async def _receipt_of(self, order_id: str, seconds: float, polls: int) -> float | None:
         """Ask for a receipt until it is there; return the seconds that took, or None when they are over."""
@@ -361,6 +378,7 @@ class Callers:
                 task.add_done_callback(running.discard)
             await _together(running)
         finally:
+            await _ended(running)
             for caller in callers:
                 caller.close()
         return {
@@ -426,8 +444,16 @@ async def _together(work: Iterable[Awaitable[Any]]) -> None:
     try:
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        await _ended(tasks)
+
+
+async def _ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel what still runs, and wait until it has ended."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
 
 
 def _kinds(count: int) -> list[str]:

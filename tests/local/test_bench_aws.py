@@ -6,6 +6,9 @@ It shows that the command works. The emulator counts, reports and traces no call
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +73,29 @@ def test_calls_of_the_functions_change_nothing_and_fail_nowhere(target: Target) 
         answer = functions.invoke(FunctionName=name, Payload=json.dumps(event_for(logical_id, target, "")))
         assert "FunctionError" not in answer, answer["Payload"].read()
     assert len(target.functions) == 3
+
+
+def test_ctrl_c_ends_it_and_puts_back_what_was_changed(target: Target) -> None:
+    before = logging_of(target)
+    command = [".venv/bin/python", "-m", "bench.aws", "--stack", "orders-local", "--yes"]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout
+        try:
+            assert any("cold starts" in line for line in process.stdout if line.startswith("  "))
+            deadline = time.monotonic() + 60
+            while logging_of(target) == before:  # until the first change
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors.strip().startswith("make bench-aws: interrupted")
+    assert len(errors.strip().splitlines()) == 1
+    assert logging_of(target) == before
 
 
 def test_measures_both_runtimes_and_leaves_what_it_said(

@@ -545,7 +545,7 @@ class Orders:
             self.open.add(order_id)
             return 201, json.dumps({"id": order_id}).encode()
         if method == "PUT":
-            self.open.remove(path.split("/")[2])
+            self.open.discard(path.split("/")[2])
         if path.endswith("/receipt"):
             return (303, b"") if self.receipts else (404, b"{}")
         return 200, b"{}"
@@ -602,6 +602,35 @@ class TestCallers:
         (_, interval, _), _, _ = run_door(Orders(), replace(SMALL, rate=100), "lambda")
         assert (interval.sent, interval.placed, interval.changed) == (100, 10, 10)
         assert interval.received_bytes > 0
+
+    @pytest.mark.parametrize(
+        ("endpoint", "times"),
+        [("POST /orders", 7), ("GET /orders", 3), ("PUT ", 5), ("PUT ", 16), ("POST /orders", 30)],
+        ids=["placing", "listing", "cancelling", "after the endpoints", "in the mix"],
+    )
+    def test_ctrl_c_cancels_what_was_placed(self, endpoint: str, times: int) -> None:
+        orders = Orders()
+
+        async def run() -> None:
+            async with an_api(answer) as url:
+                door = Door("lambda", url)
+                bench = command.Bench(None, replace(TARGET, doors=(door,)), SMALL, "", PRICES, MEASURED)
+                budget = Budget(SMALL.requests(door)[0])
+                running.append(asyncio.create_task(bench._door(door, budget, lambda _: None)))
+                with pytest.raises(asyncio.CancelledError):
+                    await running[0]
+
+        running: list[asyncio.Task[Any]] = []
+
+        def answer(method: str, path: str) -> tuple[int, bytes]:
+            asked = [each for each in orders.asked if each.startswith(endpoint)]
+            if len(asked) == times and f"{method} {path}".startswith(endpoint):  # as a signal does it
+                running[0].cancel()
+            return orders(method, path)
+
+        asyncio.run(run())
+        assert orders.asked.count("POST /orders") > 3
+        assert not orders.open
 
     def test_a_bound_that_is_reached_ends_it(self) -> None:
         with pytest.raises(Spent):
