@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -107,7 +107,7 @@ class Bench:
     ) -> None:
         self._session, self.target, self.plan, self._token = session, target, plan, token
         self._prices, self._measured = prices, measured
-        self._run_id = uuid.uuid4().hex[:12]
+        self._customer = f"bench-aws-{uuid.uuid4().hex[:12]}"
         self.missing: list[str] = []
 
     def client(self, service: str) -> Any:
@@ -154,16 +154,17 @@ class Bench:
     def run(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Measure everything; what could not be is in `missing`."""
         began, clock = datetime.now(UTC), time.monotonic()
+        budgets = {door: Budget(self.plan.requests(door)[0]) for door in self.target.doors}
+        doors = self._that_take_orders(budgets, say)
         found: dict[str, Any] = {"starts": self._starts(say), "doors": {}}
         intervals: dict[str, bill.Interval] = {}
-        sent = orders = 0
-        for door in self.target.doors:
-            budget = Budget(self.plan.requests(door)[0])
-            figures, interval, placed = uvloop.run(self._door(door, budget, say))
+        orders = len(doors)
+        for door in doors:
+            figures, interval, placed = uvloop.run(self._door(door, budgets[door], say))
             if "steps" in figures:
                 found["throughput"] = figures.pop("steps")
             found["doors"][door.name] = figures
-            sent, orders = sent + budget.sent, orders + placed
+            orders += placed
             if interval:
                 intervals[door.name] = interval
         say("waiting for CloudWatch and X-Ray, which are minutes late")
@@ -184,7 +185,7 @@ class Bench:
             "local": self.target.local,
             "began": f"{began:%Y-%m-%d %H:%M} UTC",
             "minutes": (time.monotonic() - clock) / 60,
-            "requests": sent,
+            "requests": sum(budget.sent for budget in budgets.values()),
             "orders": orders,
             "sizes": self._sizes(),
             "nearest_ms": min(each.get("min_ms", 0.0) for each in health),
@@ -197,6 +198,30 @@ class Bench:
         )
         found["missing"] = [*self.missing, kms]
         return found
+
+    def _that_take_orders(self, budgets: Mapping[Door, Budget], say: Callable[[str], None]) -> list[Door]:
+        """Place an order at each address, and cancel it. Raises `CannotMeasure` when none takes one."""
+        say("asking each address for one order")
+        refused: list[CannotMeasure] = []
+
+        async def ask(door: Door) -> None:
+            async with Callers(door, self._token, budgets[door], self._customer) as callers:
+                try:
+                    await callers.begin()
+                finally:
+                    await callers.cancel()
+
+        doors = []
+        for door in budgets:
+            try:
+                uvloop.run(ask(door))
+                doors.append(door)
+            except CannotMeasure as why:
+                refused.append(why)
+                self.missing.append(f"{door.name}: {why}")
+        if not doors:
+            raise refused[0]
+        return doors
 
     def _sizes(self) -> dict[str, Any]:
         setup, names = bill.setup_of(self.target), [door.name for door in self.target.doors]
@@ -221,10 +246,14 @@ class Bench:
             return {}
         say("cold starts")
         functions = self.client("lambda")
-        found = self._tried(
-            "report lines of cold starts",
-            lambda: starts.cold_starts(functions, self.target, self.plan.rounds, self._token),
-        )
+        try:
+            found = self._tried(
+                "report lines of cold starts",
+                lambda: starts.cold_starts(functions, self.target, self.plan.rounds, self._token),
+            )
+        except starts.CallFailed as why:
+            self.missing.append(f"report lines of cold starts: {why}")
+            return {}
         for name, each in (found or {}).items():
             if not each["calls"]:
                 self.missing.append(f"cold starts of {name}: no report came with the tail of its log")
@@ -238,10 +267,9 @@ class Bench:
         """Measure one address; return its figures, the minutes of mixed traffic, and the orders placed."""
         plan, interval = self.plan, None
         figures: dict[str, Any] = {"endpoints": {}}
-        async with Callers(door, self._token, budget, f"bench-aws-{self._run_id}") as callers:
+        async with Callers(door, self._token, budget, self._customer) as callers:
             try:
                 say(f"{door.name}: endpoints")
-                await callers.begin()
                 figures["endpoints"] = await callers.endpoints(
                     plan.samples_at(door), _RECEIPT_SECONDS, plan.polls
                 )
@@ -254,6 +282,8 @@ class Bench:
                     figures["steps"] = await self._steps(callers)
             except Spent:
                 self.missing.append(f"{door.name}: ended early, for as many requests as announced were sent")
+            except CannotMeasure as why:
+                self.missing.append(f"{door.name}: ended early: {why}")
             finally:
                 await callers.cancel()
         if door.limited:

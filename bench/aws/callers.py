@@ -298,6 +298,8 @@ class Callers:
         nobody = [""] * (WARM_UP + requests)
         for endpoint in ("GET /", "GET /health", "GET /health/ready", "POST /orders", "GET /orders"):
             await ask(endpoint, nobody)
+        if not self.placed:
+            raise CannotMeasure(f"{self.door.url} takes no orders any more: {self._trouble}")
         mine = list(self.placed)
         each = (mine * len(nobody))[: len(nobody)]
         for endpoint in (

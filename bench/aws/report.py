@@ -25,12 +25,8 @@ def page(found: Mapping[str, Any], plot_name: str) -> str:
         parts += ["## Throughput of one task", *_throughput(found["throughput"])]
     parts += ["## From an order to its receipt", *_events(found)]
     parts += ["## A million requests", *_bill(found)]
-    parts += [
-        "## Not measured here",
-        *([f"- {each}" for each in found["missing"]] or ["Nothing was left out."]),
-    ]
-    # A list is one paragraph.
-    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("here\n- ", "here\n\n- ") + "\n"
+    parts += ["## Not measured here", "\n".join(f"- {each}" for each in found["missing"])]
+    return "\n\n".join(parts) + "\n"
 
 
 def _setting(about: Mapping[str, Any]) -> str:
@@ -204,7 +200,7 @@ def _bill(found: Mapping[str, Any]) -> list[str]:
     intro = (
         f"From what CloudWatch counted in {about['mix_minutes']} whole minutes of {about['rate']:g} requests a second (10% "
         f"orders placed, 10% cancelled, 10% lists, the rest reads), at list prices of {about['prices']}. What a stack costs "
-        "while nobody calls it is in `make cost`. X-Ray's share falls with the rate. Fargate: at the rate at which scaling "
+        "while nobody calls it is in `make cost`. A call that starts cold is billed for its initialization besides. X-Ray's share falls with the rate. Fargate: at the rate at which scaling "
         "keeps a task."
     )
     return [intro, *said]

@@ -43,6 +43,10 @@ Report = dict[str, float]
 """Figures of one call, by the names of `_FIELDS`; those that the report has."""
 
 
+class CallFailed(CannotMeasure):
+    """A function failed when it was called for its report."""
+
+
 def reports(log: str) -> Iterator[Report]:
     """Read the reports in a piece of log, of either format; other lines, also torn ones, are passed over."""
     for line in log.splitlines():
@@ -162,7 +166,7 @@ def _call(functions: Any, name: str, payload: bytes) -> list[Report]:
     answer = functions.invoke(FunctionName=name, LogType="Tail", Payload=payload)
     body = answer["Payload"].read()
     if "FunctionError" in answer:
-        raise CannotMeasure(f"{name} fails when it is called: {body[:300].decode(errors='replace')}")
+        raise CallFailed(f"{name} fails when it is called: {body[:300].decode(errors='replace')}")
     return list(reports(base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")))
 
 

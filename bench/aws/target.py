@@ -24,7 +24,7 @@ class Door:
 
     name: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     server_name: str = ""  # in its certificate, where that is not the host's
     limited: bool = False  # by the rate of a web ACL, waf/template.yaml
 

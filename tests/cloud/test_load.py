@@ -15,9 +15,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import boto3
 import pytest
+from bench.aws.__main__ import Bench, Plan
+from bench.aws.starts import cold_starts
+from bench.aws.target import find
+from costs.model import Prices
 from localcloud import cloud
-from localcloud.embedded import ROOT
+from localcloud.embedded import ROOT, aws_environ
+from tests.unit.test_bench_aws import MEASURED
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600), pytest.mark.xdist_group("load")]
 
@@ -122,6 +128,23 @@ def test_lambda_holds_it_while_a_new_version_takes_over(
     assert held.requests > 200
     assert new != old
     assert new in versions_in_containers(endpoint, live["FunctionName"]), "the new version served meanwhile"
+
+
+def test_bench_aws_reads_the_reports_of_both_runtimes(
+    stack: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Report lines of cold starts come from containers only; the rest is in tests/local/test_bench_aws.py."""
+    for name, value in aws_environ(stack[0]).items():
+        monkeypatch.setenv(name, value)
+    target = find(boto3.Session(), _STACK)
+    assert [door.name for door in target.doors] == ["lambda", "fargate"]
+    bench = Bench(boto3.Session(), target, Plan(), "", Prices.load(), MEASURED)
+    assert bench._running_tasks() > 0
+    reported = cold_starts(boto3.client("lambda"), target, 1, "")
+    assert len(reported) == 3
+    for figures in reported.values():
+        assert (figures["calls"], figures["cold"]) == (2, 1)
+        assert figures["cold_billed_ms"]["median"] >= figures["cold_duration_ms"]["median"] > 0
 
 
 def versions_in_containers(endpoint: str, function: str) -> set[str]:

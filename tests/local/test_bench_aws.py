@@ -116,14 +116,13 @@ def test_measures_both_runtimes_and_leaves_what_it_said(
     assert found["about"]["requests"] <= sum(PLAN.requests(door)[0] for door in target.doors)
     assert logging_of(target) == before
 
-    customer = f"bench-aws-{bench._run_id}"
     with httpx.Client(base_url=target.doors[1].url) as api:
         listed: list[dict[str, Any]] = []
         cursor: str | None = ""
         while cursor is not None:
             page = api.get(
                 "/orders",
-                params={"customer": customer, "limit": 100, **({"cursor": cursor} if cursor else {})},
+                params={"customer": bench._customer, "limit": 100, **({"cursor": cursor} if cursor else {})},
             )
             listed += page.json()["items"]
             cursor = page.json().get("next_cursor")

@@ -11,7 +11,7 @@ import io
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -644,13 +644,35 @@ class TestCallers:
             method, _, path = endpoint.partition(" ")
             assert str(status) in paths[path][method.lower()]["responses"]
 
+    def refusing(self, *statuses: int) -> tuple[command.Bench, Callable[[], list[Door]]]:
+        """A stack with an address for each status, with which it answers whoever places an order."""
+
+        async def ask() -> list[Door]:
+            async with AsyncExitStack() as stack:
+                urls = []
+                for status in statuses:
+                    answer = (status, b'{"id": "order-1"}')
+                    urls.append(await stack.enter_async_context(an_api(lambda *_, answer=answer: answer)))
+                doors = [Door(f"door-{n}", url) for n, url in enumerate(urls)]
+                budgets = {door: Budget(9) for door in doors}
+                return await asyncio.to_thread(bench._that_take_orders, budgets, lambda _: None)
+
+        bench = command.Bench(None, TARGET, SMALL, "", PRICES, MEASURED)
+        return bench, lambda: asyncio.run(ask())
+
     @pytest.mark.parametrize(
         ("status", "said"), [(401, "asks for a token: TOKEN="), (503, "places no order: 503")]
     )
     def test_an_api_that_takes_no_order_is_told_in_one_line(self, status: int, said: str) -> None:
+        _, ask = self.refusing(status)
         with pytest.raises(CannotMeasure, match=said) as why:
-            run_door(lambda *_: (status, b"{}"), SMALL, "lambda")
+            ask()
         assert "\n" not in str(why.value)
+
+    def test_one_address_that_takes_none_does_not_keep_the_others_from_it(self) -> None:
+        bench, ask = self.refusing(503, 201)
+        assert [door.name for door in ask()] == ["door-1"]
+        assert bench.missing[0].startswith("door-0: POST http://")
 
     def test_nobody_there(self) -> None:
         async def begin() -> None:
@@ -921,6 +943,12 @@ class TestPage:
         ):
             assert figure in page, figure
         assert "local AWS" not in page
+        lines = page.splitlines()
+        starts_of_lists = [
+            n for n, line in enumerate(lines) if line.startswith("- ") and lines[n - 1][:2] != "- "
+        ]
+        assert starts_of_lists
+        assert not any(lines[n - 1] for n in starts_of_lists)  # or Markdown takes it for text
 
     def test_says_what_it_could_not_see_and_makes_up_nothing(self) -> None:
         doors = {"lambda": {"endpoints": {}, "events": None}}
