@@ -418,7 +418,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         prices, measured = Prices.load(given.prices), load_measured(_MEASURED)
-        session = boto3.Session()
+        # boto3 reads AWS_DEFAULT_REGION and profiles, but not the variable of the other SDKs.
+        session = boto3.Session(region_name=boto3.Session().region_name or os.environ.get("AWS_REGION"))
         bench = Bench(
             session,
             find(session, given.stack),

@@ -831,10 +831,11 @@ class TestCommand:
     def test_without_a_region(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "AWS_REGION=" in self.said(capsys, 1, "orders-dev")
 
+    @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
     def test_without_credentials(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str
     ) -> None:
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        monkeypatch.setenv(variable, "eu-central-1")
         assert "no AWS credentials: `aws configure`" in self.said(capsys, 1, "orders-dev")
 
     @pytest.mark.parametrize(
