@@ -10,7 +10,7 @@ import random
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -440,20 +440,21 @@ class Callers:
         return found
 
 
-async def _together(work: Iterable[Awaitable[Any]]) -> None:
+async def _together(work: Iterable[Coroutine[Any, Any, Any] | asyncio.Task[Any]]) -> None:
     """Do all at once; the first error ends the others, and is raised as it is."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks: list[asyncio.Task[Any]] = [asyncio.ensure_future(each) for each in work]
     try:
         await asyncio.gather(*tasks)
     finally:
         await _ended(tasks)
 
 
-async def _ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel what still runs, and wait until it has ended."""
+async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs, once, and wait until it has ended."""
     running = [task for task in tasks if not task.done()]
     for task in running:
-        task.cancel()
+        if not task.cancelling():  # a second time would end its wait for an order that is being placed
+            task.cancel()
     if running:
         await asyncio.wait(running)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import itertools
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -497,8 +498,10 @@ class TestEstimate:
 class Wire(asyncio.Protocol):
     """One connection of an API whose answers are given; a request arrives in one piece."""
 
-    def __init__(self, answer: Callable[[str, str], tuple[int, bytes]], all_wires: set[Wire]) -> None:
-        self.answer, self.all_wires = answer, all_wires
+    def __init__(
+        self, answer: Callable[[str, str], tuple[int, bytes]], all_wires: set[Wire], delay_seconds: float
+    ) -> None:
+        self.answer, self.all_wires, self.delay_seconds = answer, all_wires, delay_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
@@ -507,7 +510,8 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         method, path = data.decode().split()[:2]
         status, body = self.answer(method, path)
-        self.transport.write(b"HTTP/1.1 %d OK\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body)
+        response = b"HTTP/1.1 %d OK\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body
+        asyncio.get_running_loop().call_later(self.delay_seconds, self.transport.write, response)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.all_wires.discard(self)
@@ -515,11 +519,15 @@ class Wire(asyncio.Protocol):
 
 @asynccontextmanager
 async def an_api(
-    answer: Callable[[str, str], tuple[int, bytes]], wires: set[Wire] | None = None
+    answer: Callable[[str, str], tuple[int, bytes]],
+    wires: set[Wire] | None = None,
+    delays: Iterable[float] = itertools.repeat(0.0),
 ) -> AsyncIterator[str]:
-    """Serve on loopback what `answer` gives for method and path."""
-    wires = set() if wires is None else wires
-    server = await asyncio.get_running_loop().create_server(lambda: Wire(answer, wires), "127.0.0.1", 0)
+    """Serve on loopback what `answer` gives for method and path; each connection has a delay of its own."""
+    wires, each = set() if wires is None else wires, iter(delays)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Wire(answer, wires, next(each)), "127.0.0.1", 0
+    )
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
@@ -612,7 +620,7 @@ class TestCallers:
         orders = Orders()
 
         async def run() -> None:
-            async with an_api(answer) as url:
+            async with an_api(answer, delays=itertools.cycle([0.0, 0.02, 0.04, 0.06])) as url:
                 door = Door("lambda", url)
                 bench = command.Bench(None, replace(TARGET, doors=(door,)), SMALL, "", PRICES, MEASURED)
                 budget = Budget(SMALL.requests(door)[0])
