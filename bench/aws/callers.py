@@ -405,6 +405,8 @@ class Callers:
 
         At most `requests` in all. The last step is the first one that was not borne.
         """
+        if not self.placed:
+            raise CannotMeasure(f"{self.door.url} takes no orders any more: {self._trouble}")
         order_id, allowed = self.placed[0], requests
         found: list[dict[str, float]] = []
         for connections in STEPS:

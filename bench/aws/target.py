@@ -31,7 +31,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Target:
-    """The stack by its parts. `resources` are physical ids by logical id, those of the nested stacks among them."""
+    """The stack by its parts. `resources` are physical ids by logical id, also of the nested Fargate stack."""
 
     stack: str
     region: str
@@ -97,7 +97,7 @@ def _pairs(stack: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def _resources(cloudformation: Any, stack: str) -> dict[str, str]:
-    """Return the stack's resources and, after its nested stacks' names, theirs."""
+    """Return physical ids by logical id, those of the nested Fargate stack among them."""
     pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
     found: dict[str, str] = {}
     for resource in (each for page in pages for each in page["StackResourceSummaries"]):
