@@ -37,7 +37,7 @@ define install # environment, requirements file without .txt
 	@echo "Installing $(2).txt into $(1) (once; about a minute) ..."
 	@$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
 	@$(1)/bin/python -m pip install --quiet --no-compile --require-hashes -r $(2).txt
-	@rm -f $(1)/.installed-$(2)-*; touch $@
+	@rm -f $(1)/.installed-$(2)-[0-9]*; touch $@
 endef
 
 $(RUN): requirements.txt
@@ -67,6 +67,13 @@ setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on firs
 run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000; AUTH=1 asks for tokens)
 	@$(MAKE) -s -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
+
+.PHONY: doctor
+doctor: ## What this machine and this account have and lack before a first deployment (STAGE=dev RUNTIME=lambda|fargate)
+	@command -v $(PYTHON) >/dev/null || { echo "make doctor needs Python: $(PYTHON) is not there; set PYTHON=..." >&2; exit 1; }
+	@# The account is looked at with the SDK of .venv; without it the table says so.
+	@$(if $(python_fault),,$(MAKE) -s --no-print-directory $(RUN) || true)
+	@PORT=$(PORT) $(PYTHON) -m scripts.doctor
 
 .PHONY: audit
 audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT=required refuses silence

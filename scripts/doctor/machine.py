@@ -1,0 +1,323 @@
+"""What this machine has: bare Python 3.9 or newer runs it, before anything is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
+_COMMAND_SECONDS = 15
+# Below the first a build is at risk: the image alone has 251 MB (bench/results/results.md), and its base, the
+# build cache and the environments come on top. Below the second it cannot end well.
+_ROOMY_GB, _LEAST_GB = 5, 1
+# The first version of GNU Make that heeds .SHELLFLAGS, without which a fault inside a pipe goes unnoticed.
+# https://git.savannah.gnu.org/cgit/make.git/tree/NEWS ("New special variable: .SHELLFLAGS", 3.82)
+_MAKE_WITH_SHELLFLAGS = (3, 82)
+# https://github.blog/changelog/2026-04-23-immutable-subject-claims-for-github-actions-oidc-tokens/
+_IMMUTABLE_SINCE = "2026-07-15"
+
+
+class Machine:
+    """The machine as `environ` (its PATH above all) shows it to the repository at `root`."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        root: Path,
+        python: tuple[int, ...] = tuple(sys.version_info[:3]),
+        platform: str = sys.platform,
+    ) -> None:
+        self._environ, self._root, self._python, self._platform = environ, root, python, platform
+
+    def rows(self) -> list[Row]:
+        """Return a row for each tool and each port; they are asked at the same time."""
+        checks: list[Callable[[], list[Row]]] = [
+            self.python,
+            self.make,
+            self.engine,
+            self.sam,
+            self.node,
+            self.git,
+            self.port,
+            self.github,
+        ]
+        found: list[list[Row]] = [[] for _ in checks]
+
+        def look(place: int) -> None:
+            found[place] = checks[place]()
+
+        threads = [threading.Thread(target=look, args=(place,)) for place in range(len(checks))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [row for rows in found for row in rows]
+
+    def python(self) -> list[Row]:
+        version = ".".join(str(part) for part in self._python)
+        if self._python < OLDEST_PYTHON:
+            newer = next((name for name in _pythons() if self._which(name)), "")
+            mend = f"make doctor PYTHON={newer}" if newer else self._install("python3")
+            return [Row(FIX, "Python", f"{version}; 3.11 or newer is needed", mend)]
+        if not importlib.util.find_spec("ensurepip"):
+            return [Row(FIX, "Python", f"{version} lacks the module venv", self._install("python3-venv"))]
+        return [Row(OK, "Python", version)]
+
+    def make(self) -> list[Row]:
+        text = self._says("make", "--version")
+        if text is None:
+            mend = "xcode-select --install" if self._platform == "darwin" else self._install("make")
+            return [Row(FIX, "make", "not on the PATH", mend)]
+        if "GNU Make" not in text:
+            return [Row(FIX, "make", "not GNU Make", self._install("make"))]
+        version = _version(text)
+        if version and _numbers(version) < _MAKE_WITH_SHELLFLAGS:
+            found = f"{version} ignores .SHELLFLAGS: a fault inside a pipe goes unnoticed. Then use gmake"
+            return [Row(NOTE, "make", found, self._install("make"))]
+        return [Row(OK, "make", version)]
+
+    def engine(self) -> list[Row]:
+        """Return whether the container engine answers, and what it has."""
+        what = "container engine"
+        if not self._which("docker"):
+            mac = self._platform == "darwin"
+            mend = "brew install --cask docker-desktop" if mac else self._install("docker.io", dnf="docker")
+            return [Row(FIX, what, "no `docker` on the PATH", mend)]
+        # https://docs.docker.com/reference/cli/docker/system/info/
+        code, out, problem = self._run("docker", "info", "--format", "{{json .}}")
+        info = _json(out)
+        if code != 0 or info.get("ServerErrors") or not info:
+            problem = " ".join([*info.get("ServerErrors", []), problem]).strip() or "no answer"
+            return [Row(FIX, what, f"docker does not answer: {_first_line(problem)}", self._wake(problem))]
+        version = info.get("ServerVersion", "")
+        processor = {"aarch64": "arm64", "amd64": "x86_64"}.get(found := info.get("Architecture", ""), found)
+        text = f"docker {version}, {processor}".rstrip(", ")
+        built_for = _default(self._root, "Architecture")
+        if processor in ("arm64", "x86_64") and processor != built_for:
+            text += f"; the stage is {built_for}, so its image is built by emulation, slowly"
+            rows = [Row(NOTE, what, text, f'make deploy PARAMETERS="Architecture={processor}"')]
+        else:
+            rows = [Row(OK, what, text)]
+        return [*rows, self._disk(info.get("DockerRootDir", ""))]
+
+    def _disk(self, engine_root: str) -> Row:
+        # An engine in a virtual machine keeps its files where we cannot look.
+        place = engine_root if os.path.isdir(engine_root) else str(self._root)
+        free = shutil.disk_usage(place).free / 1e9
+        state = OK if free >= _ROOMY_GB else NOTE if free >= _LEAST_GB else FIX
+        mend = "" if state == OK else "docker system prune --all"
+        return Row(state, "disk", f"{free:.0f} GB free at {place}", mend)
+
+    def _wake(self, problem: str) -> str:
+        if "permission denied" in problem.lower():
+            return 'sudo usermod -aG docker "$USER" && newgrp docker'
+        return "open -a Docker" if self._platform == "darwin" else "sudo systemctl start docker"
+
+    def sam(self) -> list[Row]:
+        """Return which SAM CLI there is. `make deploy` uses the pinned one, `sam deploy` the PATH's."""
+        what = "SAM CLI"
+        pinned = re.search(r"^aws-sam-cli==(\S+)", self._text("requirements-tools.txt"), re.MULTILINE)
+        tested = pinned[1] if pinned else ""
+        own = str(self._root / ".venv-tools" / "bin")
+        take = f'export PATH="{own}:$PATH"'
+        on_path = self._which("sam")
+        version = _version(self._says(on_path, "--version") or "") if on_path else ""
+        if version:
+            if tested and _numbers(version) < _numbers(tested):
+                found = f"{version}, older than {tested}, with which this is tested"
+                return [Row(NOTE, what, found, f"make setup && {take}")]
+            return [Row(OK, what, version)]
+        if self._which(f"{own}/sam"):
+            return [Row(NOTE, what, f"`make deploy` has its own ({tested}); `sam` is not on the PATH", take)]
+        return [Row(FIX, what, "`sam` is not on the PATH, or does not start", f"make setup && {take}")]
+
+    def node(self) -> list[Row]:
+        version = _version(self._says("node", "--version") or "")
+        if not version:
+            return [
+                Row(
+                    NOTE,
+                    "node",
+                    "not on the PATH; `make check` needs it",
+                    self._install("nodejs", brew="node"),
+                )
+            ]
+        return [Row(OK, "node", version)]
+
+    def git(self) -> list[Row]:
+        version = _version(self._says("git", "--version") or "")
+        if not version:
+            return [
+                Row(NOTE, "git", "not on the PATH; the tests and the pipeline need it", self._install("git"))
+            ]
+        return [Row(OK, "git", version)]
+
+    def port(self) -> list[Row]:
+        """Return whether `make run` gets its port."""
+        text = self._environ.get("PORT") or "8000"
+        what = "port"
+        if not text.isdigit() or not 0 < int(text) < 65536:
+            return [Row(NOTE, what, f"PORT={text} is none from 1 to 65535", "make run PORT=8000")]
+        port = int(text)
+        if _is_free(port):
+            return [Row(OK, what, f"{port} is free for `make run`")]
+        free = next(
+            each % 65536
+            for each in range(port + 1, port + 50000)
+            if each % 65536 > 1023 and _is_free(each % 65536)
+        )
+        return [Row(NOTE, what, f"{port} is taken; `make run` needs one", f"make run PORT={free}")]
+
+    def github(self) -> list[Row]:
+        """Return the repository's ids, and which subject GitHub sends for its jobs."""
+        what = "GitHub's subject"
+        name = self._environ.get("GITHUB_REPOSITORY") or _repository(
+            self._says("git", "-C", str(self._root), "remote", "get-url", "origin") or ""
+        )
+        if not name:
+            found = "no remote `origin` on github.com; the pipeline needs one"
+            return [Row(NOTE, what, found, "gh repo create --private --source . --push")]
+        # https://docs.github.com/en/rest/actions/oidc
+        ask = f"gh api repos/{name} --jq '\"OwnerId=\\(.owner.id) RepositoryId=\\(.id)\"'"
+        repository = self._github(f"repos/{name}")
+        if not repository.get("id"):
+            reason = (
+                "GitHub did not say" if self._may_ask_github() else "there is neither `gh` nor GITHUB_TOKEN"
+            )
+            return [Row(UNKNOWN, what, f"could not look at {name}: {reason}", ask)]
+        owner, number = repository["owner"]["id"], repository["id"]
+        ids = f"OwnerId={owner} RepositoryId={number}"
+        form = self._github(f"repos/{name}/actions/oidc/customization/sub")
+        if form.get("use_default") is False:
+            found = f"{ids}; its subject is customized, and the roles trust GitHub's own forms only"
+            mend = f"gh api -X PUT repos/{name}/actions/oidc/customization/sub -F use_default=true"
+            return [Row(NOTE, what, found, mend)]
+        immutable, sure = form.get("use_immutable_subject"), True
+        if immutable is None:  # the right to read it is an administrator's
+            immutable, sure = repository.get("created_at", "") >= _IMMUTABLE_SINCE, False
+        own, short = name.split("/")
+        subject = f"repo:{own}@{owner}/{short}@{number}:…" if immutable else f"repo:{name}:…"
+        likely = "" if sure else " (by its age)"
+        return [Row(OK, what, f"{subject}{likely}; bootstrap takes {ids}")]
+
+    def _may_ask_github(self) -> bool:
+        return bool(self._which("gh") or self._environ.get("GITHUB_TOKEN") or self._environ.get("GH_TOKEN"))
+
+    def _github(self, path: str) -> dict[str, Any]:
+        """Return GitHub's answer, or nothing: by `gh`, else by a token."""
+        if self._which("gh"):
+            return _json(self._run("gh", "api", path)[1])
+        token = self._environ.get("GITHUB_TOKEN") or self._environ.get("GH_TOKEN")
+        api = self._environ.get("GITHUB_API_URL", "https://api.github.com")
+        if not token or not api.startswith(("https://", "http://127.0.0.1")):
+            return {}
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
+        try:
+            request = urllib.request.Request(f"{api}/{path}", headers=headers)  # noqa: S310 (checked above)
+            with urllib.request.urlopen(request, timeout=_COMMAND_SECONDS) as answer:  # noqa: S310
+                return _json(answer.read().decode())
+        except (OSError, ValueError):
+            return {}
+
+    def _which(self, command: str) -> str | None:
+        return shutil.which(command, path=self._environ.get("PATH", ""))
+
+    def _says(self, *command: str) -> str | None:
+        """Return what a command prints, or None if it is not there or fails."""
+        code, out, _ = self._run(*command)
+        return out if code == 0 else None
+
+    def _run(self, *command: str) -> tuple[int, str, str]:
+        found = self._which(command[0])
+        if not found:
+            return 127, "", "not on the PATH"
+        try:
+            done = subprocess.run(
+                [found, *command[1:]],
+                env={**self._environ, "SAM_CLI_TELEMETRY": "0"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                text=True,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return 124, "", f"no answer within {_COMMAND_SECONDS} s"
+        except (OSError, UnicodeError) as error:
+            return 126, "", str(error)
+        return done.returncode, done.stdout, done.stderr
+
+    def _install(self, package: str, brew: str = "", dnf: str = "") -> str:
+        if self._platform == "darwin":
+            return f"brew install {brew or package}"
+        if self._which("apt-get"):
+            return f"sudo apt-get install -y {package}"
+        if self._which("dnf"):
+            return f"sudo dnf install -y {dnf or package}"
+        return f"install {package} with your system's package manager"
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self._root / name).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+
+def _default(root: Path, parameter: str) -> str:
+    """Return the default of a parameter of template.yaml; nothing that reads YAML is installed yet."""
+    text = (root / "template.yaml").read_text(encoding="utf-8")
+    found = re.search(rf'^  {parameter}:\n(?:    .*\n)*?    Default: "?([^"\n]*)"?$', text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _pythons() -> list[str]:
+    return [f"python3.{minor}" for minor in range(NEWEST_PYTHON[1], OLDEST_PYTHON[1] - 1, -1)]
+
+
+def _version(text: str) -> str:
+    found = re.search(r"\d+(?:\.\d+)+", text)
+    return found[0] if found else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0][:160]
+
+
+def _repository(url: str) -> str:
+    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$", url.strip())
+    return found[1] if found else ""
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
