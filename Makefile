@@ -70,7 +70,8 @@ run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=
 
 .PHONY: doctor
 doctor: ## What this machine and this account have and lack before a first deployment (STAGE=dev RUNTIME=lambda|fargate)
-	@command -v $(PYTHON) >/dev/null || { echo "make doctor needs Python: $(PYTHON) is not there; set PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null || \
+	  { echo "make doctor: $(PYTHON) $(python_fault)" >&2; exit 1; }
 	@# The account is looked at with the SDK of .venv; without it the table says so.
 	@$(if $(python_fault),,$(MAKE) -s --no-print-directory $(RUN) || true)
 	@PORT=$(PORT) $(PYTHON) -m scripts.doctor

@@ -170,14 +170,14 @@ class Account:
             reason = "there is no region"
         checks = self._checks()
         if reason:
-            rows = [region, *(Row(UNKNOWN, what, f"could not look: {reason}") for what, _ in checks[1:])]
+            rest = [Row(UNKNOWN, what, f"could not look: {reason}") for what, _ in checks[1:]]
         else:
-            rows = self._all(checks)
-        return [*identity, *self._offline_services(), *rows]
+            region, *rest = self._all(checks)
+        return [*identity, region, *self._offline_services(), *rest]
 
     def _checks(self) -> list[tuple[str, Callable[[], Row]]]:
         """Return what is asked of AWS: the row's name, and the function."""
-        checks = [("region", self._region), (f"stack {self._stack}", self._stage_stack)]
+        checks = [("region", self._region), ("the stage's stack", self._stage_stack)]
         checks += [("images (ECR)", self._images), ("files (S3)", self._files)]
         if "lambda" in self.runtimes:
             checks.append(("Lambda concurrency", self._concurrency))
@@ -371,15 +371,16 @@ class Account:
             raise Unseen(_line(error)) from None
 
     def _stage_stack(self) -> Row:
-        what, status = f"stack {self._stack}", self._status(self._stack)
+        what, status = "the stage's stack", self._status(self._stack)
         decision = decide(status, holds_data=True)
+        found = f"{self._stack}: {decision.reason}"
         if decision.action is Action.REFUSE:
             mend = _BLOCKED_STACKS.get(str(status), f"make destroy STAGE={self.stage}")
-            return Row(FIX, what, decision.reason, mend.format(name=self._stack))
+            return Row(FIX, what, found, mend.format(name=self._stack))
         if decision.action is Action.WAIT:
             wait = f"aws cloudformation describe-stack-events --stack-name {self._stack} --max-items 5"
-            return Row(NOTE, what, decision.reason, wait)
-        return Row(OK, what, decision.reason)
+            return Row(NOTE, what, found, wait)
+        return Row(OK, what, found)
 
     def _images(self) -> Row:
         self._ask("ecr", "describe_repositories", maxResults=1)
@@ -415,9 +416,9 @@ class Account:
         limit = self._ask("lambda", "get_account_settings")["AccountLimit"]
         total, free = limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]
         background = sum(self._number(key) for key in ("ParallelizationFactor", "MaximumConcurrency"))
-        found = f"{total} at once, {free} of them not reserved; relay and receipts may take {background}"
+        found = f"{total}, {free} of them not reserved; relay and receipts may take {background}"
         if free <= 2 * background or total < _LEAST_CONCURRENCY:
-            found += f", the API the rest; meanwhile LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
+            found += f"; meanwhile LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
             return Row(NOTE, what, found, _more(LAMBDA_CONCURRENCY, 1000))
         return Row(OK, what, found)
 
@@ -525,14 +526,10 @@ class Account:
                 missing.append(role)
         if not missing:
             return Row(OK, what, "those of ECS, load balancing and scaling are there")
-        commands = [
-            f"aws iam create-service-linked-role --aws-service-name {SERVICE_LINKED_ROLES[r]}"
-            for r in missing
-        ]
-        found = (
-            f"AWS makes {', '.join(missing)} at first use, if you may, and the first use may come too early"
-        )
-        return Row(NOTE, what, found, " && ".join(commands))
+        found = f"{len(missing)} of 3 are missing; AWS makes each at first use, if you may, perhaps too late for it"
+        names = " ".join(SERVICE_LINKED_ROLES[role] for role in missing)
+        mend = f"for name in {names}; do aws iam create-service-linked-role --aws-service-name $name; done"
+        return Row(NOTE, what, found, mend)
 
     def _provider(self) -> Row:
         """Return whether GitHub's tokens are taken here. An account has room for one such provider."""

@@ -69,7 +69,7 @@ class Machine:
     def python(self) -> list[Row]:
         version = ".".join(str(part) for part in self._python)
         if self._python < OLDEST_PYTHON:
-            newer = next((name for name in _pythons() if self._which(name)), "")
+            newer = next((name for name in _pythons() if self._says(name, "--version") is not None), "")
             mend = f"make doctor PYTHON={newer}" if newer else self._install("python3")
             return [Row(FIX, "Python", f"{version}; 3.11 or newer is needed", mend)]
         if not importlib.util.find_spec("ensurepip"):

@@ -10,12 +10,14 @@ import ast
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +123,30 @@ HEALTHY: dict[str, Any] = {
     "iam:GetOpenIDConnectProvider": {"ClientIDList": ["sts.amazonaws.com"]},
 }
 ENVIRON = {"AWS_DEFAULT_REGION": REGION}
-LOADER = Loader()  # reads each service's model once for all tests
+WRITTEN_HERE = "<!-- written by tests/delivery/test_doctor.py -->\n```\n"
+LOADER = Loader()  # reads the list of endpoints once for all tests
 
 
 class Recorded:
     """An account that answers as recorded, and keeps which operations were called."""
 
+    _clients: dict[tuple[str, str], Any] = {}  # take long to make; they ask the account that is `now`
+    now: Recorded
+
     def __init__(self, changes: Mapping[str, Any] = HEALTHY, region: str | None = REGION) -> None:
         self._answers, self.called = {**HEALTHY, **changes}, list[str]()
         self.session = boto3.Session("AKIAEXAMPLE", "secret", region_name=region)
         self.session._session.register_component("data_loader", LOADER)
-        self.session.events.register("provide-client-params", self._keep)
-        self.session.events.register("before-call", self._answer)
+        self.session.client = self._client
+        Recorded.now = self
+
+    def _client(self, service: str, region_name: str, config: Any) -> Any:
+        if (service, region_name) not in self._clients:
+            client = boto3.Session("AKIAEXAMPLE", "secret").client(service, region_name, config=config)
+            client.meta.events.register("provide-client-params", lambda **given: Recorded.now._keep(**given))
+            client.meta.events.register("before-call", lambda **given: Recorded.now._answer(**given))
+            self._clients[(service, region_name)] = client
+        return self._clients[(service, region_name)]
 
     def _keep(self, params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
         context["asked"] = params
@@ -203,17 +217,22 @@ class TestAccount:
             ),
             pytest.param(
                 {"cloudformation:DescribeStacks": stacks(orders_dev="UPDATE_ROLLBACK_FAILED")},
-                *("stack orders-dev", FIX, "UPDATE_ROLLBACK_FAILED", "continue-update-rollback --stack-name"),
+                *(
+                    "the stage's stack",
+                    FIX,
+                    "UPDATE_ROLLBACK_FAILED",
+                    "continue-update-rollback --stack-name",
+                ),
                 id="a stack whose rollback failed",
             ),
             pytest.param(
                 {"cloudformation:DescribeStacks": stacks(orders_dev="ROLLBACK_COMPLETE")},
-                *("stack orders-dev", FIX, "its creation failed", "make destroy STAGE=dev"),
+                *("the stage's stack", FIX, "its creation failed", "make destroy STAGE=dev"),
                 id="a stack whose creation failed",
             ),
             pytest.param(
                 {"cloudformation:DescribeStacks": stacks(orders_dev="UPDATE_IN_PROGRESS")},
-                *("stack orders-dev", NOTE, "another operation runs", "describe-stack-events"),
+                *("the stage's stack", NOTE, "another operation runs", "describe-stack-events"),
                 id="a stack that is being updated",
             ),
             pytest.param(
@@ -264,8 +283,7 @@ class TestAccount:
             ),
             pytest.param(
                 {"iam:GetRole": a_refusal("NoSuchEntity")},
-                *("service-linked roles", NOTE, "AWSServiceRoleForECS"),
-                "create-service-linked-role --aws-service-name ecs.amazonaws.com && ",
+                *("service-linked roles", NOTE, "3 of 3 are missing", "for name in ecs.amazonaws.com "),
                 id="an account new to ECS",
             ),
             pytest.param(
@@ -488,3 +506,335 @@ def iam_actions(service: str) -> set[str]:
     """Return the actions that IAM knows, as cfn-lint has them of AWS."""
     file = Path(cfnlint.data.AdditionalSpecs.__path__[0]) / "Policies.json"
     return set(json.loads(file.read_text())[service]["Actions"])
+
+
+DOCKER = {
+    "ServerVersion": "28.3.2",
+    "Architecture": "x86_64",
+    "OSType": "linux",
+    "DockerRootDir": "/nowhere",
+}
+# What each command prints on a machine that lacks nothing.
+PRINTED = {
+    "make": "GNU Make 4.4.1",
+    "docker": json.dumps(DOCKER),
+    "sam": "SAM CLI, version 99.0.0",
+    "node": "v24.1.0",
+    "git": 'case "$1" in --version) echo git version 2.39.5;; *) echo git@github.com:acme/orders.git;; esac',
+    "gh": r"""case "$2" in
+      */sub) echo '{"use_default": true, "use_immutable_subject": true}';;
+      *) echo '{"id": 171717, "owner": {"id": 4242}, "created_at": "2020-01-01T00:00:00Z"}';;
+    esac""",
+    "apt-get": "",
+}
+
+
+class TestMachine:
+    """On a PATH of scripts, started as the real commands are."""
+
+    @pytest.fixture
+    def rows(self, tmp_path: Path) -> Callable[..., list[Row]]:
+        def look(
+            environ: Mapping[str, str] | None = None,
+            *,
+            without: str = "",
+            python: tuple[int, ...] = (3, 13, 1),
+            platform: str = "linux",
+            **scripts: str,
+        ) -> list[Row]:
+            path = tmp_path / "bin"
+            path.mkdir()
+            for name, text in {**PRINTED, **scripts}.items():
+                if name not in without.split():
+                    body = text if "case" in text or "exit" in text else f"cat <<'END'\n{text}\nEND"
+                    (path / name).write_text(f"#!/bin/bash\nPATH={os.environ['PATH']}\n{body}\n")
+                    (path / name).chmod(0o755)
+            root = tmp_path / "clone"
+            root.mkdir()
+            for name in ("template.yaml", "requirements-tools.txt"):
+                (root / name).symlink_to(ROOT / name)
+            given = {"PATH": str(path), "PORT": str(a_free_port()), **(environ or {})}
+            return Machine(given, root, python, platform).rows()
+
+        return look
+
+    def test_a_machine_that_lacks_nothing_is_all_green(
+        self, rows: Callable[..., list[Row]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 80 * 10**9))
+        assert {row.what: row.state for row in rows()} == dict.fromkeys(
+            [
+                *("Python", "make", "container engine", "disk", "SAM CLI", "node", "git", "port"),
+                "GitHub's subject",
+            ],
+            OK,
+        )
+
+    @pytest.mark.parametrize(
+        ("given", "what", "state", "found", "mend"),
+        [
+            ({"python": (3, 9, 2)}, "Python", FIX, "3.9.2; 3.11 or newer", "apt-get install -y python3"),
+            (
+                {"python": (3, 10, 1), "python3.12": ""},
+                *("Python", FIX, "3.10.1", "make doctor PYTHON=python3.12"),
+            ),
+            ({"without": "make"}, "make", FIX, "not on the PATH", "apt-get install -y make"),
+            ({"without": "make", "platform": "darwin"}, "make", FIX, "not on", "xcode-select --install"),
+            ({"make": "usage: bsd"}, "make", FIX, "not GNU Make", "apt-get install -y make"),
+            (
+                {"make": "GNU Make 3.81", "platform": "darwin"},
+                *("make", NOTE, "3.81 ignores .SHELLFLAGS", "brew install make"),
+            ),
+            ({"without": "docker"}, "container engine", FIX, "no `docker`", "apt-get install -y docker.io"),
+            (
+                {"docker": "echo Cannot connect to the Docker daemon >&2; exit 1"},
+                *("container engine", FIX, "Cannot connect to the Docker daemon", "systemctl start docker"),
+            ),
+            (
+                {"docker": "echo Cannot connect >&2; exit 1", "platform": "darwin"},
+                *("container engine", FIX, "does not answer", "open -a Docker"),
+            ),
+            (
+                {"docker": 'echo \'{"ServerErrors": ["permission denied while ..."]}\'; exit 0'},
+                *("container engine", FIX, "permission denied", "usermod -aG docker"),
+            ),
+            (
+                {"docker": json.dumps(DOCKER | {"Architecture": "aarch64"})},
+                *("container engine", NOTE, "arm64; the stage is x86_64", 'PARAMETERS="Architecture=arm64"'),
+            ),
+            (
+                {"sam": "SAM CLI, version 1.90.0"},
+                "SAM CLI",
+                NOTE,
+                "1.90.0, older than",
+                "make setup && export",
+            ),
+            ({"sam": "exit 1"}, "SAM CLI", FIX, "does not start", "make setup"),
+            ({"without": "sam"}, "SAM CLI", FIX, "not on the PATH", "make setup && export PATH="),
+            ({"without": "node"}, "node", NOTE, "`make check` needs it", "apt-get install -y nodejs"),
+            ({"without": "git"}, "git", NOTE, "not on the PATH", "apt-get install -y git"),
+            ({"without": "git apt-get"}, "git", NOTE, "not on the PATH", "install git with your system's"),
+            ({"environ": {"PORT": "x"}}, "port", NOTE, "PORT=x", "make run PORT=8000"),
+            ({"git": "exit 2"}, "GitHub's subject", NOTE, "no remote `origin`", "gh repo create"),
+            (
+                {"git": 'case "$1" in *) echo https://gitlab.com/acme/orders.git;; esac'},
+                *("GitHub's subject", NOTE, "on github.com", "gh repo create"),
+            ),
+            (
+                {"without": "gh"},
+                *(
+                    "GitHub's subject",
+                    UNKNOWN,
+                    "neither `gh` nor GITHUB_TOKEN",
+                    "gh api repos/acme/orders --jq",
+                ),
+            ),
+            ({"gh": "exit 4"}, "GitHub's subject", UNKNOWN, "GitHub did not say", "gh api repos/acme/orders"),
+            (
+                {"gh": PRINTED["gh"].replace('"use_default": true', '"use_default": false')},
+                *("GitHub's subject", NOTE, "its subject is customized", "-F use_default=true"),
+            ),
+        ],
+    )
+    def test_what_is_lacking(
+        self,
+        rows: Callable[..., list[Row]],
+        given: dict[str, Any],
+        what: str,
+        state: str,
+        found: str,
+        mend: str,
+    ) -> None:
+        seen = row(rows(**given), what)
+        assert seen.state == state
+        assert found in seen.found
+        assert mend in seen.mend
+
+    @pytest.mark.parametrize(
+        ("answer", "created_at", "subject"),
+        [
+            (
+                '{"use_default": true, "use_immutable_subject": true}',
+                "2020-01-01",
+                "repo:acme@4242/orders@171717:",
+            ),
+            ('{"use_default": true, "use_immutable_subject": false}', "2026-11-01", "repo:acme/orders:"),
+            # Who may not read it goes by the repository's age; a rename or transfer does not show.
+            ("", "2026-07-15", "repo:acme@4242/orders@171717:… (by its age)"),
+            ("", "2026-07-14", "repo:acme/orders:… (by its age)"),
+        ],
+    )
+    def test_which_subject_github_sends(
+        self, rows: Callable[..., list[Row]], answer: str, created_at: str, subject: str
+    ) -> None:
+        repository = {"id": 171717, "owner": {"id": 4242}, "created_at": f"{created_at}T00:00:00Z"}
+        script = f"""case "$2" in */sub) echo '{answer}';; *) echo '{json.dumps(repository)}';; esac"""
+        seen = row(rows(gh=script), "GitHub's subject")
+        assert seen.found.startswith(subject)
+        assert seen.found.endswith("bootstrap takes OwnerId=4242 RepositoryId=171717")
+
+    @pytest.mark.parametrize(("free_gb", "state"), [(80, OK), (4, NOTE), (0, FIX)])
+    def test_disk(
+        self, rows: Callable[..., list[Row]], free_gb: int, state: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free_gb * 10**9))
+        seen = row(rows(), "disk")
+        assert (seen.state, bool(seen.mend)) == (state, state != OK)
+
+    def test_a_port_that_is_taken(self, rows: Callable[..., list[Row]]) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            seen = row(rows({"PORT": str(port)}), "port")
+        assert seen.state == NOTE
+        assert f"PORT={port}" not in seen.mend
+        assert "make run PORT=" in seen.mend
+
+    def test_the_token_of_a_job_does_where_there_is_no_gh(self, rows: Callable[..., list[Row]]) -> None:
+        class GitHub(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.loads(PRINTED["gh"].split("'")[1 if self.path.endswith("/sub") else 3])
+                self.send_response(200 if self.headers["Authorization"] == "Bearer secret" else 401)
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), GitHub) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            api = f"http://127.0.0.1:{server.server_address[1]}"
+            seen = row(
+                rows({"GITHUB_TOKEN": "secret", "GITHUB_API_URL": api}, without="gh"), "GitHub's subject"
+            )
+            server.shutdown()
+        assert seen.found.startswith("repo:acme@4242/orders@171717:")
+
+
+def a_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class TestCommand:
+    @pytest.fixture
+    def bare(self, tmp_path: Path) -> dict[str, str]:
+        """The environment of someone who has neither credentials nor settings."""
+        return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+
+    def doctor(self, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run it by a Python without any package: -S leaves site-packages out."""
+        return subprocess.run(
+            [sys.executable, "-S", "-m", "scripts.doctor"],
+            cwd=ROOT,
+            env=environ,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+
+    def test_without_credentials_it_says_what_it_could_not_look_at(self, bare: dict[str, str]) -> None:
+        done = self.doctor(bare)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "none were found" in done.stdout
+        assert "-> aws configure sso" in done.stdout
+        assert done.stdout.count("could not look: no credentials") == 12
+
+    def test_without_a_network_it_says_so(self, bare: dict[str, str]) -> None:
+        environ = bare | {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{a_free_port()}",
+            "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": REGION,
+        }
+        done = self.doctor(environ)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.count("could not look: AWS did not answer") == 12
+
+    def test_a_runtime_that_there_is_not(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert command.main({"RUNTIME": "ec2"}) == 2
+        assert capsys.readouterr().err == "error: RUNTIME is lambda or fargate, not 'ec2'\n"
+
+    @pytest.mark.parametrize(
+        ("python", "found", "mend"),
+        [("none", "there is no .venv", "make setup"), ("printf '[1]'", "damaged", "make clean setup")],
+    )
+    def test_an_environment_that_is_missing_or_damaged(
+        self, python: str, found: str, mend: str, tmp_path: Path
+    ) -> None:
+        program = tmp_path / "python"
+        if python != "none":
+            program.write_text(f"#!/bin/sh\n{python}\n")
+            program.chmod(0o755)
+        (seen,) = command.account_rows(os.environ, program)
+        assert (seen.state, seen.mend) == (FIX, mend)
+        assert found in seen.found
+
+    @pytest.mark.parametrize(("state", "code"), [(OK, 0), (NOTE, 0), (UNKNOWN, 0), (FIX, 1)])
+    def test_only_what_blocks_a_deployment_fails(
+        self, state: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(Machine, "rows", lambda _: [Row(OK, "Python", "3.13.1")])
+        monkeypatch.setattr(command, "account_rows", lambda *_: [Row(state, "zones", "a, b", "mend it")])
+        assert command.main({}) == code
+        assert re.search(rf"{state} +zones +a, b\n +-> mend it", capsys.readouterr().out)
+
+    @pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "machine.py"])
+    def test_the_machines_part_runs_on_an_old_python_and_nothing_else(self, name: str) -> None:
+        tree = ast.parse((ROOT / "scripts" / "doctor" / name).read_text(), feature_version=(3, 9))
+        imported = {each.module for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)}
+        imported |= {a.name for each in ast.walk(tree) if isinstance(each, ast.Import) for a in each.names}
+        own = {module for module in imported if module and module.startswith("scripts.")}
+        assert own <= {"scripts.doctor", "scripts.doctor.machine"}
+        assert {module.split(".")[0] for module in imported - own} <= sys.stdlib_module_names
+
+    def test_the_example_is_what_it_prints(self) -> None:
+        """In a new account, by a developer who is new to it. UPDATE_DOCS=1 writes it anew."""
+        aws = Recorded(
+            {
+                "cloudformation:DescribeStacks": stacks(),
+                "ec2:DescribeAddresses": a_refusal("UnauthorizedOperation"),
+                "iam:GetRole": a_refusal("NoSuchEntity"),
+                "iam:ListOpenIDConnectProviders": {"OpenIDConnectProviderList": []},
+                "lambda:GetAccountSettings": {
+                    "AccountLimit": {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": 10}
+                },
+                "service-quotas:GetServiceQuota": quotas(L_3032A538=6, L_F678F1CE=5, L_FE5A380F=5),
+            }
+        )
+        aws.session.get_credentials().method = "sso"
+        machine = [
+            Row(OK, "Python", "3.13.1"),
+            Row(FIX, "container engine", "no `docker` on the PATH", "sudo apt-get install -y docker.io"),
+        ]
+        printed = command.table(machine, aws.rows(), colour=False)
+        page = ROOT / "docs" / "delivery.md"
+        before, mark, rest = page.read_text().partition(WRITTEN_HERE)
+        assert mark
+        example, fence, after = rest.partition("```\n")
+        if os.environ.get("UPDATE_DOCS"):
+            page.write_text(before + mark + printed + "\n" + fence + after)
+        else:
+            assert example == printed + "\n", "UPDATE_DOCS=1 writes it anew"
+
+
+def test_making_one_environment_leaves_the_stamp_of_the_other(tmp_path: Path) -> None:
+    """`make run` between two `make check` must not install the latter's packages once more."""
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n")  # installs whatever it is told
+    python.chmod(0o755)
+    for target in (".venv/.installed-requirements-dev-1", ".venv/.installed-requirements-2"):
+        (tmp_path / target).touch()
+    asked = ["make", "-f", "-", "stamps"]
+    rules = "include Makefile\n.PHONY: stamps\nstamps: $(RUN)\n"
+    subprocess.run(asked, cwd=tmp_path, input=rules, check=True, capture_output=True, text=True)
+    stamps = {each.name for each in python.parents[1].glob(".installed-*")}
+    assert ".installed-requirements-dev-1" in stamps
+    assert ".installed-requirements-2" not in stamps
+    assert len(stamps) == 2
