@@ -196,7 +196,7 @@ class Account:
         def look(what: str, check: Callable[[], Row]) -> None:
             try:
                 found[what] = check()
-            except Unseen as error:
+            except (Unseen, ClientError) as error:
                 found[what] = Row(UNKNOWN, what, f"could not look: {error}")
 
         threads = [threading.Thread(target=look, args=each, daemon=True) for each in checks]
@@ -330,6 +330,9 @@ class Account:
             # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
             mend = f"aws account enable-region --region-name {self.region}"
             return Row(FIX, "region", f"{self.region} is not enabled in this account", mend)
+        if self.region not in self._known:
+            found = f"{self.region} is enabled, and newer than the SDK, which does not know it"
+            return Row(NOTE, "region", found, "make lock")
         return offline._replace(found=f"{offline.found}, enabled") if offline.state == OK else offline
 
     def _offline_services(self) -> list[Row]:
@@ -373,7 +376,7 @@ class Account:
     def _stage_stack(self) -> Row:
         what, status = "the stage's stack", self._status(self._stack)
         decision = decide(status, holds_data=True)
-        found = f"{self._stack}: {decision.reason}"
+        found = f"{self._stack} is {status}" if status else f"there is no {self._stack} yet"
         if decision.action is Action.REFUSE:
             mend = _BLOCKED_STACKS.get(str(status), f"make destroy STAGE={self.stage}")
             return Row(FIX, what, found, mend.format(name=self._stack))
@@ -416,7 +419,7 @@ class Account:
         limit = self._ask("lambda", "get_account_settings")["AccountLimit"]
         total, free = limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]
         background = sum(self._number(key) for key in ("ParallelizationFactor", "MaximumConcurrency"))
-        found = f"{total}, {free} of them not reserved; relay and receipts may take {background}"
+        found = f"{total}, {free} of them not reserved; relay (a shard) and receipts may take {background}"
         if free <= 2 * background or total < _LEAST_CONCURRENCY:
             found += f"; meanwhile LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
             return Row(NOTE, what, found, _more(LAMBDA_CONCURRENCY, 1000))
@@ -489,7 +492,8 @@ class Account:
         subnets = self._ask("ec2", "describe_subnets", Filters=default)["Subnets"]
         ids = {zone["ZoneName"]: zone["ZoneId"] for zone in found}
         given = sorted({subnet["AvailabilityZone"] for subnet in subnets} & set(ids)) or sorted(ids)
-        taken = given[:2]
+        chosen = self._parameter("AvailabilityZones")
+        taken = [zone for zone in chosen.split(",") if zone in ids] if chosen else given[:2]
         # "constrained" zones take no new NAT gateway (NotAvailableInZone).
         # https://docs.aws.amazon.com/vpc/latest/userguide/nat-gateway-troubleshooting.html
         lacking = {zone["ZoneName"]: "NAT gateways" for zone in found if zone["State"] != "available"}
@@ -504,16 +508,9 @@ class Account:
                 self._blocks_fargate, "zones", f"{text}; the region has no two that carry it all", mend
             )
         if bad or len(taken) < 2:
-            mend = f"make deploy STAGE={self.stage} PARAMETERS={self._zone_parameters(fit)}"
+            mend = f"make deploy STAGE={self.stage} PARAMETERS=AvailabilityZones={','.join(fit)}"
             return Row(self._blocks_fargate, "zones", "; ".join([text, *bad]), mend)
         return Row(OK, "zones", f"{text} carry Fargate and NAT gateways")
-
-    def _zone_parameters(self, zones: list[str]) -> str:
-        """Return what names the zones to the template."""
-        names = [
-            n for n in re.findall(r"^  (\w*Zones?\w*):$", self._template, re.MULTILINE) if n != "HostedZoneId"
-        ]
-        return f"{names[0]}={','.join(zones)}" if names else "VpcId=..."
 
     # Identities
 
@@ -526,7 +523,7 @@ class Account:
                 missing.append(role)
         if not missing:
             return Row(OK, what, "those of ECS, load balancing and scaling are there")
-        found = f"{len(missing)} of 3 are missing; AWS makes each at first use, if you may, perhaps too late for it"
+        found = f"{len(missing)} of 3 are missing; AWS makes each at first use, perhaps too late for it"
         names = " ".join(SERVICE_LINKED_ROLES[role] for role in missing)
         mend = f"for name in {names}; do aws iam create-service-linked-role --aws-service-name $name; done"
         return Row(NOTE, what, found, mend)
@@ -538,9 +535,14 @@ class Account:
         providers = self._ask("iam", "list_open_id_connect_providers")["OpenIDConnectProviderList"]
         arn = next((each["Arn"] for each in providers if each["Arn"].endswith(f"/{_GITHUB}")), "")
         status = self._status(bootstrap)
-        command = (
-            f'make bootstrap STAGE={self.stage} PARAMETERS="Repository=... OwnerId=... RepositoryId=..."'
-        )
+        # `gh` puts the repository of the directory into the braces. https://cli.github.com/manual/gh_api
+        ids = "Repository=\\(.full_name) OwnerId=\\(.owner.id) RepositoryId=\\(.id)"
+        wanted = f"""$(gh api 'repos/{{owner}}/{{repo}}' --jq '"{ids}"')"""
+        if bootstrap_stage(self.stage) in ("prod", "preview"):
+            wanted += f" Environment={bootstrap_stage(self.stage)}"
+        if self.stage == "prod":
+            wanted += " ArtifactBucketName=... ImageRepositoryArn=..."  # of dev's bootstrap
+        command = f'make bootstrap STAGE={self.stage} PARAMETERS="{wanted}"'
         if not arn:
             return Row(NOTE, what, f"none for {_GITHUB}; `make bootstrap` makes it", command)
         known = self._ask("iam", "get_open_id_connect_provider", OpenIDConnectProviderArn=arn)["ClientIDList"]
@@ -565,10 +567,10 @@ class Account:
 
     def _number(self, key: str) -> int:
         """Return a number that a resource has: written there, or by a parameter."""
-        found = re.search(rf"\b{key}: (?:!Ref (\w+)|(\d+))", self._template)
-        if not found:
-            return 0
-        return int(found[2] or self._parameter(found[1]) or 0)
+        line = re.search(rf"\b{key}: ([^#\n]+)", self._template)
+        text = line[1] if line else ""
+        by, written = re.search(r"!Ref (\w+)", text), re.search(r"\d+", text)
+        return int((self._parameter(by[1]) if by else written[0] if written else "") or 0)
 
 
 def _more(quota: tuple[str, str], value: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
+OLDEST_NODE = (20,)  # "engines" of aws-cdk-lib, whose rules `make check` runs
 _COMMAND_SECONDS = 15
 # Below the first a build is at risk: the image alone has 251 MB (bench/results/results.md), and its base, the
 # build cache and the environments come on top. Below the second it cannot end well.
@@ -146,15 +147,12 @@ class Machine:
 
     def node(self) -> list[Row]:
         version = _version(self._says("node", "--version") or "")
-        if not version:
-            return [
-                Row(
-                    NOTE,
-                    "node",
-                    "not on the PATH; `make check` needs it",
-                    self._install("nodejs", brew="node"),
-                )
-            ]
+        mend = self._install("nodejs npm", brew="node")
+        if not version or not self._which("npm"):
+            missing = "npm" if version else "node"
+            return [Row(NOTE, "node", f"{missing} is not on the PATH; `make check` needs it", mend)]
+        if _numbers(version) < OLDEST_NODE:
+            return [Row(NOTE, "node", f"{version}; `make check` needs {OLDEST_NODE[0]} or newer", mend)]
         return [Row(OK, "node", version)]
 
     def git(self) -> list[Row]:
@@ -211,7 +209,7 @@ class Machine:
         own, short = name.split("/")
         subject = f"repo:{own}@{owner}/{short}@{number}:…" if immutable else f"repo:{name}:…"
         likely = "" if sure else " (by its age)"
-        return [Row(OK, what, f"{subject}{likely}; bootstrap takes {ids}")]
+        return [Row(OK, what, f"{subject}{likely}; bootstrap takes Repository={name} {ids}")]
 
     def _may_ask_github(self) -> bool:
         return bool(self._which("gh") or self._environ.get("GITHUB_TOKEN") or self._environ.get("GH_TOKEN"))

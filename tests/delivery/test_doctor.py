@@ -227,12 +227,12 @@ class TestAccount:
             ),
             pytest.param(
                 {"cloudformation:DescribeStacks": stacks(orders_dev="ROLLBACK_COMPLETE")},
-                *("the stage's stack", FIX, "its creation failed", "make destroy STAGE=dev"),
+                *("the stage's stack", FIX, "is ROLLBACK_COMPLETE", "make destroy STAGE=dev"),
                 id="a stack whose creation failed",
             ),
             pytest.param(
                 {"cloudformation:DescribeStacks": stacks(orders_dev="UPDATE_IN_PROGRESS")},
-                *("the stage's stack", NOTE, "another operation runs", "describe-stack-events"),
+                *("the stage's stack", NOTE, "UPDATE_IN_PROGRESS", "describe-stack-events"),
                 id="a stack that is being updated",
             ),
             pytest.param(
@@ -438,6 +438,11 @@ class TestAccount:
         assert found in seen.found
         assert mend in seen.mend
 
+    def test_a_region_that_is_newer_than_the_sdk(self) -> None:
+        changes = {"ec2:DescribeRegions": regions(eu_central_9="opted-in")}
+        seen = row(Recorded(changes, "eu-central-9").rows(), "region")
+        assert (seen.state, seen.mend) == (NOTE, "make lock")
+
     def test_edge_and_services_of_another_partition(self) -> None:
         rows = Recorded(
             {"ec2:DescribeRegions": regions(cn_north_1="opt-in-not-required")}, "cn-north-1"
@@ -520,6 +525,7 @@ PRINTED = {
     "docker": json.dumps(DOCKER),
     "sam": "SAM CLI, version 99.0.0",
     "node": "v24.1.0",
+    "npm": "11.0.0",
     "git": 'case "$1" in --version) echo git version 2.39.5;; *) echo git@github.com:acme/orders.git;; esac',
     "gh": r"""case "$2" in
       */sub) echo '{"use_default": true, "use_immutable_subject": true}';;
@@ -612,6 +618,14 @@ class TestMachine:
             ({"sam": "exit 1"}, "SAM CLI", FIX, "does not start", "make setup"),
             ({"without": "sam"}, "SAM CLI", FIX, "not on the PATH", "make setup && export PATH="),
             ({"without": "node"}, "node", NOTE, "`make check` needs it", "apt-get install -y nodejs"),
+            ({"without": "npm"}, "node", NOTE, "npm is not on the PATH", "apt-get install -y nodejs npm"),
+            (
+                {"node": "v18.20.2"},
+                "node",
+                NOTE,
+                "18.20.2; `make check` needs 20",
+                "apt-get install -y nodejs",
+            ),
             ({"without": "git"}, "git", NOTE, "not on the PATH", "apt-get install -y git"),
             ({"without": "git apt-get"}, "git", NOTE, "not on the PATH", "install git with your system's"),
             ({"environ": {"PORT": "x"}}, "port", NOTE, "PORT=x", "make run PORT=8000"),
@@ -671,7 +685,7 @@ class TestMachine:
         script = f"""case "$2" in */sub) echo '{answer}';; *) echo '{json.dumps(repository)}';; esac"""
         seen = row(rows(gh=script), "GitHub's subject")
         assert seen.found.startswith(subject)
-        assert seen.found.endswith("bootstrap takes OwnerId=4242 RepositoryId=171717")
+        assert seen.found.endswith("takes Repository=acme/orders OwnerId=4242 RepositoryId=171717")
 
     @pytest.mark.parametrize(("free_gb", "state"), [(80, OK), (4, NOTE), (0, FIX)])
     def test_disk(
