@@ -198,6 +198,8 @@ class Account:
                 found[what] = check()
             except (Unseen, ClientError) as error:
                 found[what] = Row(UNKNOWN, what, f"could not look: {error}")
+            except (KeyError, TypeError):  # an emulator's, as a rule
+                return
 
         threads = [threading.Thread(target=look, args=each, daemon=True) for each in checks]
         for thread in threads:
@@ -205,8 +207,11 @@ class Account:
         deadline = time.monotonic() + _ALL_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        late = f"could not look: no answer within {_ALL_SECONDS} s"
-        return [found.get(what) or Row(UNKNOWN, what, late) for what, _ in checks]
+        late = f"no answer within {_ALL_SECONDS} s"
+        for (what, _), thread in zip(checks, threads, strict=True):
+            why = late if thread.is_alive() else "the answer is not of AWS's shape"
+            found.setdefault(what, Row(UNKNOWN, what, f"could not look: {why}"))
+        return [found[what] for what, _ in checks]
 
     def _ask(self, service: str, operation: str, region: str | None = None, **request: Any) -> Any:
         """Return AWS's answer. Raises Unseen if it is refused or does not come."""

@@ -265,7 +265,7 @@ class Machine:
             return f"sudo apt-get install -y {package}"
         if self._which("dnf"):
             return f"sudo dnf install -y {dnf or package}"
-        return f"install {package} with your system's package manager"
+        return f"install {package} with the package manager of your system"
 
     def _text(self, name: str) -> str:
         try:

@@ -134,7 +134,7 @@ class Recorded:
     now: Recorded
 
     def __init__(self, changes: Mapping[str, Any] = HEALTHY, region: str | None = REGION) -> None:
-        self._answers, self.called = {**HEALTHY, **changes}, list[str]()
+        self._answers, self.called = {**HEALTHY, **changes}, dict[str, str]()  # operation: region
         self.session = boto3.Session("AKIAEXAMPLE", "secret", region_name=region)
         self.session._session.register_component("data_loader", LOADER)
         self.session.client = self._client
@@ -153,7 +153,7 @@ class Recorded:
 
     def _answer(self, model: Any, context: dict[str, Any], **_: Any) -> tuple[AWSResponse, Any]:
         operation = f"{model.service_model.service_id.hyphenize()}:{model.name}"
-        self.called.append(operation)
+        self.called[operation] = context["client_region"]
         answer = self._answers[operation]
         answer = answer(context["asked"]) if callable(answer) else answer
         if isinstance(answer, Exception):
@@ -169,7 +169,9 @@ class Recorded:
 
 
 def row(rows: list[Row], what: str) -> Row:
+    """Return the row; what mends it is a command that a shell takes."""
     (found,) = [each for each in rows if each.what == what]
+    subprocess.run(["bash", "-n", "-c", found.mend], check=True)
     return found
 
 
@@ -376,6 +378,10 @@ class TestAccount:
         rows = Recorded({"lambda:GetAccountSettings": refused}).rows()
         assert [each.what for each in rows if each.state == UNKNOWN] == ["Lambda concurrency"]
 
+    def test_an_answer_of_another_shape_costs_its_row(self) -> None:
+        rows = Recorded({"lambda:GetAccountSettings": {}}).rows()
+        assert row(rows, "Lambda concurrency").found == "could not look: the answer is not of AWS's shape"
+
     def test_it_waits_for_a_bounded_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "_ALL_SECONDS", 0.5)
         over = threading.Event()
@@ -437,6 +443,20 @@ class TestAccount:
         assert seen.state == state
         assert found in seen.found
         assert mend in seen.mend
+
+    @pytest.mark.parametrize(
+        ("region", "home"),
+        [("af-south-1", "us-east-1"), ("cn-northwest-1", "cn-north-1"), ("us-gov-east-1", "us-gov-west-1")],
+    )
+    def test_whether_a_region_is_enabled_is_asked_of_one_that_always_is(self, region: str, home: str) -> None:
+        """A region that is not enabled refuses the account's credentials.
+
+        https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
+        """
+        aws = Recorded(region=region)
+        aws.rows()
+        assert aws.called["ec2:DescribeRegions"] == home
+        assert aws.called["ec2:DescribeVpcs"] == region
 
     def test_a_region_that_is_newer_than_the_sdk(self) -> None:
         changes = {"ec2:DescribeRegions": regions(eu_central_9="opted-in")}
@@ -627,7 +647,7 @@ class TestMachine:
                 "apt-get install -y nodejs",
             ),
             ({"without": "git"}, "git", NOTE, "not on the PATH", "apt-get install -y git"),
-            ({"without": "git apt-get"}, "git", NOTE, "not on the PATH", "install git with your system's"),
+            ({"without": "git apt-get"}, "git", NOTE, "not on the PATH", "install git with the package"),
             ({"environ": {"PORT": "x"}}, "port", NOTE, "PORT=x", "make run PORT=8000"),
             ({"git": "exit 2"}, "GitHub's subject", NOTE, "no remote `origin`", "gh repo create"),
             (
