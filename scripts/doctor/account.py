@@ -158,6 +158,9 @@ class Account:
         self._template = (root / "template.yaml").read_text(encoding="utf-8")
         samconfig = tomllib.loads((root / "samconfig.toml").read_text(encoding="utf-8"))
         self._given = stage_parameters(samconfig, self.stage, [])
+        sections = [samconfig.get("default", {}).get(name, {}) for name in ("deploy", "global")]
+        names = [section.get("parameters", {}).get("stack_name") for section in sections]
+        self._of_sam = next((str(name) for name in names if name), self._stack)  # as SAM CLI looks for it
         chosen = environ.get("RUNTIME")
         self.runtimes = {chosen} if chosen else {"lambda", "fargate"}
         # What stops this is what the stage runs on.
@@ -178,6 +181,8 @@ class Account:
     def _checks(self) -> list[tuple[str, Callable[[], Row]]]:
         """Return what is asked of AWS: the row's name, and the function."""
         checks = [("region", self._region), ("the stage's stack", self._stage_stack)]
+        if self._of_sam != self._stack:
+            checks.append(("`sam deploy`'s stack", self._stack_of_sam))
         checks += [("images (ECR)", self._images), ("files (S3)", self._files)]
         if "lambda" in self.runtimes:
             checks.append(("Lambda concurrency", self._concurrency))
@@ -379,15 +384,21 @@ class Account:
             raise Unseen(_line(error)) from None
 
     def _stage_stack(self) -> Row:
-        what, status = "the stage's stack", self._status(self._stack)
-        decision = decide(status, holds_data=True)
-        found = f"{self._stack} is {status}" if status else f"there is no {self._stack} yet"
-        if decision.action is Action.REFUSE:
-            mend = _BLOCKED_STACKS.get(str(status), f"make destroy STAGE={self.stage}")
-            return Row(FIX, what, found, mend.format(name=self._stack))
-        if decision.action is Action.WAIT:
-            wait = f"aws cloudformation describe-stack-events --stack-name {self._stack} --max-items 5"
-            return Row(NOTE, what, found, wait)
+        return self._state("the stage's stack", self._stack, f"make destroy STAGE={self.stage}")
+
+    def _stack_of_sam(self) -> Row:
+        return self._state("`sam deploy`'s stack", self._of_sam, f"sam delete --stack-name {self._of_sam}")
+
+    def _state(self, what: str, stack: str, removal: str) -> Row:
+        """Return whether a stack can be deployed to."""
+        status = self._status(stack)
+        action = decide(status, holds_data=True).action
+        found = f"{stack} is {status}" if status else f"there is no {stack} yet"
+        if action is Action.REFUSE:
+            return Row(FIX, what, found, _BLOCKED_STACKS.get(str(status), removal).format(name=stack))
+        if action is Action.WAIT:
+            events = f"aws cloudformation describe-stack-events --stack-name {stack} --max-items 5"
+            return Row(NOTE, what, f"{found}: another operation runs", events)
         return Row(OK, what, found)
 
     def _images(self) -> Row:
