@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 
-from orders.adapters.aws import Observed
+from orders.adapters.aws import AwsClient, Observed
 from orders.adapters.credentials import CredentialsChain
 from orders.adapters.dynamodb import DynamoOrderStore
+from orders.adapters.endpoints import SET_IN_CODE, NeedsSdk, endpoint_of
 from orders.adapters.kms import KmsCursorKey
 from orders.adapters.lean_client import LeanClient
 from orders.adapters.s3 import S3DocumentStore
@@ -23,14 +25,16 @@ def build_app(settings: Settings | None = None) -> App:
     """Build the application, from the environment unless given settings.
 
     From the environment it is the process's one application, and the process's logging becomes ours.
-    Raises `ValueError` when settings are missing.
+    Raises `ValueError` when settings are missing, ours or AWS's, or cannot be followed.
     """
     if settings is None:
         settings = Settings.from_env()
         Telemetry(settings).install()
+    for name in filter(os.environ.get, SET_IN_CODE):
+        _log.warning("%s has no effect: attempts and time-outs are set in code", name)
     credentials = CredentialsChain()  # one for all, or each would ask its source
-    dynamodb = Observed(LeanClient("dynamodb", "DynamoDB_20120810", credentials=credentials))
-    kms = Observed(LeanClient("kms", "TrentService", json_version="1.1", credentials=credentials))
+    dynamodb = Observed(aws_client("dynamodb", "DynamoDB_20120810", "1.0", credentials))
+    kms = Observed(aws_client("kms", "TrentService", "1.1", credentials))
     store = DynamoOrderStore(dynamodb, settings.table_name, settings.list_shards)
     cursor_key = KmsCursorKey(kms, settings.cursor_key_arn)
     documents = S3DocumentStore(
@@ -38,6 +42,22 @@ def build_app(settings: Settings | None = None) -> App:
     )
     service = OrderService(store, documents, cursor_key)
     return create_app(service, settings, _authenticator(settings))
+
+
+def aws_client(
+    service: str, target_prefix: str, json_version: str, credentials: CredentialsChain
+) -> AwsClient:
+    """Return our own client, or where settings ask for what it does not do, the one over boto3."""
+    try:
+        endpoint = endpoint_of(service, dict(os.environ))  # which is quicker to ask
+    except NeedsSdk as setting:
+        from orders.adapters.boto3_client import Boto3Client
+
+        _log.warning("%s goes through boto3, which costs more time and memory: %s", service, setting)
+        return Boto3Client(service)
+    return LeanClient(
+        service, target_prefix, json_version=json_version, endpoint=endpoint, credentials=credentials
+    )
 
 
 def _authenticator(settings: Settings) -> Authenticator | None:

@@ -399,6 +399,7 @@ MAX_MODULES = 320
 
 ENVIRON = {
     "PYTHONPATH": "src",
+    "HOME": "/nowhere",  # without a profile
     "AWS_ACCESS_KEY_ID": "key",
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AWS_REGION": "eu-west-1",

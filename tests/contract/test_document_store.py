@@ -216,7 +216,12 @@ class TestS3:
         program = "import sys, orders.bootstrap as b; b.build_app(); sys.exit('boto3' in sys.modules)"
         required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
         environ = {f"ORDERS_{name}": "arn:any" for name in required}
-        environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "src")}
+        environ |= {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT / "src"),
+            "HOME": "/nowhere",
+            "AWS_REGION": "eu-west-1",
+        }
         subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
 
 

@@ -34,6 +34,11 @@ def keys(number: int, lasts: timedelta | None = timedelta(hours=6)) -> Answer:
     return Answer(200, json.dumps(body).encode())
 
 
+@pytest.fixture(autouse=True)
+def no_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     """Let the credentials endpoint give these answers, or raise them; returns the requests it gets."""
@@ -328,6 +333,25 @@ class TestRefused:
 
 
 class TestSdk:
+    """boto3 asks web identity and profile before the container, so it decides where there are both."""
+
+    @pytest.mark.parametrize(
+        "beside", ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "~/.aws/config"]
+    )
+    def test_decides_which_source_goes_first(
+        self, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint, tmp_path: Path, beside: str
+    ) -> None:
+        requests = endpoint(keys(1))
+        monkeypatch.setattr(
+            CredentialsChain, "_from_sdk", lambda _: (Credentials("sdk", "secret"), float("inf"))
+        )
+        file = tmp_path / "home" / ".aws" / "config"
+        file.parent.mkdir(parents=True)
+        (file if beside.startswith("~") else tmp_path / "token").write_text("")
+        found = {} if beside.startswith("~") else {beside: str(tmp_path / "token")}
+        assert get(CredentialsChain(TestContainer.ECS | found)).access_key == "sdk"
+        assert requests == []
+
     def test_a_profile_is_left_to_boto3(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name, raising=False)

@@ -34,7 +34,9 @@ def botocore_headers(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(auth, "get_current_datetime", lambda *_: moment.replace(tzinfo=None))
         auth.SigV4Auth(
-            BotocoreCredentials(*credentials[:2], credentials.token or None), service, "eu-west-1"
+            BotocoreCredentials(credentials.access_key, credentials.secret_key, credentials.token or None),
+            service,
+            "eu-west-1",
         ).add_auth(request)
     return {name.lower(): value for name, value in request.headers.items()}
 

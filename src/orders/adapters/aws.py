@@ -6,7 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from orders import telemetry
 from orders.errors import DependencyUnavailable
@@ -68,6 +68,14 @@ KEY_UNUSABLE = frozenset(
         "KMSInvalidStateException",
     }
 )
+
+if TYPE_CHECKING:
+
+    class HasBulkhead(Protocol):
+        """What waits for one dependency."""
+
+        bulkhead: Bulkhead
+
 
 Outcome = TypeVar("Outcome")
 Arguments = ParamSpec("Arguments")
@@ -131,12 +139,6 @@ class Shared(Generic[Outcome]):
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._call())
         return await asyncio.shield(self._running)  # who leaves does not end it for the others
-
-
-class HasBulkhead(Protocol):
-    """What waits for one dependency."""
-
-    bulkhead: Bulkhead
 
 
 class Bulkhead:

@@ -1,7 +1,8 @@
-"""An `AwsClient` over boto3 in worker threads: the reference that the lean client is compared with.
+"""An `AwsClient` over boto3 in worker threads, for settings that the lean client does not honour.
 
-`tests/contract/test_aws_client.py` holds both to one contract. One thing stays botocore's: without a checksum
-(DynamoDB's answers have one, those of KMS have none) it takes an answer that was cut short for an empty one.
+`endpoints.py` says when, and `tests/contract/test_aws_client.py` holds both to one contract. One thing stays
+botocore's: without a checksum (DynamoDB's answers have one, those of KMS have none) it takes an answer that
+was cut short for an empty one.
 """
 
 from __future__ import annotations
@@ -20,31 +21,42 @@ from botocore.parsers import ResponseParserError
 
 from orders import telemetry
 from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
+from orders.adapters.endpoints import region_for_sdk
+from orders.adapters.lean_client import ATTEMPT_SECONDS, ATTEMPTS, DEADLINE_SECONDS
 from orders.errors import DependencyUnavailable
 
 MAX_CONNECTIONS = 64
 
 
 class Boto3Client:
-    """One boto3 client; `call` runs it in threads that are for nothing else."""
+    """One boto3 client; `call` runs it in threads that are for nothing else.
+
+    Raises `ValueError` when the SDK cannot follow the settings.
+    """
 
     def __init__(self, service: str) -> None:
         config = Config(
             connect_timeout=1,
-            read_timeout=3,
-            retries={"mode": "standard", "max_attempts": 3},
+            read_timeout=ATTEMPT_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             max_pool_connections=MAX_CONNECTIONS,
         )
         self._threads = ThreadPoolExecutor(MAX_CONNECTIONS, service)
         self._service = service
-        self._client = boto3.client(service, config=config)  # type: ignore[call-overload]
+        try:
+            self._client: Any = boto3.client(  # type: ignore[call-overload]
+                service, region_name=region_for_sdk(), config=config
+            )
+        except BotoCoreError as refused:
+            raise ValueError(str(refused)) from refused
 
     async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
         """Call the operation in a thread."""
         method = getattr(self._client, _snake(operation))
         try:
             run = functools.partial(method, **_bytes_in(request))
-            answer: dict[str, Any] = await asyncio.wrap_future(self._threads.submit(run))
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                answer: dict[str, Any] = await asyncio.wrap_future(self._threads.submit(run))
         except ClientError as refused:  # botocore has retried what may pass
             response: dict[str, Any] = dict(refused.response)
             error, status = response["Error"], response["ResponseMetadata"]["HTTPStatusCode"]
@@ -55,7 +67,7 @@ class Boto3Client:
             elif error["Code"] not in KEY_UNUSABLE and 400 <= status < 500:
                 raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
             raise DependencyUnavailable(self._service) from refused
-        except (BotoCoreError, ResponseParserError) as broken:
+        except (BotoCoreError, ResponseParserError, TimeoutError) as broken:
             raise DependencyUnavailable(self._service) from broken
         if answer["ResponseMetadata"].get("MaxAttemptsReached"):  # its checksum was wrong to the last
             raise DependencyUnavailable(self._service)

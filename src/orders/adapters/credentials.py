@@ -3,9 +3,11 @@
 1. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN: what Lambda sets; they last as long as
    the process does.
 2. AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI: what ECS sets (Lambda with SnapStart too).
-3. Anything else (profiles, SSO, web identity, instance roles): boto3, imported only then.
+3. Anything else (profiles, SSO, web identity, instance roles): boto3, imported only then. It also decides
+   where there are both, for it asks most of these before the container.
 
 Source: https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+and https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from orders.adapters.aws import Shared
+from orders.adapters.endpoints import has_profile, region_for_sdk
 from orders.adapters.http1 import Pool
 from orders.errors import DependencyUnavailable
 
@@ -42,7 +45,7 @@ ECS_HOST = "169.254.170.2"
 _LINK_LOCAL = frozenset({ECS_HOST, "169.254.170.23", "fd00:ec2::23"})
 
 
-class Credentials(NamedTuple):
+class Credentials(msgspec.Struct, frozen=True, gc=False):
     """One set of keys. `token` is empty for long-lived keys."""
 
     access_key: str
@@ -139,10 +142,11 @@ class CredentialsChain:
 
     async def _fetch(self) -> tuple[Credentials, float]:
         environ = self._environ
-        if path := environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
-            return await self._from_container(f"http://{ECS_HOST}{path}")
-        if url := environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-            return await self._from_container(url)
+        if not (environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") or has_profile(environ)):
+            if path := environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
+                return await self._from_container(f"http://{ECS_HOST}{path}")
+            if url := environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+                return await self._from_container(url)
         if self._thread is None:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -183,7 +187,7 @@ class CredentialsChain:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._session = self._session or boto3.Session()
+            self._session = self._session or boto3.Session(region_name=region_for_sdk())
             found = self._session.get_credentials()
             if found is None:
                 raise ValueError("no AWS credentials found")

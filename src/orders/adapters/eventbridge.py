@@ -19,6 +19,7 @@ import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from orders.adapters.endpoints import region_for_sdk
 from orders.context import TRACEPARENT
 from orders.ports import Event
 
@@ -41,7 +42,7 @@ class EventBridgePublisher:
         self, bus_name: str, client: Any = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "max_attempts": 3})
-        self._client: Any = client or boto3.client("events", config=config)
+        self._client: Any = client or boto3.client("events", region_name=region_for_sdk(), config=config)
         self._bus = bus_name
         self._sleep = sleep
 

@@ -9,11 +9,12 @@ import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 from urllib.parse import SplitResult
 from zlib import crc32
 
 import httptools
+import msgspec
 
 from orders.errors import Overloaded
 
@@ -28,7 +29,7 @@ MAX_ANSWER_BYTES = 8_000_000  # DynamoDB's largest page is 1 MB, some 2 MB once 
 MAX_HEAD_BYTES = 16_384  # DynamoDB sends some 300
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """A complete answer: its length (or chunks) and its checksum, when it has one, were right."""
 
     status: int
@@ -247,7 +248,9 @@ def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
     is read, at the handshake: reading them all is 10 to 25 ms of CPU in every cold start.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    bundle = environ.get("AWS_CA_BUNDLE") or environ.get("SSL_CERT_FILE")
+    # The first two are botocore's, the last is OpenSSL's.
+    names = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+    bundle = next((environ[name] for name in names if environ.get(name)), None)
     directory = ssl.get_default_verify_paths().capath
     if bundle:
         context.load_verify_locations(bundle)

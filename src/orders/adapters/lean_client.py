@@ -5,8 +5,8 @@ connections, and tries again what may pass: lost connections, answers that are l
 garbled, throttling and 5xx, with full jitter, inside a deadline and a budget. A repeated call may
 have been carried out before: writes carry a `write_id`, so that `DynamoOrderStore` knows its own.
 
-Why not an SDK: `docs/decisions/` has the figures. It does not read HTTPS_PROXY; `boto3_client.py`
-gives the same contract over the SDK for those who need one.
+Why not an SDK: `docs/decisions/` has the figures. What it does not do (proxies, profiles with endpoints)
+is left to `boto3_client.py`, which gives the same contract over the SDK: `endpoints.py` says when.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgspec
 from orders import telemetry
 from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
 from orders.adapters.credentials import Credentials, CredentialsChain
+from orders.adapters.endpoints import endpoint_of
 from orders.adapters.http1 import Answer, Pool
 from orders.adapters.sigv4 import Signer
 from orders.errors import DependencyUnavailable
@@ -44,13 +45,12 @@ class LeanClient:
         target_prefix: str,
         *,
         json_version: str = "1.0",
-        region: str = "",
-        endpoint: str = "",
+        endpoint: tuple[str, str] | None = None,
         credentials: CredentialsChain | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        region = region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        url = urlsplit(endpoint or endpoint_url(service, region, environ))
+        address, region = endpoint or endpoint_of(service, environ)
+        url = urlsplit(address)
         self.service = service
         self._prefix = target_prefix
         self._pool = Pool(url, environ)
@@ -154,13 +154,3 @@ def refusal(answer: Answer) -> AwsCallError:
         raise ConnectionError(f"not a refusal: {garbage}") from garbage
     code = found.code.rpartition("#")[2] or str(answer.status)
     return AwsCallError(code, found.message or found.Message or "", found.item)
-
-
-def endpoint_url(service: str, region: str, environ: Mapping[str, str]) -> str:
-    """Return where DynamoDB or KMS answers, as the SDKs find it: by service, for all, or the public one."""
-    suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
-    return (
-        environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
-        or environ.get("AWS_ENDPOINT_URL")
-        or f"https://{service}.{region}.{suffix}"
-    )

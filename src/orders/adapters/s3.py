@@ -30,6 +30,7 @@ from orders.adapters.aws import (
     Bulkhead,
 )
 from orders.adapters.credentials import Credentials, CredentialsChain
+from orders.adapters.endpoints import is_of_aws, region_for_sdk
 from orders.domain import AttachmentType
 from orders.errors import DependencyUnavailable
 from orders.ports import Attachment, Upload
@@ -244,15 +245,14 @@ def _new_client(keys: Callable[[], Credentials | None]) -> Any:
             # https://docs.aws.amazon.com/sdkref/latest/guide/feature-s3-regional-endpoint.html
             s3={"addressing_style": addressing, "us_east_1_regional_endpoint": "regional"},
         )
-        return session.client("s3", config=config)
+        return session.client("s3", region_name=region_for_sdk(), config=config)
 
     core = get_session()
     core.register_component("credential_provider", credentials.CredentialResolver([Provider()]))
     session = boto3.Session(botocore_session=core)
     # Named by its host, so that links lead to the bucket's own region. A local S3 has no such hosts.
     made = client("virtual")
-    on_aws = ".amazonaws.com" in f"{urlsplit(made.meta.endpoint_url).hostname}"
-    return made if on_aws else client("path")
+    return made if is_of_aws(f"{urlsplit(made.meta.endpoint_url).hostname}") else client("path")
 
 
 def _attachments(order_id: str) -> str:
