@@ -64,6 +64,10 @@ _PLAIN_IN_PROFILE = frozenset(
 # Attempts and time-outs are set in code, for boto3's clients too, and code goes before these.
 # https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html#precedenceOfSettings
 SET_IN_CODE = ("AWS_DEFAULTS_MODE", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
+# Not looked at, for neither service's model has what they are about (a choice of checksums or signatures):
+# AWS_REQUEST_CHECKSUM_CALCULATION, AWS_RESPONSE_CHECKSUM_VALIDATION, AWS_AUTH_SCHEME_PREFERENCE,
+# AWS_SIGV4A_SIGNING_REGION_SET. Where only boto3 looks for credentials, only boto3 reads how:
+# AWS_STS_REGIONAL_ENDPOINTS, AWS_EC2_METADATA_SERVICE_ENDPOINT.
 _SDK_ONLY = ("AWS_CSM_ENABLED", "AWS_DATA_PATH", "AWS_ENDPOINT_DISCOVERY_ENABLED", "AWS_SDK_UA_APP_ID")
 
 
@@ -170,7 +174,7 @@ def _public(service: str, region: str, fips: bool, dual_stack: bool) -> str:
 
 
 def _proxy(url: SplitResult, environ: Mapping[str, str]) -> str:
-    """Return the variable that names a proxy for `url`, or ""."""
+    """Return which of HTTPS_PROXY and HTTP_PROXY names a proxy for `url`, or ""."""
     for name in (f"{url.scheme}_proxy", f"{url.scheme.upper()}_PROXY"):
         if name in environ:
             from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # as botocore
