@@ -120,6 +120,21 @@ def test_a_key_that_is_switched_off_is_a_dependency_that_fails(client_of: MakeCl
     run(case())
 
 
+def test_a_call_ends_by_its_deadline(client_of: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one attempt may still take its time."""
+    for module in (lean_client, boto3_client):
+        monkeypatch.setattr(module, "DEADLINE_SECONDS", 0.3)
+
+    async def case() -> None:
+        async with serving(hangs, hangs) as server:
+            with pytest.raises(DependencyUnavailable) as caught:
+                await get(client_of(server))
+            assert isinstance(caught.value.__cause__, TimeoutError)
+            assert len(server.requests) == 1
+
+    run(case())
+
+
 def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
     async def case() -> None:
         async with serving() as elsewhere:

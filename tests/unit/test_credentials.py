@@ -360,7 +360,10 @@ class TestSdk:
         )
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
         monkeypatch.setenv("AWS_PROFILE", "mine")
-        assert get(CredentialsChain({})) == Credentials("key", "secret")
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")  # where STS would be asked: boto3 does not read it
+        chain = CredentialsChain({})
+        assert get(chain) == Credentials("key", "secret")
+        assert chain._session.region_name == "eu-north-1"
 
     @pytest.mark.parametrize(
         "config", ["", "[profile mine]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = mine\n"]
