@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cfnlint.data import AdditionalSpecs
+from cfnlint.helpers import load_resource
+
 Statement = Mapping[str, Any]
 Context = Mapping[str, str | list[str]]
 
@@ -41,6 +44,28 @@ def trusts(policy: Mapping[str, Any], claims: Mapping[str, str]) -> bool:
     return effects == {"Allow"}
 
 
+# AWS's Service Authorization Reference: calls, what they are made on, and what IAM is told of that. cfn-lint
+# carries a copy. https://docs.aws.amazon.com/service-authorization/latest/reference/service-reference.html
+_REFERENCE: dict[str, Any] = load_resource(AdditionalSpecs, "Policies.json")
+
+
+def taken(call: str) -> dict[str, dict[str, Any]]:
+    """Return what a call may be made on: by kind, `ARNFormats` and `ConditionKeys`. Nothing: only on `*`.
+
+    Raises `KeyError` for a call that AWS does not know.
+    """
+    service, _, name = call.partition(":")
+    known = _REFERENCE[service]
+    kinds = {kind.lower(): found for kind, found in known.get("Resources", {}).items()}
+    return {kind: kinds[kind.lower()] for kind in known["Actions"][name.lower()].get("Resources", [])}
+
+
+def is_of_format(arn: str, text: str) -> bool:
+    """Tell whether an ARN has a format of the reference, of which some parts are regular expressions."""
+    parts = {"Partition": "aws", "Region": "[a-z0-9-]*", "Account": r"\d{12}"}
+    return bool(re.fullmatch(re.sub(r"\$\{(\w+)\}", lambda found: parts.get(found[1], ".*"), text), arn))
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -49,6 +74,15 @@ def like(pattern: str, value: str) -> bool:
     """Tell whether a pattern with * and ? covers the value."""
     regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
     return re.fullmatch(regex, value, re.DOTALL) is not None
+
+
+def arn_like(pattern: str, value: str) -> bool:
+    """Tell whether a pattern covers an ARN: part by part, and no wildcard reaches into the next part.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_elements_condition_operators.html#Conditions_ARN
+    """
+    patterns, parts = pattern.split(":", 5), value.split(":", 5)
+    return len(patterns) == len(parts) == 6 and all(map(like, patterns, parts))
 
 
 def _matches(statement: Statement, action: str, resource: str, context: Context) -> bool:
@@ -85,6 +119,8 @@ def _holds(operator: str, wanted: list[str], value: str | list[str] | None) -> b
     assert not isinstance(value, list), f"{operator} on several values"
     if operator in ("StringEquals", "Bool"):
         return value in wanted
-    if operator in ("StringLike", "ArnLike", "ArnEquals"):
+    if operator == "StringLike":
         return value is not None and any(like(w, value) for w in wanted)
+    if operator in ("ArnLike", "ArnEquals"):  # alike
+        return value is not None and any(arn_like(w, value) for w in wanted)
     raise NotImplementedError(operator)

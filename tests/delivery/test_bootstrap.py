@@ -909,10 +909,14 @@ def _on(made: Bootstrap, kind: str, call: str) -> list[str]:
 
 # Types whose tags, if they take any, IAM is not told of when it decides (the reference named at UNSCOPED).
 WITHOUT_TAGS = {
-    *("ApiGatewayV2::ApiMapping", "CloudFront::CachePolicy", "CloudFront::Function"),
-    *("CloudFront::OriginAccessControl", "CloudFront::ResponseHeadersPolicy", "CloudWatch::Dashboard"),
-    *("CodeDeploy::Application", "CodeDeploy::DeploymentGroup", "Lambda::EventSourceMapping"),
-    *("KMS::Alias", "Logs::QueryDefinition", "Logs::ResourcePolicy", "Route53::RecordSet"),
+    *("ApiGatewayV2::ApiMapping", "CloudFront::CachePolicy", "CloudFront::OriginAccessControl"),
+    *(
+        "CloudFront::ResponseHeadersPolicy",
+        "KMS::Alias",
+        "Logs::QueryDefinition",
+        "Logs::ResourcePolicy",
+        "Route53::RecordSet",
+    ),
 }
 # Services of which some things have names and others have not.
 PARTLY_NAMED = ("cloudfront:", "codedeploy:", "kms:")

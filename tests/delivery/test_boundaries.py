@@ -19,8 +19,8 @@ import pytest
 from botocore.exceptions import ClientError
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from tests.delivery.conftest import ROOT, Bootstrap, client
-from tests.delivery.iam import verdict
-from tests.delivery.test_bootstrap import NAMED, REGION, STACK_TEMPLATES, WITHOUT_TAGS, _types, own
+from tests.delivery.iam import is_of_format, taken, verdict
+from tests.delivery.test_bootstrap import NAMED, REGION, STACK_TEMPLATES, _types, own
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
@@ -131,7 +131,8 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("elasticloadbalancing:CreateRule", "elasticloadbalancing:{here}:listener/app/orders-LoadB-1/1/1", TAGGED),
         ("elasticloadbalancing:RegisterTargets", "elasticloadbalancing:{here}:targetgroup/orders-Targe-1/1", TAGGED),
         ("elasticloadbalancing:ModifyLoadBalancerAttributes", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
-        ("elasticloadbalancing:SetWebACL", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
+        ("elasticloadbalancing:CreateWebACLAssociation", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
+        ("elasticloadbalancing:DeleteWebACLAssociation", "elasticloadbalancing:{here}:loadbalancer/app/orders-LoadB-1/1", TAGGED),
         ("ec2:AuthorizeSecurityGroupIngress", "ec2:{here}:security-group/sg-1", TAGGED),
         ("ec2:CreateRoute", "ec2:{here}:route-table/rtb-1", TAGGED),
         ("ec2:DeleteTags", "ec2:{here}:vpc/vpc-1", TAGGED),
@@ -150,6 +151,7 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("logs:DeleteLogGroup", "logs:us-east-1:{account}:log-group:aws-waf-logs-{s}-waf-us-east-1", {}),
         ("cloudwatch:PutMetricAlarm", "cloudwatch:{here}:alarm:{s}-http-api-5xx", TAGGED),
         ("cloudwatch:PutAlarmMuteRule", "cloudwatch:{here}:alarm:{s}-http-api-5xx", TAGGED),
+        ("cloudwatch:PutDashboard", "cloudwatch::{account}:dashboard/Dashboard-1", TAGGED),
         ("cloudwatch:DeleteAlarms", "cloudwatch:{here}:alarm:{s}-MonitoringStack-1-AvailabilityFastBurnAlarm-1", TAGGED),
     ],
 }  # fmt: skip
@@ -160,8 +162,8 @@ LEFT = {
     ("cloudfront:UpdateCachePolicy", "cloudfront::{account}:cache-policy/1"): "an edge's cache policy",
     ("cloudfront:UpdateResponseHeadersPolicy", "cloudfront::{account}:response-headers-policy/1"): "an edge's headers",
     ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how an edge signs (refused while in use)",
-    ("cloudwatch:PutDashboard", "cloudwatch::{account}:dashboard/Dashboard-1"): "a dashboard",
     ("ecs:DeregisterTaskDefinition", "*"): "a task definition; what runs goes on",
+    ("elasticloadbalancing:SetWebACL", "*"): "a load balancer's web ACL, by the older right that WAF takes, too",
     ("logs:DeleteLogDelivery", "*"): "an API's access log",
     ("logs:DeleteResourcePolicy", "*"): "the web ACL's right to write its log",
     ("logs:DeleteQueryDefinition", "*"): "saved queries",
@@ -207,6 +209,31 @@ def _asked(
         context |= own(of.stage)
     resource = arn if arn == "*" else "arn:aws:" + _filled(arn, of)
     return {who: verdict(_statements(by, who), call, resource, context) for who in WHO}
+
+
+# The reference has a topic for it, and so IAM could tell; the bootstrap allows it on anything.
+WIDER_THAN_IT_MUST_BE = {"sns:Unsubscribe"}
+
+
+@pytest.mark.parametrize(
+    ("call", "arn", "given"), [*(row for rows in CALLS.values() for row in rows), *((*left, {}) for left in LEFT)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_every_call_is_one_of_aws_on_what_it_takes(
+    stages: dict[str, Bootstrap], call: str, arn: str, given: dict[str, Any]
+) -> None:
+    """And where the tags decide, IAM is told of them. A refusal of anything else would say nothing."""
+    kinds = taken(call)
+    if arn == "*":
+        assert not kinds or call in WIDER_THAN_IT_MUST_BE
+        return
+    resource = "arn:aws:" + _filled(arn, stages["dev"])
+    fitting = [
+        kind for kind in kinds.values() if any(is_of_format(resource, text) for text in kind["ARNFormats"])
+    ]
+    assert fitting, (resource, kinds)
+    if "tagged" in given:
+        assert any("aws:ResourceTag/${TagKey}" in kind.get("ConditionKeys", []) for kind in fitting)
 
 
 ROWS = [(group, *row) for group, rows in CALLS.items() for row in rows]
@@ -279,7 +306,6 @@ UNTAGGED = {
     "ApiGatewayV2::ApiMapping": "their domain name's tags",
     "ApplicationAutoScaling::ScalingPolicy": "their scalable target's tags",
     "CloudFront::CachePolicy": "nothing: see LEFT",
-    "CloudWatch::Dashboard": "nothing: see LEFT",
     "CloudFront::OriginAccessControl": "nothing: see LEFT",
     "CloudFront::ResponseHeadersPolicy": "nothing: see LEFT",
     "EC2::Route": "their table's tags",
@@ -287,7 +313,6 @@ UNTAGGED = {
     "EC2::SubnetRouteTableAssociation": "their table's tags",
     "EC2::VPCGatewayAttachment": "their network's tags",
     "ECS::ClusterCapacityProviderAssociations": "their cluster's tags",
-    "Lambda::EventSourceMapping": "their function's name",
     "Logs::QueryDefinition": "nothing: see LEFT",
     "Logs::ResourcePolicy": "nothing: see LEFT",
     "Route53::RecordSet": "the names given to the bootstrap",
@@ -304,8 +329,7 @@ def test_what_is_not_told_by_its_name_carries_the_stages_tags() -> None:
             PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema,
             kind.removeprefix("AWS::"),
         )
-        tagged = schema.get("tagging", {}).get("taggable") and name not in WITHOUT_TAGS
-        if name not in NAMED and not tagged:
+        if name not in NAMED and not schema.get("tagging", {}).get("taggable"):
             without.add(name)
     assert without == set(UNTAGGED)
 

@@ -65,6 +65,7 @@ def test_backups_and_their_key_outlive_the_stack(name: str) -> None:
 def test_the_vault_has_a_key_of_its_own() -> None:
     assert properties("BackupVault")["EncryptionKeyArn"] == {"Fn::GetAtt": ["BackupKey", "Arn"]}
     key = properties("BackupKey")
+    # 7 to 30: https://docs.aws.amazon.com/kms/latest/developerguide/deleting-keys.html
     assert key["EnableKeyRotation"] is True
     assert key["PendingWindowInDays"] == 30
     [statement] = key["KeyPolicy"]["Statement"]
@@ -91,6 +92,7 @@ def test_a_copy_is_made_only_where_asked_and_for_as_long() -> None:
 def test_the_lock_is_asked_for_and_never_for_ever() -> None:
     condition, lock, nothing = properties("BackupVault")["LockConfiguration"]["Fn::If"]
     # ChangeableForDays would make it a lock that nobody can undo.
+    # https://docs.aws.amazon.com/aws-backup/latest/devguide/API_PutBackupVaultLockConfiguration.html
     assert lock == {"MinRetentionDays": {"Ref": "RetentionDays"}}
     assert nothing == {"Ref": "AWS::NoValue"}
     assert not Evaluator(SOURCE, **GIVEN).is_true({"Condition": condition})
@@ -100,9 +102,11 @@ def test_the_lock_is_asked_for_and_never_for_ever() -> None:
 def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> None:
     role = properties("BackupRole")
     [trust] = role["AssumeRolePolicyDocument"]["Statement"]
+    # https://docs.aws.amazon.com/aws-backup/latest/devguide/iam-service-roles.html
     assert trust["Principal"] == {"Service": "backup.amazonaws.com"}
     assert properties("BackupSelection")["BackupSelection"]["IamRoleArn"]["Fn::GetAtt"][0] == "BackupRole"
     assert SOURCE["Outputs"]["BackupRoleArn"]["Value"]["Fn::GetAtt"] == ["BackupRole", "Arn"]
+    # https://docs.aws.amazon.com/aws-backup/latest/devguide/security-iam-awsmanpol.html
     prefix = "arn:${AWS::Partition}:iam::aws:policy/"
     assert {each["Fn::Sub"].removeprefix(prefix) for each in role["ManagedPolicyArns"]} == {
         "service-role/AWSBackupServiceRolePolicyForBackup",
@@ -112,11 +116,14 @@ def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> N
     }
 
 
-def hours(*jobs: int) -> Samples:
-    """The jobs of each hour; AWS Backup sends no zeros."""
-    return [[float(each)] if each and minute == 0 else [] for each in jobs for minute in range(60)]
+def hours(jobs: list[int], quiet: list[float]) -> Samples:
+    """The jobs of each hour. `quiet` is what comes when there are none."""
+    return [[float(each)] if each and minute == 0 else quiet for each in jobs for minute in range(60)]
 
 
+# The guide does not say whether a metric is sent while nothing happens, so no alarm may depend on it.
+# https://docs.aws.amazon.com/aws-backup/latest/devguide/cloudwatch.html
+@pytest.mark.parametrize("quiet", [[], [0.0]], ids=["no data", "zeros"])
 @pytest.mark.parametrize(
     ("name", "metric", "jobs", "expected"),
     [
@@ -131,16 +138,17 @@ def hours(*jobs: int) -> Samples:
     ],
 )
 def test_an_alarm_tells_of_a_failed_backup_and_of_none(
-    name: str, metric: str, jobs: list[int], expected: str
+    name: str, metric: str, jobs: list[int], expected: str, quiet: list[float]
 ) -> None:
     alarm = properties(name)
     assert alarm["Dimensions"] == [{"Name": "BackupVaultName", "Value": {"Ref": "BackupVault"}}]
     assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": "AlarmTopicArn"}]
-    # CloudWatch looks back a week at most where a period is an hour or longer.
+    # Seven days at most, and a day where a period is shorter than an hour:
+    # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
     assert alarm["Period"] >= 3600
     assert alarm["Period"] * alarm["EvaluationPeriods"] <= 7 * 86_400
     vault = {**alarm, "Dimensions": [{"Name": "BackupVaultName", "Value": "vault"}]}
-    series = {key("AWS/Backup", metric, BackupVaultName="vault"): hours(*jobs)}
+    series = {key("AWS/Backup", metric, BackupVaultName="vault"): hours(jobs, quiet)}
     assert state(vault, Metrics(series)) == expected
 
 
