@@ -60,6 +60,12 @@ def taken(call: str) -> dict[str, dict[str, Any]]:
     return {kind: kinds[kind.lower()] for kind in known["Actions"][name.lower()].get("Resources", [])}
 
 
+def formats(service: str) -> list[str]:
+    """Return the formats of all ARNs of a service."""
+    kinds = _REFERENCE[service].get("Resources", {}).values()
+    return [text for kind in kinds for text in kind["ARNFormats"]]
+
+
 def is_of_format(arn: str, text: str) -> bool:
     """Tell whether an ARN has a format of the reference, of which some parts are regular expressions."""
     parts = {"Partition": "aws", "Region": "[a-z0-9-]*", "Account": r"\d{12}"}

@@ -31,7 +31,7 @@ from tests.delivery.conftest import (
     parameters,
     token,
 )
-from tests.delivery.iam import allowed, like, trusts
+from tests.delivery.iam import allowed, formats, is_of_format, like, taken, trusts
 from tests.template.templates import Evaluator, template
 
 pytestmark = pytest.mark.xdist_group("bootstrap")  # one emulator and one Terraform run for all of it
@@ -39,6 +39,8 @@ pytestmark = pytest.mark.xdist_group("bootstrap")  # one emulator and one Terraf
 REGION = "us-east-1"
 BRANCH_JOBS = {"dev deploy", "dev drift", "prod drift"}
 # What GitHub puts into the token of a job, and the roles it may have: of the names alone, and with ids.
+# https://docs.github.com/en/actions/reference/security/oidc
+# https://github.blog/changelog/2026-04-23-immutable-subject-claims-for-github-actions-oidc-tokens/
 SUBJECTS = {
     "repo:acme/orders:ref:refs/heads/main": BRANCH_JOBS,
     "repo:acme@4242/orders@171717:ref:refs/heads/main": BRANCH_JOBS,
@@ -804,7 +806,7 @@ NAMED = {
 # https://docs.aws.amazon.com/service-authorization/latest/reference/
 NAMELESS = re.compile(
     r"events:(Put|Remove)Permission|lambda:CreateEventSourceMapping|logs:\w*(LogDeliver|QueryDefinition|ResourcePolic)\w*|logs:DescribeLogGroups"
-    r"|secretsmanager:GetRandomPassword|sns:(GetSubscriptionAttributes|SetSubscriptionAttributes|Unsubscribe)"
+    r"|secretsmanager:GetRandomPassword"
 )
 # Roles that a type hands to its service, and those of AWS's own that it may make.
 HANDED = {
@@ -835,6 +837,9 @@ def _types(templates: list[Path]) -> set[str]:
     return found
 
 
+HANDLERS = ("create", "read", "update", "delete")
+
+
 def _calls(kind: str, *handlers: str) -> set[str]:
     """Return what a type's handlers call, as AWS publishes it with the type (cfn-lint carries a copy)."""
     if kind == "AWS::CloudFormation::CustomResource":  # its handler is our function
@@ -851,7 +856,7 @@ def _used(calls: set[str]) -> set[str]:
 
 def _refused(made: Bootstrap, kind: str) -> set[str]:
     """Return the calls for a type that the execution role may not make."""
-    calls = _calls(kind, "create", "read", "update", "delete") | set(BESIDES.get(kind, []))
+    calls = _calls(kind, *HANDLERS) | set(BESIDES.get(kind, []))
     assert calls, f"{kind}: say in BESIDES what it takes"
     return calls - _permitted(made, "execution", kind, calls)
 
@@ -952,6 +957,17 @@ class TestCoverage:
             context = {"iam:AWSServiceName": service}
             assert allowed(statements, "iam:CreateServiceLinkedRole", linked, **context), service
         assert not allowed(statements, "iam:PassRole", role, **{"iam:PassedToService": "ec2.amazonaws.com"})
+
+    @pytest.mark.parametrize("kind", NAMED)
+    def test_names_have_the_form_that_aws_gives_them(self, kind: str) -> None:
+        arn = "arn:aws:" + NAMED[kind].format(here=f"{REGION}:111122223333", account="111122223333")
+        assert any(is_of_format(arn, text) for text in formats(arn.split(":")[2])), arn
+
+    def test_calls_without_a_name_take_none(self) -> None:
+        calls = (call for kind in _types(STACK_TEMPLATES) for call in _calls(kind, *HANDLERS))
+        nameless = {call for call in calls if NAMELESS.match(call)}
+        assert nameless
+        assert {call for call in nameless if taken(call)} == set()
 
     def test_every_wildcard_has_its_reason_beside_it(self) -> None:
         text = (ROOT / "bootstrap" / "template.yaml").read_text()
