@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -21,7 +22,10 @@ FINISH_SECONDS = 20
 # What is not done by then is cut: answered with 503 and logged, for which this must be enough.
 CUT_SECONDS = 2
 
-app = build_app()
+try:
+    app = build_app()
+except ValueError as problem:  # with the settings
+    sys.exit(f"Cannot start: {problem}")
 
 
 class Server(uvicorn.Server):

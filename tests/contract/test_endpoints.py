@@ -9,6 +9,8 @@ import asyncio
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -393,6 +395,14 @@ class TestWords:
         ]
         assert {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} <= set(said)
         assert Boto3Client("kms")._client.meta.config.retries["total_max_attempts"] == lean_client.ATTEMPTS
+
+    def test_of_the_server_are_one_line(self) -> None:
+        required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
+        environ = {f"ORDERS_{name}": "x" for name in required} | {"PYTHONPATH": "src", "HOME": "/nowhere"}
+        command = [sys.executable, "-m", "orders.server"]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        said = "Cannot start: AWS_REGION is not set, and no profile names a region\n"
+        assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_region_for_sdk_leaves_the_rest_to_it() -> None:
