@@ -46,7 +46,8 @@ def test_nothing_of_the_api_is_kept_that_it_does_not_offer_and_none_of_its_error
     assert key["QueryStringsConfig"] == {"QueryStringBehavior": "all"}
     kept = {each["ErrorCode"]: each["ErrorCachingMinTTL"] for each in SETTINGS["CustomErrorResponses"]}
     # Of what CloudFront keeps for ten seconds unless told otherwise, all that the API answers.
-    assert kept == dict.fromkeys((404, 500, 502, 503, 504), 0)
+    # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/HTTPStatusCodes.html#HTTPStatusCodes-cached-errors
+    assert kept == dict.fromkeys((404, 405, 414, 500, 502, 503, 504), 0)
     assert not any("ResponsePagePath" in each for each in SETTINGS["CustomErrorResponses"])
 
 

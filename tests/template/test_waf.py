@@ -55,11 +55,22 @@ def test_it_stands_where_its_scope_is(scope: str, region: str, partition: str, w
     assert [why in each for each in refused[:1]] == ([True] if why else [])
 
 
-def test_its_log_holds_no_credentials() -> None:
-    log = template("waf/template.yaml")["Resources"]["WebAclLog"]["Properties"]
-    headers = {each["SingleHeader"]["Name"] for each in log["RedactedFields"] if "SingleHeader" in each}
-    assert headers == {"authorization", "cookie", "idempotency-key"}
-    assert {"QueryString": {}} in log["RedactedFields"]
+def test_neither_its_log_nor_its_samples_hold_credentials() -> None:
+    # "alters the data that's available for [...] logging destinations, web ACL request sampling"; the logging configuration "only
+    # affects logging": https://docs.aws.amazon.com/waf/latest/APIReference/API_DataProtectionConfig.html
+    protected = {
+        each["Field"]["FieldType"]: each["Field"].get("FieldKeys")
+        for each in ACL["DataProtectionConfig"]["DataProtections"]
+        if not {"ExcludeRuleMatchDetails", "ExcludeRateBasedDetails"} & each.keys()
+    }
+    # "Must be omitted for QUERY_STRING": https://docs.aws.amazon.com/waf/latest/APIReference/API_FieldToProtect.html
+    assert protected["QUERY_STRING"] is None
+    assert set(protected["SINGLE_HEADER"]) == {
+        "authorization",
+        "cookie",
+        "idempotency-key",
+        "x-origin-secret",
+    }
 
 
 def test_the_load_balancer_takes_it_by_parameter() -> None:
