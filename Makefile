@@ -21,10 +21,13 @@ RUN := $(call stamp,.venv,requirements)
 DEV := $(call stamp,.venv,requirements-dev)
 LOCAL := $(call stamp,.venv-local,requirements-local)
 TOOLS := $(call stamp,.venv-tools,requirements-tools)
+CHECKOV := $(call stamp,.venv-checkov,requirements-checkov)
 # Measured with what the image holds and no more; the peers' own libraries lie apart.
 IMAGE_ENV := $(call stamp,.venv-image,requirements)
 LOAD := $(call stamp,.venv-load,requirements-load)
 BENCH := $(call stamp,.venv-bench,requirements-bench)
+# The one environment of Node.js. Where it is missing nothing is installed, and what needs it says how to get it.
+PREFLIGHT := $(if $(shell command -v npm),.venv-preflight/.installed-$(shell cksum < scripts/preflight/package-lock.json | cut -d' ' -f1))
 
 # What keeps $(PYTHON) from making an environment, if anything.
 python_fault = $(shell $(PYTHON) -c 'import importlib.util, sys; print( \
@@ -48,21 +51,30 @@ $(LOCAL): requirements-local.txt
 	$(call install,.venv-local,requirements-local)
 $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
+$(CHECKOV): requirements-checkov.txt
+	$(call install,.venv-checkov,requirements-checkov)
 $(IMAGE_ENV): requirements.txt
 	$(call install,.venv-image,requirements)
 $(LOAD): requirements-load.txt
 	$(call install,.venv-load,requirements-load)
 $(BENCH): requirements-bench.txt
 	$(call install,.venv-bench,requirements-bench)
+.venv-preflight/.installed-%: scripts/preflight/package-lock.json
+	@echo "Installing scripts/preflight/package-lock.json into .venv-preflight (once) ..."
+	@mkdir -p .venv-preflight && cp scripts/preflight/package*.json .venv-preflight
+	@cd .venv-preflight && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@rm -f .venv-preflight/.installed-*; touch $@
 
 TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
+# Of different age: a young region lacks what the old ones have.
+REGIONS := us-east-1 eu-central-1 ap-southeast-4 mx-central-1
 
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(MAKEFILE_LIST) | tr -d :)
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-setup: $(DEV) $(LOCAL) $(TOOLS) ## Make every environment now instead of on first use
+setup: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Make every environment now instead of on first use
 
 run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000; AUTH=1 asks for tokens)
 	@$(MAKE) -s -j2 --no-print-directory $(RUN) $(LOCAL)
@@ -95,7 +107,7 @@ token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read or
 local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the local AWS: make local RUNTIME=lambda|fargate
 	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.local "$(RUNTIME)"
 
-test: $(DEV) $(LOCAL) ## All tests that need neither Docker nor AWS
+test: $(DEV) $(LOCAL) $(PREFLIGHT) ## All tests that need neither Docker nor AWS
 	.venv/bin/python -m pytest -m "not cloud and not browser and not install" -n 2 --dist loadgroup $(ARGS)
 
 nginx: ## Install nginx from Debian or Ubuntu: without it `make test` does not try the API behind a proxy
@@ -120,26 +132,28 @@ cloud-down: $(RUN) ## Remove what cloud-up made: containers, images, data
 cloud-status: $(RUN) ## What cloud-up has running
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.cloud status
 
-test-rename: $(DEV) $(LOCAL) $(TOOLS) ## Rename a clone of the last commit, and run its make check and make test
+test-rename: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Rename a clone of the last commit, and run its make check and make test
 	@clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone" && \
-	  for each in .venv .venv-local .venv-tools; do ln -s "$$(realpath $$each)" "$$clone/$$each"; done && cd "$$clone" && \
+	  for each in .venv .venv-local .venv-tools .venv-checkov $(if $(PREFLIGHT),.venv-preflight); do ln -s "$$(realpath $$each)" "$$clone/$$each"; done && cd "$$clone" && \
 	  $(MAKE) rename NAME=invoices ENTITY=invoice && $(MAKE) check && $(MAKE) test
 
 test-cloud: $(DEV) $(LOCAL) $(TOOLS) $(LOAD) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)
 
-check: $(DEV) $(TOOLS) ## Format, lint, types, import rules, templates, workflows, Dockerfile
+check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, import rules, templates, workflows, Dockerfile
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
-	.venv/bin/cfn-lint $(TEMPLATES)
+	.venv/bin/cfn-lint --regions $(REGIONS) -t $(TEMPLATES)
+	@# And what SAM makes of the root; the warnings there are of its own making.
+	.venv/bin/python -m scripts.templates | .venv/bin/cfn-lint --regions $(REGIONS) --ignore-checks W
 	@# Once more by SAM's own rules; it does not look into nested templates.
 	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
+	.venv/bin/python -m scripts.preflight
 	.venv-tools/bin/hadolint Dockerfile
-	@echo ".venv-tools/bin/checkov --config-file .checkov.yaml"
-	@.venv-tools/bin/checkov --config-file .checkov.yaml $(addprefix --file ,$(TEMPLATES)) || { echo "checkov: see above"; exit 1; }
+	.venv-checkov/bin/checkov --config-file .checkov.yaml
 	.venv/bin/python scripts/audit.py requirements.txt
 	.venv-tools/bin/jactionlint --shellcheck=
 	.venv-tools/bin/zizmor --offline --quiet .github/workflows
@@ -218,8 +232,9 @@ format: $(DEV) ## Format the code and mend what the linter can
 switch: $(RUN) ## Change the runtime under a running API: make switch TO=fargate|lambda (STACK=orders-dev; ARGS=--plan)
 	@.venv/bin/python -m scripts.switch "$(TO)" --stack $(or $(STACK),orders-dev) $(ARGS)
 
-lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files
-	scripts/lock
+lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files (ARGS="--upgrade-package ruff"; needs npm)
+	@command -v npm >/dev/null || { echo "make lock needs npm, for scripts/preflight" >&2; exit 1; }
+	scripts/lock $(ARGS)
 
 bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 15 minutes, or 3 with QUICK=1; PYTHON=python3.13 as in the image
 	.venv-image/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)

@@ -1,0 +1,47 @@
+"""Judge every template in every scenario: `make check`. A finding fails, unless exceptions.toml names it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+
+from scripts.preflight.judge import (
+    ENVIRONMENT,
+    NEEDS_NODE,
+    complaints,
+    documents_of,
+    evaluate,
+    read_exceptions,
+)
+from scripts.preflight.scenarios import scenarios
+
+
+def main() -> int:
+    started = time.monotonic()
+    if not shutil.which("node") or not (ENVIRONMENT / "node_modules").is_dir():
+        required = os.environ.get("CI") == "true"
+        print(f"{'FAILED' if required else 'SKIPPED'}  cdk-preflight: {NEEDS_NODE}", file=sys.stderr)
+        return int(required)
+    try:
+        wanted, exceptions = scenarios(), read_exceptions()
+        documents = documents_of(wanted)
+        rules, findings = evaluate(documents)
+    except (RuntimeError, ValueError) as error:
+        print(f"cdk-preflight: {error}", file=sys.stderr)
+        return 1
+    said = complaints(findings, exceptions)
+    for each in said:
+        print(each, file=sys.stderr)
+    templates = len({each.template for each in documents})
+    print(
+        f"cdk-preflight: {len(wanted)} scenarios of {templates} templates, {len(documents)} documents;"
+        f" {rules['used']} of {rules['all']} rules concern them; {len(said)} complaints,"
+        f" {len(exceptions)} exceptions; {time.monotonic() - started:.0f} s"
+    )
+    return int(bool(said))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
