@@ -234,7 +234,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     shutil.copytree(TERRAFORM, module, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*"))
     mirrors = [Path.home() / ".terraform.d/plugins", Path("/usr/local/share/terraform/plugins")]
     for mirror in [*mirrors, *Path("/opt").glob("*")]:
-        if (mirror / "registry.terraform.io/hashicorp/aws").is_dir():
+        if any(mirror.glob("*/hashicorp/aws")):
             config = work / "terraformrc"
             config.write_text(
                 f'provider_installation {{\n  filesystem_mirror {{\n    path = "{mirror}"\n  }}\n}}\n'

@@ -38,7 +38,7 @@ from costs.model import (
 from costs.report import page, plot
 from fastapi import FastAPI
 from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
-from tests.template.templates import Evaluator, template
+from tests.template.templates import PSEUDO, Evaluator, template
 from tests.template.test_alarms import alarms
 
 from orders.api.app import create_app
@@ -305,15 +305,15 @@ class TestAgainstTheTemplates:
         }
 
     def test_interface_endpoints(self) -> None:
+        source = template("fargate/network.yaml")
         endpoints = [
             each["Properties"]
-            for each in template("fargate/network.yaml")["Resources"].values()
+            for each in source["Resources"].values()
             if each["Type"] == "AWS::EC2::VPCEndpoint"
             and each.get("Condition") == "HasEndpoints"  # one more, behind the edge
         ]
-        names = [
-            each["ServiceName"]["Fn::Sub"].removeprefix("com.amazonaws.${AWS::Region}.") for each in endpoints
-        ]
+        prefix = f"com.amazonaws.{PSEUDO['AWS::Region']}."
+        names = [Evaluator(source).resolved(each["ServiceName"]).removeprefix(prefix) for each in endpoints]
         assert names == list(INTERFACE_ENDPOINTS)
         assert {len(each["SubnetIds"]) for each in endpoints} == {Setup().zones}
 
