@@ -59,7 +59,7 @@ $(LOAD): requirements-load.txt
 	$(call install,.venv-load,requirements-load)
 $(BENCH): requirements-bench.txt
 	$(call install,.venv-bench,requirements-bench)
-.venv-preflight/.installed-%: scripts/preflight/package-lock.json
+.venv-preflight/.installed-%:
 	@echo "Installing scripts/preflight/package-lock.json into .venv-preflight (once) ..."
 	@mkdir -p .venv-preflight && cp scripts/preflight/package*.json .venv-preflight
 	@cd .venv-preflight && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
