@@ -37,8 +37,8 @@ def main() -> int:
     templates = len({each.template for each in documents})
     print(
         f"cdk-preflight: {len(wanted)} scenarios of {templates} templates, {len(documents)} documents;"
-        f" {rules['used']} of {rules['all']} rules concern them; {len(said)} complaints,"
-        f" {len(exceptions)} exceptions; {time.monotonic() - started:.0f} s"
+        f" {rules['used']} of {rules['all']} rules concern them; {len(said)} findings left,"
+        f" {len(exceptions)} excepted; {time.monotonic() - started:.0f} s"
     )
     return int(bool(said))
 
