@@ -59,7 +59,12 @@ def transformed(source: Template) -> Template:
         if resource["Type"] == "AWS::Serverless::Function":  # as `sam package` leaves it
             resource["Properties"]["ImageUri"] = f"{ACCOUNT_ID}.dkr.ecr.{REGION}.amazonaws.com/orders:tag"
     # In the environment of the local AWS: the newest translator excludes our own pydantic.
-    command = [str(ROOT / ".venv-local/bin/python"), str(ROOT / "scripts/translate.py"), REGION]
+    python = ROOT / ".venv-local/bin/python"
+    if not python.exists():
+        raise ValueError(
+            "The environment of the local AWS is missing, which has SAM's translator: make setup"
+        )
+    command = [str(python), str(ROOT / "scripts/translate.py"), REGION]
     made = subprocess.run(command, input=json.dumps(source), capture_output=True, text=True, check=False)
     if made.returncode:
         raise ValueError(made.stderr)
@@ -78,7 +83,7 @@ def expanded() -> Template:
 
 
 class Evaluator:
-    """A template with parameters: its conditions, its rules and what is left of it, as CloudFormation does.
+    """Works out a template's conditions, rules and values for parameters, as CloudFormation does.
 
     What only a deployment knows stays as it is: attributes of resources, and parameters without a value.
     """

@@ -105,7 +105,9 @@ def evaluate(documents: Sequence[Document]) -> tuple[dict[str, int], list[Findin
         text = f"{each['message']} {each['link']}".strip()
         found = Finding(document.template, document.scenario, each["resource"], each["rule"], text)
         findings[int(each["document"])].append(found)
-    if any(number not in findings for number in range(len(regions))):
+    if not all(
+        any(each.rule.startswith("pf-") for each in findings[number]) for number in range(len(regions))
+    ):
         raise RuntimeError("The rules did not run: they say nothing against what AWS is known to refuse.")
     return answer["rules"], [each for number in range(len(regions), len(asked)) for each in findings[number]]
 
