@@ -32,6 +32,8 @@ def _web_acl(region: str, scope: str) -> str:
 
 
 _OPTIONS: dict[str, Any] = {
+    "AvailabilityZones": f"{REGION}b,{REGION}c",
+    "EventConcurrency": 5,
     "AlarmEmail": "on-call@example.com",
     "AuthIssuer": "https://issuer.example.com",
     "AuthAudience": "orders",
@@ -93,6 +95,10 @@ def _root() -> Iterator[Scenario]:
         given = {"Runtime": "fargate", "NetworkEgress": egress, "Architecture": "arm64"}
         yield Scenario(f"{egress}{', behind the edge' if options else ''}", path, {**given, **secret})
     yield Scenario("own network", path, {"Runtime": "fargate", **_OWN_NETWORK})
+    china = {"AWS::Partition": "aws-cn", "AWS::URLSuffix": "amazonaws.com.cn"}
+    sizes = {"CpuUnits": 256, "MemoryMb": 512, "SpotPercent": 0, "NetworkCidr": "10.0.0.0/16"}
+    given = {**china, **sizes, "NetworkEgress": "endpoints", "VpcId": "", "AvailabilityZones": ""}
+    yield Scenario("China", "fargate/template.yaml", given, "cn-north-1")
 
 
 def _edge() -> Iterator[Scenario]:
@@ -103,6 +109,7 @@ def _edge() -> Iterator[Scenario]:
         "HostedZoneId": _ZONE,
         "CertificateArn": _certificate(VIRGINIA),
         "WebAclArn": _web_acl(VIRGINIA, "global"),
+        "AccessLogBucketDomain": f"logs.s3.{VIRGINIA}.amazonaws.com",
     }
     for name, origins in {
         "lambda": by_lambda,

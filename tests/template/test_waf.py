@@ -57,7 +57,7 @@ def test_it_stands_where_its_scope_is(scope: str, region: str, partition: str, w
 
 def test_neither_its_log_nor_its_samples_hold_credentials() -> None:
     # Data protection "alters the data that's available for any other data collection activity, including
-    # your AWS WAF logging destinations, web ACL request sampling"; the log's own setting "only affects logging":
+    # your AWS WAF logging destinations, web ACL request sampling"; logging's own "only affects logging":
     # https://docs.aws.amazon.com/waf/latest/APIReference/API_DataProtectionConfig.html
     protected = {
         each["Field"]["FieldType"]: each["Field"].get("FieldKeys")
