@@ -6,17 +6,18 @@ import argparse
 import json
 import os
 import sys
+import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.request import Request, urlopen
 
-import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
+from scripts.command import explained, reported, session
 from scripts.delivery.artifact import ROOT, Artifacts, attested, put_once, source_key
-from scripts.delivery.data import Data, retained
+from scripts.delivery.data import KEY_REMOVAL_DAYS, Data, Kept, kept_of, retained
 from scripts.delivery.decide import (
     PRODUCTION,
     Action,
@@ -24,6 +25,7 @@ from scripts.delivery.decide import (
     Record,
     architecture,
     bootstrap_stage,
+    check_stage,
     checked_parameters,
     decide,
     keeps_serving,
@@ -48,6 +50,7 @@ from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
 SERVICE = "orders"
+_TRIES = 6
 
 
 def say(text: str) -> None:
@@ -60,9 +63,12 @@ class Delivery:
     def __init__(self, session: Any, environ: Mapping[str, str], poll: float = 2.0) -> None:
         self._session, self._environ, self._poll = session, environ, poll
         self._outputs: dict[str, dict[str, str]] = {}  # of bootstraps, by stack
+        self._clients: dict[tuple[str, str | None], Any] = {}
 
     def client(self, service: str, region: str | None = None) -> Any:
-        return self._session.client(service, region_name=region)
+        if (service, region) not in self._clients:
+            self._clients[service, region] = self._session.client(service, region_name=region)
+        return self._clients[service, region]
 
     def stack(self, name: str, region: str | None = None) -> Stack:
         return Stack(self.client("cloudformation", region), name, say, self._poll)
@@ -104,9 +110,10 @@ class Delivery:
 
     def package(self, stage: str, extra: Sequence[str] = (), *, force: bool) -> str:
         """Make the artifact of the sources, unless it is there; return its name."""
-        artifacts = self.artifacts(stage)
         declared = load_template((ROOT / "template.yaml").read_text())["Parameters"]
-        processor = architecture(self._parameters(stage, extra), declared)
+        parameters = checked_parameters(self._parameters(stage, extra), declared)
+        processor = architecture(parameters, declared)
+        artifacts = self.artifacts(stage)
         name, built = artifacts.package(version_of(), say, architecture=processor, force=force)
         say(f"ARTIFACT={name}")
         self._tell(artifact=name, built=str(built).lower())
@@ -118,14 +125,14 @@ class Delivery:
             raise DeliveryError(
                 "name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it"
             )
-        name = artifact or self.package(stage, extra, force=force)
         parameters = self._parameters(stage, extra)
+        name = artifact or self.package(stage, extra, force=force)
         if boundary := self._bootstrap(stage).get("PermissionsBoundaryArn"):
             parameters.setdefault("PermissionsBoundaryArn", boundary)
         self._bring(stage, name, parameters)
 
     def _parameters(self, stage: str, extra: Sequence[str]) -> dict[str, str]:
-        return stage_parameters(tomllib.loads((ROOT / "samconfig.toml").read_text()), stage, extra)
+        return stage_parameters(_samconfig(), stage, extra)
 
     def _bring(self, stage: str, name: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
         artifacts, key = self.artifacts(stage), name.partition("@")[0]
@@ -145,9 +152,11 @@ class Delivery:
         if edge:
             keeps_serving(edge["ActiveOrigin"], values)
         kind = self._prepare(stack)
-        changed = False
+        record = Record(_now(), name, str(release["version"]), dict(parameters), instead_of)
         if kind == "UPDATE" and stack.matches(template, parameters):
             say(f"{stack.name} runs artifact {key} with these parameters: nothing to do")
+            # A run that was interrupted did the work and could not record it.
+            changed = record.release not in [last.release for last in self.records(stage)[-1:]]
         else:
             say(f"{stack.name}: {kind.lower()} with artifact {key}")
             if stage == PRODUCTION and kind == "UPDATE" and "fargate" not in serving(values):
@@ -157,10 +166,7 @@ class Delivery:
             say(f"{stack.name}: {'complete' if changed else 'nothing to change'}")
         stack.protect(template, termination=stage == PRODUCTION)
         if changed:
-            self._record(
-                stage,
-                Record(_now(), name, str(release["version"]), dict(parameters), instead_of),
-            )
+            self._record(stage, record)
         # Behind an edge the API may answer nobody else.
         url = edge.get("EdgeUrl") or stack.outputs().get("ApiUrl", "")
         if url:
@@ -231,8 +237,8 @@ class Delivery:
         """Act on the decision until a change set can be made; return the kind of it."""
         while True:
             status = stack.status()
-            holds = status == "ROLLBACK_COMPLETE" and self._holds_data(stack)
-            decision = decide(status, holds_data=holds)
+            holds = str(status).startswith("ROLLBACK_") and self._data().held(self._retained(stack))
+            decision = decide(status, holds_data=holds, stack=stack.name)
             if decision.action is Action.REFUSE:
                 raise DeliveryError(f"{stack.name} is left alone: {decision.reason}")
             if decision.action in (Action.CREATE, Action.UPDATE):
@@ -241,17 +247,20 @@ class Delivery:
             if decision.action is Action.WAIT:
                 stack.wait()
             else:
-                leftovers = self._retained(stack)
+                # Before the stack, which alone knows of it, should this be interrupted.
+                if left := self._data().remove(self._retained(stack)):
+                    raise DeliveryError(f"not removed: {_names(left)}; see above, then deploy again")
                 stack.delete()
-                Data(self.client, say).remove(leftovers)
 
-    def _retained(self, stack: Stack) -> list[Any]:
+    def _data(self) -> Data:
+        return Data(self.client, say, self._poll)
+
+    def _retained(self, stack: Stack) -> list[Kept]:
+        """Return what the stack keeps, or kept already when it was rolled back or half deleted."""
+        if stack.status() == "REVIEW_IN_PROGRESS":  # nothing was ever made
+            return []
         declared = load_template(stack.template()).get("Resources", {})
-        failed = stack.status() == "ROLLBACK_COMPLETE"
-        return retained(stack.left_behind() if failed else stack.resources(), declared)
-
-    def _holds_data(self, stack: Stack) -> bool:
-        return Data(self.client, say).held(self._retained(stack))
+        return _each_once([*retained(stack.resources(), declared), *kept_of(stack.skipped())])
 
     def _record(self, stage: str, record: Record) -> None:
         key = f"deployments/{stack_name(SERVICE, stage)}/{record.at}.json"
@@ -279,42 +288,165 @@ class Delivery:
         self._bring(stage, target.artifact, target.parameters, instead_of=records[-1].release)
 
     def destroy(self, stage: str, *, yes: bool, data: bool) -> None:
-        """Delete the stage's stack; keep its data, unless asked, and say what that costs."""
-        stack = self.stack(stack_name(SERVICE, stage))
-        if stack.status() is None:
-            say(f"there is no stack {stack.name}")
+        """Delete the stage's stacks; keep its data, unless asked, and say what that costs.
+
+        A run that a fault ended is taken up by the next, by what CloudFormation says of stacks that are gone.
+        """
+        name = stack_name(SERVICE, stage)
+        # Requests come by the edge first, and its distribution holds the web ACL.
+        edge, orders = self.stack(f"{name}-edge"), self.stack(name)
+        stacks = [each for each in (edge, *self._web_acls(name, edge), orders) if each.status()]
+        # Data of an earlier stack is not that of the one that stands; an edge keeps nothing but logs.
+        gone = [edge.name] if orders in stacks else [edge.name, name]
+        earlier = self._left_by(gone, self._gone()) if data or not stacks else []
+        if not stacks and not earlier:
+            say(f"there is no stack {name}, and nothing left of it")
             return
-        kept = self._retained(stack)
-        buckets = [
-            r["PhysicalResourceId"] for r in stack.resources() if r["ResourceType"] == "AWS::S3::Bucket"
-        ]
-        doomed = [b for b in buckets if b and b not in {k.physical_id for k in kept}]
-        say(
-            f"This deletes the stack {stack.name}" + (" and ALL ITS DATA:" if data else ". Its data is kept:")
-        )
-        for resource in kept:
+        own = (orders.describe() or {}).get("StackId")
+        kept = {each.name: self._retained(each) for each in stacks}
+        self._announce(name, kept, earlier, data=data)
+        if stacks or data:
+            typed = None if yes else _ask(f"Type {name} to go on: ")
+            may_destroy(name, stage, yes=yes, data=data, typed=typed)
+        failed, left = self._delete_each(stage, stacks, kept)
+        left += earlier
+        if data:
+            failed += [each.physical_id for each in self._data().remove(left)]
+        elif left:
+            say("Retained:")
+            for line in self._data().report(left):
+                say(line)
+        if failed:
+            raise DeliveryError(f"not removed: {', '.join(failed)}; `make destroy` again goes on from here")
+        # A queue is seen for a minute after it was deleted, so this one's own do not count.
+        others = (stack for stack in self._gone() if stack["StackId"] != own) if data and own else ()
+        if self._left_by([name], others):
+            say(f"An earlier {name} kept data, too: the same command again removes it.")
+
+    def _announce(
+        self, name: str, kept: Mapping[str, Sequence[Kept]], earlier: Sequence[Kept], *, data: bool
+    ) -> None:
+        """Say what goes and what stays."""
+        if kept:
+            what = " and ALL ITS DATA:" if data else ". Its data is kept:"
+            say(f"This deletes the stack {', '.join(kept)}{what}")
+        else:
+            say(f"there is no stack {name}; it left:")
+        for resource in _each_once([*(each for some in kept.values() for each in some), *earlier]):
             say(f"  {resource.logical_id:26} {resource.physical_id}")
-        typed = None if yes else _ask(f"Type {stack.name} to go on: ")
-        may_destroy(stack.name, stage, yes=yes, data=data, typed=typed)
-        holder = Data(self.client, say)
+
+    def _delete_each(
+        self, stage: str, stacks: Sequence[Stack], kept: Mapping[str, Sequence[Kept]]
+    ) -> tuple[list[str], list[Kept]]:
+        """Delete the stacks; return the names of those that stay, and what those that are gone keep."""
+        failed, left = list[str](), list[Kept]()
+        for stack in stacks:
+            try:
+                left += _each_once([*kept[stack.name], *self._delete(stage, stack)])
+            except (DeliveryError, ClientError) as error:  # the others are still to go
+                say(f"{stack.name}: NOT deleted: {explained(error)}")
+                failed.append(stack.name)
+        return failed, left
+
+    def _has_edges(self) -> bool:
+        """Tell whether an edge can stand here. Its web ACL is in us-east-1, of the partition aws."""
+        return bool(self.client("cloudformation").meta.partition == "aws")
+
+    def _web_acls(self, orders: str, edge: Stack) -> list[Stack]:
+        """Return the stacks of web ACLs that are this region's edge's alone."""
+        if not self._has_edges():
+            return []
+        own = self._web_acl(orders)
+        # Before a web ACL's stack was named after the region, whichever region had an edge had the other.
+        stacks = (own, self.stack(f"{orders}-waf", WEB_ACL_REGION))
+        used, found = parameters_of(edge.describe() or {}).get("WebAclArn"), []
+        for stack in stacks:
+            try:
+                arn = stack.outputs().get("WebAclArn")
+            except ClientError as error:
+                if "AccessDenied" not in error.response["Error"]["Code"]:
+                    raise
+                continue  # a role may look at one of them
+            if stack is own or (used and used == arn):
+                found.append(stack)
+        return found
+
+    def _delete(self, stage: str, stack: Stack) -> list[Kept]:
+        """Delete a stack, with what is in the buckets that go with it; return what it keeps."""
+        found = stack.describe() or {}
+        status = found.get("StackStatus", "")
+        if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+            say(f"{stack.name}: another operation runs ({status}); wait")
+            stack.wait()
+        if stack.status():
+            self._delete_standing(stage, stack)
+        say(f"{stack.name} is gone")
+        return kept_of(stack.skipped(found["StackId"])) if found else []
+
+    def _delete_standing(self, stage: str, stack: Stack) -> None:
+        kept = {each.physical_id for each in self._retained(stack)}
         if stage == PRODUCTION:
             stack.protect_from_deletion(on=False)
             self._let_load_balancers_go(stack)
-        for bucket in doomed:
-            holder.empty(bucket)
-        stack.delete()
-        say(f"{stack.name} is gone")
-        left = holder.remove(kept) if data else kept
-        if left:
-            say("Retained:")
-            for line in holder.report(left):
-                say(line)
+        for resource in stack.resources():
+            bucket = resource.get("PhysicalResourceId")
+            if resource["ResourceType"] == "AWS::S3::Bucket" and bucket and bucket not in kept:
+                self._data().empty(bucket)
+        self._delete_patiently(stack)
+
+    def _delete_patiently(self, stack: Stack) -> None:
+        """Delete the stack. A web ACL is associated for a while with a distribution that is gone.
+
+        https://docs.aws.amazon.com/waf/latest/APIReference/API_DeleteWebACL.html
+        """
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                stack.delete()
+                return
+            except DeliveryError as error:
+                if "WAFAssociatedItem" not in str(error) or not tries_left:
+                    raise
+                time.sleep(self._poll * 10)
+
+    def _gone(self) -> list[dict[str, Any]]:
+        """Return the stacks that are no more; CloudFormation remembers them for 90 days.
+
+        https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ListStacks.html
+        """
+        pages = self.client("cloudformation").get_paginator("list_stacks")
+        try:
+            found = list(pages.paginate(StackStatusFilter=["DELETE_COMPLETE"]))
+        except ClientError as error:
+            if "AccessDenied" not in error.response["Error"]["Code"]:
+                raise
+            say("These rights do not let it look for what an interrupted run left behind.")
+            return []
+        return [stack for page in found for stack in page["StackSummaries"]]
+
+    def _left_by(self, names: Sequence[str], gone: Iterable[Mapping[str, Any]]) -> list[Kept]:
+        """Return what those of the stacks that had these names kept, and what is there still."""
+        left: list[Kept] = []
+        for stack in gone:
+            if stack["StackName"] in names:
+                kept = kept_of(self.stack(stack["StackName"]).skipped(stack["StackId"]))
+                left += kept if self._data().stand(kept) else []
+        return left
 
     def sweep(self, open_numbers: Sequence[int]) -> None:
         """Destroy the stacks of pull requests that are no longer open, with their data."""
         pages = self.client("cloudformation").get_paginator("list_stacks").paginate()
         stacks = [stack for page in pages for stack in page["StackSummaries"]]
         names = {s["StackName"] for s in stacks if s["StackStatus"] != "DELETE_COMPLETE"}
+        # Those that an earlier run removed halfway. Keys go last, and are gone for good after these days.
+        since = datetime.now(UTC) - timedelta(days=KEY_REMOVAL_DAYS)
+        for stack in stacks:
+            name, deleted = (
+                stack["StackName"].removesuffix("-edge"),
+                stack["StackStatus"] == "DELETE_COMPLETE",
+            )
+            ours = stale_previews({name} - names, SERVICE, open_numbers)
+            if ours and deleted and stack.get("DeletionTime", since) >= since:
+                names |= {name} if self._left_by([stack["StackName"]], [stack]) else set()
         stale = stale_previews(names, SERVICE, open_numbers)
         say(f"{len(stale)} stacks of closed pull requests")
         failed = []
@@ -322,7 +454,7 @@ class Delivery:
             try:
                 self.destroy(name.removeprefix(f"{SERVICE}-").replace("-", ""), yes=True, data=True)
             except (DeliveryError, ClientError) as error:  # the others are still to go
-                say(f"{name}: {error}")
+                say(f"{name}: {explained(error)}")
                 failed.append(name)
         if failed:
             raise DeliveryError(f"not removed: {', '.join(failed)}")
@@ -334,7 +466,7 @@ class Delivery:
         if orders.status() is None:
             say(f"there is no stack {name}: nothing to compare")
             return
-        beside = (self.stack(f"{name}-edge"), self._web_acl(name))
+        beside = (self.stack(f"{name}-edge"), self._web_acl(name)) if self._has_edges() else ()
         count = 0
         for stack in (orders, *(each for each in beside if each.status())):
             drifted = stack.drifted()
@@ -356,7 +488,15 @@ class Delivery:
         ]:
             raise DeliveryError(f"give {', '.join(missing)} in PARAMETERS, as docs/delivery.md shows")
         stack = self.stack(_bootstrap_name(stage))
-        decision = decide(stack.status(), holds_data=True)  # it is never deleted from here
+        status = stack.status()
+        if str(status).endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+            status = stack.wait()
+        if str(status).startswith("ROLLBACK_"):  # it is never deleted from here
+            raise DeliveryError(
+                f"the creation of {stack.name} failed: {stack.reason()}; mend that, then "
+                f"`aws cloudformation delete-stack --stack-name {stack.name}`, then `make bootstrap` again"
+            )
+        decision = decide(status, holds_data=True, stack=stack.name)
         if decision.action not in (Action.CREATE, Action.UPDATE):
             raise DeliveryError(f"{stack.name} is left alone: {decision.reason}")
         changed = stack.apply_body(decision.action.name, template, given)
@@ -395,6 +535,13 @@ def _bootstrap_name(stage: str) -> str:
     return f"{SERVICE}-bootstrap-{bootstrap_stage(stage)}"
 
 
+def _samconfig() -> dict[str, Any]:
+    try:
+        return tomllib.loads((ROOT / "samconfig.toml").read_text())
+    except (OSError, ValueError) as error:
+        raise DeliveryError(f"samconfig.toml cannot be read: {error}") from error
+
+
 def _tags(stage: str) -> dict[str, str]:
     """Return what tells the stage's resources from others' in the roles' policies."""
     return {"service": SERVICE, "stage": stage}
@@ -402,6 +549,18 @@ def _tags(stage: str) -> dict[str, str]:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _each_once(kept: Iterable[Kept]) -> list[Kept]:
+    return list({each.physical_id: each for each in kept}.values())
+
+
+def _names(kept: Iterable[Kept]) -> str:
+    return ", ".join(each.physical_id for each in kept)
+
+
+def _text(error: Exception) -> str:
+    return explained(error)
 
 
 def _ask(question: str) -> str | None:
@@ -439,38 +598,42 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 failed with a line on standard error, 2 misused."""
     given = _parser().parse_args(argv)
-    try:
-        if given.command == "key":
-            say(source_key())
-        else:
-            _run(Delivery(boto3.Session(), os.environ), given)
-    except (DeliveryError, ReleaseError, BotoCoreError, ClientError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; a running CloudFormation operation goes on by itself", file=sys.stderr)
-        return 130
+    return reported("error", lambda: _run(given), DeliveryError, ReleaseError)
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.command == "key":
+        say(source_key())
+        return 0
+    # What can be judged without AWS is judged before it.
+    pairs = getattr(given, "parameters", "").split()
+    named(pairs)
+    if given.command == "sweep":
+        numbers = open_pull_requests(given.open or github_pull_requests(os.environ))
+        Delivery(session(), os.environ).sweep(numbers)
+        return 0
+    if (given.command, given.stage) != ("bootstrap", "preview"):
+        check_stage(given.stage, _samconfig())
+    _run_for_stage(Delivery(session(), os.environ), given, pairs)
     return 0
 
 
-def _run(delivery: Delivery, given: argparse.Namespace) -> None:
+def _run_for_stage(delivery: Delivery, given: argparse.Namespace, pairs: Sequence[str]) -> None:
     match given.command:
         case "package":
-            delivery.package(given.stage, given.parameters.split(), force=given.force)
+            delivery.package(given.stage, pairs, force=given.force)
         case "deploy":
-            delivery.deploy(given.stage, given.artifact, given.parameters.split(), force=given.force)
+            delivery.deploy(given.stage, given.artifact, pairs, force=given.force)
         case "edge":
-            delivery.edge(given.stage, given.parameters.split())
+            delivery.edge(given.stage, pairs)
         case "rollback":
             delivery.rollback(given.stage)
         case "destroy":
             delivery.destroy(given.stage, yes=given.yes, data=given.data)
         case "drift":
             delivery.drift(given.stage)
-        case "sweep":
-            delivery.sweep(open_pull_requests(given.open or github_pull_requests(os.environ)))
         case "bootstrap":
-            delivery.bootstrap(given.stage, given.parameters.split())
+            delivery.bootstrap(given.stage, pairs)
 
 
 if __name__ == "__main__":

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
+from scripts.command import explained
 
 # List prices of us-east-1 in USD, a month: order of magnitude for a report, not a bill.
 # https://aws.amazon.com/kms/pricing/, /dynamodb/pricing/on-demand/, /s3/pricing/
 KEY_PRICE = 1.00
 TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
 BUCKET_PRICE_PER_GB = 0.023
-_KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
-# Its objects are of no order. Setting up a load balancer's log puts the first there, before any request.
-_LOGS = "AccessLogsBucket"
+KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
+# Their objects are of no order. Setting up a load balancer's log puts the first there, before any request.
+_LOGS = ("AccessLogsBucket", "LogsBucket")  # the second is an edge's
 _GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
+_BATCH = 1000  # of DeleteObjects
+# How often a removal is tried that AWS refuses for now. With the usual pause that is two minutes.
+_TRIES = 60
+# What passes by itself: others at work on the resource, throttling, logs that still arrive. A bus says that
+# it has rules for a while after they went: https://github.com/anomalyco/ion/issues/809
+_FOR_NOW = (
+    "BucketNotEmpty",
+    "ConcurrentModification",
+    "InternalError",
+    "InternalException",
+    "InternalServerError",
+    "KMSInternal",
+    "LimitExceeded",
+    "OperationAborted",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "ResourceInUse",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttl",
+    "TooManyRequests",
+)
+_HAS_RULES = "since it has rules"
 
 
 @dataclass(frozen=True)
@@ -28,21 +53,32 @@ class Kept:
     physical_id: str
 
 
+def kept_of(resources: Iterable[Mapping[str, Any]]) -> list[Kept]:
+    """Return resources, or events, as what is kept."""
+    return [Kept(r["ResourceType"], r["LogicalResourceId"], r["PhysicalResourceId"]) for r in resources]
+
+
 def retained(resources: Iterable[Mapping[str, Any]], declared: Mapping[str, Mapping[str, Any]]) -> list[Kept]:
-    """Return the stack's resources that its template retains and that were made."""
-    return [
-        Kept(r["ResourceType"], r["LogicalResourceId"], r["PhysicalResourceId"])
+    """Return the stack's resources that its template retains and that stand."""
+    return kept_of(
+        r
         for r in resources
         if r.get("PhysicalResourceId")
+        and r["ResourceStatus"] != "DELETE_COMPLETE"
         and str(declared.get(r["LogicalResourceId"], {}).get("DeletionPolicy", "")).startswith("Retain")
-    ]
+    )
 
 
 class Data:
-    """Looks into and removes retained resources. `connect` makes a client by service name."""
+    """Looks into and removes retained resources. `connect` makes a client by service name.
 
-    def __init__(self, connect: Callable[[str], Any], say: Callable[[str], None]) -> None:
-        self._connect, self._say = connect, say
+    `pause_seconds` is the time between two tries of what AWS refuses for now.
+    """
+
+    def __init__(
+        self, connect: Callable[[str], Any], say: Callable[[str], None], pause_seconds: float = 2.0
+    ) -> None:
+        self._connect, self._say, self._pause = connect, say, pause_seconds
 
     def held(self, kept: Iterable[Kept]) -> bool:
         """Tell whether any of it holds data. What cannot be looked into counts as holding some."""
@@ -54,7 +90,7 @@ class Data:
         return any(
             self._holds(looks[k.kind], k.physical_id)
             for k in kept
-            if k.kind in looks and k.logical_id != _LOGS
+            if k.kind in looks and k.logical_id not in _LOGS
         )
 
     def _holds(self, look: Callable[[str], bool], name: str) -> bool:
@@ -76,52 +112,120 @@ class Data:
         found = self._connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)
         return any(int(found.get("Attributes", {}).get(name, 0)) for name in names)
 
+    def stand(self, kept: Iterable[Kept]) -> bool:
+        """Tell whether any of it is still to be removed. A stack's bus and archive are never the last."""
+        looks: dict[str, Callable[[str], bool]] = {
+            "AWS::KMS::Key": self._key_stands,
+            "AWS::DynamoDB::Table": self._table_stands,
+            "AWS::S3::Bucket": lambda name: bool(
+                self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
+            ),
+            "AWS::SQS::Queue": lambda url: bool(
+                self._connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+            ),
+        }
+        return any(self._holds(looks[k.kind], k.physical_id) for k in kept if k.kind in looks)
+
+    def _key_stands(self, key: str) -> bool:
+        try:
+            state = self._connect("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
+        except ClientError as error:
+            # The roles' rights go by a key's tags, and one that is gone has none.
+            if "AccessDenied" in error.response["Error"]["Code"]:
+                return False
+            raise
+        return not str(state).startswith("Pending")
+
+    def _table_stands(self, name: str) -> bool:
+        found = self._connect("dynamodb").describe_table(TableName=name)["Table"]
+        return bool(found["TableStatus"] != "DELETING")
+
     def empty(self, bucket: str) -> int:
         """Delete every version of every object; return how many."""
         s3, count = self._connect("s3"), 0
         try:
             for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
                 found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-                if not found:
-                    continue
-                objects = [{"Key": o["Key"], "VersionId": o["VersionId"]} for o in found]
-                answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-                count += len(objects) - len(answer.get("Errors", []))
-                self._say(f"  {bucket}: {count} object versions removed")
+                for start in range(0, len(found), _BATCH):
+                    batch = found[start : start + _BATCH]
+                    objects = [{"Key": o["Key"], "VersionId": o["VersionId"]} for o in batch]
+                    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+                    if errors := answer.get("Errors", []):
+                        first = {"Code": errors[0]["Code"], "Message": f"{errors[0]['Key']} in {bucket}"}
+                        raise ClientError({"Error": first}, "DeleteObjects")
+                    count += len(objects)
+                    self._say(f"  {bucket}: {count} object versions removed")
         except ClientError as error:
             if not _is_gone(error):
                 raise
         return count
 
     def remove(self, kept: Iterable[Kept]) -> list[Kept]:
-        """Remove the resources for good; return those that this does not know how to remove."""
+        """Remove the resources for good; return those that are left, each of which was said with its reason.
+
+        Keys go last, and only if all that they encrypt has gone.
+        """
         removers: dict[str, Callable[[str], Any]] = {
             "AWS::Events::Archive": lambda name: self._connect("events").delete_archive(ArchiveName=name),
             "AWS::Events::EventBus": lambda name: self._connect("events").delete_event_bus(Name=name),
             "AWS::SQS::Queue": lambda url: self._connect("sqs").delete_queue(QueueUrl=url),
             "AWS::DynamoDB::Table": lambda name: self._connect("dynamodb").delete_table(TableName=name),
             "AWS::S3::Bucket": self._remove_bucket,
-            "AWS::KMS::Key": lambda key: self._connect("kms").schedule_key_deletion(
-                KeyId=key, PendingWindowInDays=_KEY_REMOVAL_DAYS
-            ),
+            "AWS::KMS::Key": self._remove_key,
         }
-        order, left = list(removers), []
+        order, left, failed = list(removers), list[Kept](), False
         for resource in sorted(kept, key=lambda k: order.index(k.kind) if k.kind in order else -1):
+            name = f"  {resource.logical_id} ({resource.physical_id})"
             if resource.kind not in removers:
+                self._say(f"{name}: remove it by hand, this command knows no {resource.kind}")
+                left.append(resource)
+                continue
+            if resource.kind == "AWS::KMS::Key" and failed:
+                self._say(f"{name}: stays until the others are gone")
                 left.append(resource)
                 continue
             try:
-                removers[resource.kind](resource.physical_id)
+                self._persist(removers[resource.kind], resource)
             except ClientError as error:
-                if not _is_gone(error):
-                    raise
-            ends = f"gone in {_KEY_REMOVAL_DAYS} days" if resource.kind == "AWS::KMS::Key" else "removed"
-            self._say(f"  {resource.logical_id} ({resource.physical_id}): {ends}")
+                self._say(f"{name}: NOT removed: {explained(error)}")
+                if _HAS_RULES in str(error):
+                    self._say(
+                        f"    `aws events list-rules --event-bus-name {resource.physical_id}` shows them"
+                    )
+                left.append(resource)
+                failed = True
+                continue
+            ends = f"gone in {KEY_REMOVAL_DAYS} days" if resource.kind == "AWS::KMS::Key" else "removed"
+            self._say(f"{name}: {ends}")
         return left
+
+    def _persist(self, remove: Callable[[str], Any], resource: Kept) -> None:
+        """Remove the resource, unless it is gone; try again while AWS refuses it for now."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                remove(resource.physical_id)
+                return
+            except ClientError as error:
+                if _is_gone(error):
+                    return
+                if not tries_left or not _for_now(error):
+                    raise
+                if tries_left == _TRIES - 1:
+                    self._say(f"  {resource.logical_id}: waiting, for {' '.join(str(error).split())}")
+                time.sleep(self._pause)
 
     def _remove_bucket(self, name: str) -> None:
         self.empty(name)
         self._connect("s3").delete_bucket(Bucket=name)
+
+    def _remove_key(self, key: str) -> None:
+        kms = self._connect("kms")
+        try:
+            kms.schedule_key_deletion(KeyId=key, PendingWindowInDays=KEY_REMOVAL_DAYS)
+        except kms.exceptions.KMSInvalidStateException:
+            # It is, already: https://docs.aws.amazon.com/kms/latest/developerguide/key-state.html
+            if self._key_stands(key):
+                raise
 
     def report(self, kept: Iterable[Kept]) -> Iterator[str]:
         """Return a line for each resource that still exists, with what it goes on costing a month."""
@@ -158,6 +262,11 @@ def _size(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def _for_now(error: ClientError) -> bool:
+    code = str(error.response["Error"]["Code"])
+    return _HAS_RULES in str(error) or any(code.startswith(word) for word in _FOR_NOW)
 
 
 def _is_gone(error: ClientError) -> bool:

@@ -35,6 +35,8 @@ class Decision:
     reason: str
 
 
+# Every StackStatus of CloudFormation; tests hold the names against the SDK's.
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html
 _HEALTHY = {
     "CREATE_COMPLETE",
     "UPDATE_COMPLETE",
@@ -42,16 +44,20 @@ _HEALTHY = {
     "IMPORT_COMPLETE",
     "IMPORT_ROLLBACK_COMPLETE",
 }
+_FAILED_CREATION = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
+_EVENTS = "`aws cloudformation describe-stack-events --stack-name {stack}` says why"
 _HELP = {
-    "UPDATE_ROLLBACK_FAILED": "it may hold data; mend it, then `aws cloudformation continue-update-rollback`",
-    "UPDATE_FAILED": "it may hold data; roll it back with `aws cloudformation rollback-stack`",
-    "ROLLBACK_FAILED": "look at its events, then `make destroy`",
-    "CREATE_FAILED": "look at its events, then `make destroy`",
-    "DELETE_FAILED": "look at its events, then `make destroy` again",
+    # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-continueupdaterollback.html
+    "UPDATE_ROLLBACK_FAILED": f"{_EVENTS}; mend that, never delete the stack, then "
+    "`aws cloudformation continue-update-rollback --stack-name {stack}`, and deploy again",
+    "UPDATE_FAILED": f"{_EVENTS}; go back with `aws cloudformation rollback-stack --stack-name {{stack}}`, "
+    "and deploy again",
+    "CREATE_FAILED": f"{_EVENTS}; then `make destroy`, and deploy again",
+    "DELETE_FAILED": f"{_EVENTS}; then `make destroy` again",
 }
 
 
-def decide(status: str | None, *, holds_data: bool) -> Decision:
+def decide(status: str | None, *, holds_data: bool, stack: str = "it") -> Decision:
     """Return what a deployment may do to a stack in this status; `None` is no stack.
 
     A stack is deleted in one case only: its first creation failed and was rolled back, and nothing that
@@ -65,7 +71,7 @@ def decide(status: str | None, *, holds_data: bool) -> Decision:
         return Decision(Action.WAIT, f"another operation runs ({status})")
     if status in _HEALTHY:
         return Decision(Action.UPDATE, f"the stack is {status}")
-    if status == "ROLLBACK_COMPLETE":
+    if status in _FAILED_CREATION:
         if holds_data:
             return Decision(
                 Action.REFUSE,
@@ -73,7 +79,7 @@ def decide(status: str | None, *, holds_data: bool) -> Decision:
                 "look at it, then `make destroy`",
             )
         return Decision(Action.DELETE_THEN_CREATE, "its creation failed and it never held data")
-    return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, 'look at its events')}")
+    return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, _EVENTS).format(stack=stack)}")
 
 
 _PREVIEW = re.compile(r"preview([0-9]+)")
@@ -96,16 +102,35 @@ def stack_name(service: str, stage: str) -> str:
     return f"{service}-" + _PREVIEW.sub(r"preview-\1", stage)
 
 
+def check_stage(stage: str, samconfig: Mapping[str, Any]) -> None:
+    """Return if a stage of this name is meant to be. Raises DeliveryError.
+
+    A misspelt one would be deployed as a new stage with the default parameters.
+    """
+    stack_name("", stage)
+    known = {"dev", PRODUCTION, *(name for name, each in samconfig.items() if isinstance(each, Mapping))}
+    known |= {named(_overrides(samconfig, name)).get("Stage", "dev") for name in known}
+    if stage not in known and not _PREVIEW.fullmatch(stage) and not stage.startswith("test"):
+        names = ", ".join(sorted(known - {"default"}))
+        raise DeliveryError(
+            f"there is no stage {stage!r}: it is one of {names}, begins with `preview` and a number, or with "
+            f"`test`; another one needs its section [{stage}.deploy.parameters] in samconfig.toml"
+        )
+
+
+def _overrides(samconfig: Mapping[str, Any], stage: str) -> list[str]:
+    section = samconfig.get(stage, samconfig.get("default", {}))
+    given = section.get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
+    # One text, as `sam deploy --guided` writes them.
+    return shlex.split(given) if isinstance(given, str) else list(given)
+
+
 def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[str]) -> dict[str, str]:
     """Return a stage's parameters: its section in samconfig.toml ([default] if it has none), then `extra`.
 
     Nothing is remembered from the deployment before: the file and the command say all there is.
     """
-    section = samconfig.get(stage, samconfig.get("default", {}))
-    given = section.get("deploy", {}).get("parameters", {}).get("parameter_overrides", [])
-    if isinstance(given, str):  # as `sam deploy --guided` writes them
-        given = shlex.split(given)
-    parameters = named([*given, f"Stage={stage}", *extra])
+    parameters = named([*_overrides(samconfig, stage), f"Stage={stage}", *extra])
     if parameters["Stage"] != stage:
         raise DeliveryError(f"Stage={parameters['Stage']} contradicts STAGE={stage}")
     return parameters
@@ -122,11 +147,41 @@ def named(pairs: Iterable[str]) -> dict[str, str]:
     return values
 
 
-def checked_parameters(parameters: Mapping[str, str], declared: Iterable[str]) -> dict[str, str]:
-    """Return the parameters if the template declares them all. Raises DeliveryError."""
+def checked_parameters(parameters: Mapping[str, str], declared: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parameters if the template declares them and takes their values. Raises DeliveryError."""
     if unknown := sorted(set(parameters) - set(declared)):
         raise DeliveryError(f"the template has no parameter {', '.join(unknown)}")
+    for name, value in parameters.items():
+        if why := _refused(value, declared[name] or {}):
+            raise DeliveryError(f"{name}={value} is refused: {why}")
     return dict(parameters)
+
+
+def _refused(value: str, declared: Mapping[str, Any]) -> str:
+    """Return why a template does not take the value, or nothing.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
+    """
+    of_list = declared.get("Type") == "CommaDelimitedList"
+    values = [each.strip() for each in value.split(",")] if of_list else [value]
+    allowed = [str(each) for each in declared.get("AllowedValues", [])]
+    if allowed and not set(values) <= set(allowed):
+        return f"it must be one of {', '.join(allowed)}"
+    pattern = str(declared.get("AllowedPattern", ""))
+    if pattern and not all(re.fullmatch(pattern, each) for each in values):
+        return str(declared.get("ConstraintDescription") or f"it must match {pattern}")
+    of_number = declared.get("Type") == "Number"
+    least, most = (declared.get(f"{bound}{'Value' if of_number else 'Length'}") for bound in ("Min", "Max"))
+    try:
+        size = float(value) if of_number else len(value)
+    except ValueError:
+        return "it must be a number"
+    unit = "" if of_number else " characters"
+    if least is not None and size < float(least):
+        return f"it must be at least {least}{unit}"
+    if most is not None and size > float(most):
+        return f"it must be at most {most}{unit}"
+    return ""
 
 
 def serving(parameters: Mapping[str, str]) -> set[str]:

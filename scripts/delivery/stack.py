@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -23,6 +24,12 @@ NOT_COMPARED = {
     "AWS::ECS::TaskDefinition",
     "AWS::SecretsManager::Secret",
 }
+# What CloudFormation says if a function has a version of this code and configuration, with its ARN or number.
+# https://github.com/aws/aws-cdk/issues/35540, https://github.com/service-cloud-voice/ServiceCloudVoiceLambdas/issues/30
+_VERSION_EXISTS = re.compile(
+    r"Version already exists: \[?arn:[^:]+:lambda:[^:]+:\d+:function:([^:]+):(\d+)"
+    r"|A version for this Lambda function exists \( ?(\d+) ?\)"
+)
 _NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -119,14 +126,27 @@ class Stack:
             and _stands(r)
         ]
 
-    def left_behind(self) -> list[dict[str, Any]]:
-        """Return what a failed creation made, from its events."""
-        made = {
-            (event["LogicalResourceId"], event["PhysicalResourceId"]): event
-            for event in self._events()
-            if event.get("PhysicalResourceId") and event["PhysicalResourceId"] != event.get("StackId")
-        }
-        return list(made.values())
+    def skipped(self, stack_id: str = "") -> list[dict[str, Any]]:
+        """Return what its deletion, or the rollback of its creation, left standing, in nested stacks too.
+
+        Its events tell. A deleted stack must be asked for by its id.
+        https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStackEvents.html
+        """
+        return list(
+            {event["PhysicalResourceId"]: event for event in self._skipped(stack_id or self.name)}.values()
+        )
+
+    def _skipped(self, stack: str) -> Iterator[dict[str, Any]]:
+        for event in self._events(stack):  # the newest first
+            status, physical = event["ResourceStatus"], event.get("PhysicalResourceId")
+            if physical == event["StackId"]:
+                if not status.startswith(("DELETE_", "ROLLBACK_")):
+                    return  # an operation before
+            elif event["ResourceType"] == "AWS::CloudFormation::Stack" and status == "DELETE_COMPLETE":
+                yield from self._skipped(physical)
+            # A version of a function goes with its function.
+            elif status == "DELETE_SKIPPED" and physical and event["ResourceType"] != "AWS::Lambda::Version":
+                yield event
 
     def matches(self, template: str, parameters: Mapping[str, str]) -> bool:
         """Tell whether exactly this is deployed and complete."""
@@ -190,8 +210,40 @@ class Stack:
         self._cfn.execute_change_set(StackName=self.name, ChangeSetName=change_set)
         end = self.wait(seen)
         if end not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise DeliveryError(f"{self.name} is {end}: {self.reason(seen)}")
+            raise DeliveryError(f"{self.name} is {end}: {self.reason(seen)}{self._mend(seen)}")
         return True
+
+    def _mend(self, seen: set[str]) -> str:
+        """Return the command for a failure that would come back with every try, if it was one.
+
+        The rollback of an older template left the functions' new versions standing, and Lambda makes no
+        second version of the same code and configuration.
+        https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
+        """
+        commands = []
+        for event in self._events():
+            text = event.get("ResourceStatusReason", "")
+            if event["EventId"] in seen or event.get("ResourceType") != "AWS::Lambda::Version":
+                continue
+            if found := _VERSION_EXISTS.search(text):
+                function = found[1] or self._function_of(event["LogicalResourceId"])
+                number = found[2] or found[3]
+                commands.append(
+                    f"`aws lambda delete-function --function-name {function} --qualifier {number}`"
+                )
+        if not commands:
+            return ""
+        return f"; an earlier rollback left it, nothing uses it: {' and '.join(commands)}, then deploy again"
+
+    def _function_of(self, version: str) -> str:
+        """Return the name of the function whose version it is: SAM names it after the function."""
+        functions = (r for r in self.resources() if r["ResourceType"] == "AWS::Lambda::Function")
+        names = [
+            r["PhysicalResourceId"]
+            for r in functions
+            if version.startswith(f"{r['LogicalResourceId']}Version")
+        ]
+        return str(names[0]) if names else "<its function>"
 
     def _await_change_set(self, change_set: str) -> bool:
         name = {"StackName": self.name, "ChangeSetName": change_set}
@@ -215,12 +267,24 @@ class Stack:
         self.name, named = found["StackId"], self.name  # a deleted stack is known by its id only
         try:
             seen = {event["EventId"] for event in self._events()}
-            self._cfn.delete_stack(StackName=named)
+            self._start_deletion(named)
             end = self.wait(seen)
             if end not in (None, "DELETE_COMPLETE"):
                 raise DeliveryError(f"{named} is {end}: {self.reason(seen)}")
         finally:
             self.name = named
+
+    def _start_deletion(self, name: str) -> None:
+        try:
+            self._cfn.delete_stack(StackName=name)
+        except ClientError as error:
+            # CloudFormation acts as the role of the last deployment, which a bootstrap made.
+            if "cannot be assumed" not in str(error):
+                raise
+            raise DeliveryError(
+                f"{_line(str(error))}; if its bootstrap is gone: `aws cloudformation delete-stack "
+                f"--stack-name {name} --role-arn <a role for CloudFormation>`, then `make destroy` again"
+            ) from error
 
     def protect(self, template: str, *, termination: bool) -> None:
         """Forbid updates that would replace or delete retained resources, and deletion if asked."""

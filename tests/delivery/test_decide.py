@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import botocore.session
 import pytest
+from scripts.delivery.artifact import ROOT
 from scripts.delivery.decide import (
     Action,
     DeliveryError,
     Record,
     bootstrap_stage,
+    check_stage,
     checked_parameters,
     decide,
     may_destroy,
@@ -20,69 +23,64 @@ from scripts.delivery.decide import (
     stage_parameters,
     stale_previews,
 )
+from scripts.delivery.stack import load_template
 
-# https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html, StackStatus
-STATUSES = [
-    "CREATE_IN_PROGRESS",
-    "CREATE_FAILED",
-    "CREATE_COMPLETE",
-    "ROLLBACK_IN_PROGRESS",
-    "ROLLBACK_FAILED",
-    "ROLLBACK_COMPLETE",
-    "DELETE_IN_PROGRESS",
-    "DELETE_FAILED",
-    "DELETE_COMPLETE",
-    "UPDATE_IN_PROGRESS",
-    "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS",
-    "UPDATE_COMPLETE",
-    "UPDATE_FAILED",
-    "UPDATE_ROLLBACK_IN_PROGRESS",
-    "UPDATE_ROLLBACK_FAILED",
-    "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS",
-    "UPDATE_ROLLBACK_COMPLETE",
-    "REVIEW_IN_PROGRESS",
-    "IMPORT_IN_PROGRESS",
-    "IMPORT_COMPLETE",
-    "IMPORT_ROLLBACK_IN_PROGRESS",
-    "IMPORT_ROLLBACK_FAILED",
-    "IMPORT_ROLLBACK_COMPLETE",
-]
+# As the SDK has it: https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html
+STATUSES: list[str] = (
+    botocore.session.get_session().get_service_model("cloudformation").shape_for("StackStatus").enum
+)
+ACTIONS: dict[str | None, Action] = {
+    None: Action.CREATE,
+    "CREATE_COMPLETE": Action.UPDATE,
+    "CREATE_FAILED": Action.REFUSE,
+    "CREATE_IN_PROGRESS": Action.WAIT,
+    "DELETE_COMPLETE": Action.CREATE,
+    "DELETE_FAILED": Action.REFUSE,
+    "DELETE_IN_PROGRESS": Action.WAIT,
+    "IMPORT_COMPLETE": Action.UPDATE,
+    "IMPORT_IN_PROGRESS": Action.WAIT,
+    "IMPORT_ROLLBACK_COMPLETE": Action.UPDATE,
+    "IMPORT_ROLLBACK_FAILED": Action.REFUSE,
+    "IMPORT_ROLLBACK_IN_PROGRESS": Action.WAIT,
+    "REVIEW_IN_PROGRESS": Action.CREATE,
+    "ROLLBACK_COMPLETE": Action.DELETE_THEN_CREATE,
+    "ROLLBACK_FAILED": Action.DELETE_THEN_CREATE,
+    "ROLLBACK_IN_PROGRESS": Action.WAIT,
+    "UPDATE_COMPLETE": Action.UPDATE,
+    "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS": Action.WAIT,
+    "UPDATE_FAILED": Action.REFUSE,
+    "UPDATE_IN_PROGRESS": Action.WAIT,
+    "UPDATE_ROLLBACK_COMPLETE": Action.UPDATE,
+    "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS": Action.WAIT,
+    "UPDATE_ROLLBACK_FAILED": Action.REFUSE,
+    "UPDATE_ROLLBACK_IN_PROGRESS": Action.WAIT,
+}
 
 
 class TestDecide:
-    @pytest.mark.parametrize("holds_data", [False, True])
-    @pytest.mark.parametrize("status", STATUSES)
-    def test_only_a_failed_creation_without_data_is_deleted(self, status: str, holds_data: bool) -> None:
-        action = decide(status, holds_data=holds_data).action
-        deletes = action is Action.DELETE_THEN_CREATE
-        assert deletes == (status == "ROLLBACK_COMPLETE" and not holds_data)
+    def test_every_status_of_cloudformation_has_its_action(self) -> None:
+        assert {None, *STATUSES} == set(ACTIONS)
+        assert {status: decide(status, holds_data=False).action for status in ACTIONS} == ACTIONS
 
-    @pytest.mark.parametrize("status", [s for s in STATUSES if s.startswith("UPDATE_")])
-    def test_a_stack_that_was_ever_updated_is_never_created_or_deleted(self, status: str) -> None:
-        assert decide(status, holds_data=False).action in (Action.UPDATE, Action.WAIT, Action.REFUSE)
+    @pytest.mark.parametrize("status", STATUSES)
+    def test_nothing_that_holds_data_is_deleted(self, status: str) -> None:
+        assert decide(status, holds_data=True).action is not Action.DELETE_THEN_CREATE
 
     @pytest.mark.parametrize(
-        ("status", "action"),
+        ("status", "command"),
         [
-            (None, Action.CREATE),
-            ("DELETE_COMPLETE", Action.CREATE),
-            ("REVIEW_IN_PROGRESS", Action.CREATE),
-            ("CREATE_COMPLETE", Action.UPDATE),
-            ("UPDATE_COMPLETE", Action.UPDATE),
-            ("UPDATE_ROLLBACK_COMPLETE", Action.UPDATE),
-            ("CREATE_IN_PROGRESS", Action.WAIT),
-            ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", Action.WAIT),
-            ("DELETE_IN_PROGRESS", Action.WAIT),
-            ("UPDATE_ROLLBACK_FAILED", Action.REFUSE),
-            ("ROLLBACK_FAILED", Action.REFUSE),
-            ("DELETE_FAILED", Action.REFUSE),
-            ("SOMETHING_NEW", Action.REFUSE),
+            ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name orders-dev"),
+            ("UPDATE_FAILED", "aws cloudformation rollback-stack --stack-name orders-dev"),
+            ("CREATE_FAILED", "make destroy"),
+            ("DELETE_FAILED", "make destroy"),
+            ("IMPORT_ROLLBACK_FAILED", "aws cloudformation describe-stack-events --stack-name orders-dev"),
+            ("SOMETHING_NEW", "aws cloudformation describe-stack-events --stack-name orders-dev"),
         ],
     )
-    def test_each_status_has_its_action_and_a_reason(self, status: str | None, action: Action) -> None:
-        decision = decide(status, holds_data=False)
-        assert decision.action is action
-        assert decision.reason
+    def test_what_is_refused_comes_with_the_command_that_mends_it(self, status: str, command: str) -> None:
+        decision = decide(status, holds_data=False, stack="orders-dev")
+        assert decision.action is Action.REFUSE
+        assert command in decision.reason
         assert "\n" not in decision.reason
 
 
@@ -122,9 +120,52 @@ class TestParameters:
             stage_parameters(self.SAMCONFIG, "dev", [pair])
 
     def test_a_name_that_the_template_lacks_is_refused(self) -> None:
-        assert checked_parameters({"Stage": "dev"}, ["Stage", "Runtime"]) == {"Stage": "dev"}
+        declared: dict[str, Any] = {"Stage": {}, "Runtime": {}}
+        assert checked_parameters({"Stage": "dev"}, declared) == {"Stage": "dev"}
         with pytest.raises(DeliveryError, match="Runtme"):
-            checked_parameters({"Runtme": "lambda"}, ["Stage", "Runtime"])
+            checked_parameters({"Runtme": "lambda"}, declared)
+
+    @pytest.mark.parametrize(
+        ("declared", "good", "bad", "why"),
+        [
+            ({"AllowedValues": ["lambda", "fargate"]}, ["lambda"], ["Lambda", ""], "one of lambda, fargate"),
+            ({"Type": "Number", "AllowedValues": [256, 512]}, ["256"], ["257"], "one of 256, 512"),
+            ({"AllowedPattern": "|https://[^ ]+"}, ["", "https://a"], ["http://a"], "must match"),
+            ({"AllowedPattern": "[a-z]+"}, ["a"], ["a1", "1a"], "must match"),  # as a whole
+            ({"AllowedPattern": "[a-z]+", "ConstraintDescription": "a word"}, ["a"], ["1"], "a word"),
+            ({"Type": "Number", "MinValue": 1, "MaxValue": 9.5}, ["1", "9.5"], ["0"], "at least 1"),
+            ({"Type": "Number", "MinValue": 0, "MaxValue": 9}, ["0"], ["10"], "at most 9"),
+            ({"Type": "Number"}, ["-1"], ["many", ""], "a number"),
+            ({"MinLength": 2, "MaxLength": 3}, ["ab"], ["a"], "at least 2 characters"),
+            ({"MaxLength": 3}, [""], ["abcd"], "at most 3 characters"),
+            ({"Type": "CommaDelimitedList", "AllowedPattern": "[a-z]"}, ["a,b", "a, b"], ["a,1"], "match"),
+            ({"Type": "CommaDelimitedList", "AllowedValues": ["a", "b"]}, ["a,b"], ["a,c"], "one of a, b"),
+        ],
+    )
+    def test_a_value_that_the_template_refuses_is_refused(
+        self, declared: dict[str, Any], good: list[str], bad: list[str], why: str
+    ) -> None:
+        """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html."""
+        for value in good:
+            assert checked_parameters({"Name": value}, {"Name": declared}) == {"Name": value}
+        for value in bad:
+            with pytest.raises(DeliveryError, match=f"Name={value} is refused: .*{why}"):
+                checked_parameters({"Name": value}, {"Name": declared})
+
+    def test_defaults_and_examples_of_every_template_are_taken(self) -> None:
+        for path in [ROOT / "template.yaml", *ROOT.glob("*/template.yaml")]:
+            declared = load_template(path.read_text())["Parameters"]
+            defaults = {name: str(each["Default"]) for name, each in declared.items() if "Default" in each}
+            assert checked_parameters(defaults, declared) == defaults, path
+
+    def test_a_stage_must_be_meant(self) -> None:
+        samconfig = self.SAMCONFIG | {"qa": {}, "version": 0.1}
+        samconfig["default"] = {"deploy": {"parameters": {"parameter_overrides": "Stage=sam"}}}
+        for stage in ("dev", "prod", "qa", "sam", "preview12", "test", "test1a2b"):
+            check_stage(stage, samconfig)
+        for stage in ("prodd", "prd", "devv", "staging", "version", "previewer", "preview", "Dev", ""):
+            with pytest.raises(DeliveryError):
+                check_stage(stage, samconfig)
 
     @pytest.mark.parametrize("stage", ["", "Dev", "a-b", "1a", "bootstrap", "preview", "x" * 17])
     def test_what_is_no_stage_is_refused(self, stage: str) -> None:

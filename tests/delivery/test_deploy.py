@@ -130,7 +130,7 @@ class Session:
     """A boto3 session of the emulator: an account's root, or the role whose keys are given."""
 
     def __init__(self, endpoint: str, account: str = ACCOUNT, keys: Mapping[str, str] | None = None) -> None:
-        self._who = (endpoint, account, keys)
+        self.endpoint, self._who = endpoint, (endpoint, account, keys)
         self.calls: list[str] = []
         self.regions: dict[str, set[str | None]] = defaultdict(set)
 
@@ -307,6 +307,31 @@ class TestDeploy:
         assert rig.status(stage) == "CREATE_COMPLETE"
         assert not rig.exists(left["AccessLogsBucket"])
 
+    def test_a_rollback_that_a_log_stopped_is_cleaned_up(
+        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """ROLLBACK_FAILED: CloudFormation deletes no bucket that holds something, here a first object."""
+        with pytest.raises(DeliveryError, match="Failure"):
+            rig.deploy("a", stage, "Broken=true")
+        logs = rig.left_behind(stage)["AccessLogsBucket"]
+        rig.client("s3").put_object(Bucket=logs, Key="AWSLogs/1/ELBAccessLogTestFile", Body=b"1")
+        status, resources, skipped = Stack.status, Stack.resources, Stack.skipped
+
+        def failed(of: Stack) -> bool:
+            return status(of) == "ROLLBACK_COMPLETE"
+
+        def left(of: Stack) -> list[dict[str, Any]]:
+            bucket = {"ResourceType": "AWS::S3::Bucket", "LogicalResourceId": "AccessLogsBucket"}
+            there = bucket | {"PhysicalResourceId": logs, "ResourceStatus": "DELETE_FAILED"}
+            return [there] if failed(of) else resources(of)
+
+        monkeypatch.setattr(Stack, "status", lambda of: "ROLLBACK_FAILED" if failed(of) else status(of))
+        monkeypatch.setattr(Stack, "resources", left)
+        monkeypatch.setattr(Stack, "skipped", lambda of: [] if failed(of) else skipped(of))
+        rig.deploy("a", stage)
+        assert status(rig.delivery.stack(f"orders-{stage}")) == "CREATE_COMPLETE"
+        assert not rig.exists(logs)
+
     @pytest.mark.parametrize("where", ["table", "bucket", "unknown"])
     def test_a_failed_first_one_that_holds_data_is_left_alone(
         self, rig: Rig, stage: str, where: str, monkeypatch: pytest.MonkeyPatch
@@ -339,6 +364,57 @@ class TestDeploy:
         assert rig.code(stage) == "b"
         assert rig.outputs(stage)["TableName"] == table
         assert rig.orders(table) == 1
+
+    @pytest.mark.parametrize(
+        ("reason", "names"),
+        [
+            # https://github.com/aws/aws-cdk/issues/35540
+            (
+                'Resource handler returned message: "Version already exists: [arn:aws:lambda:eu-west-1:1:'
+                "function:orders-dev-ApiFunction-1a:7]. Please modify the function to create a new version. "
+                '(Service: Lambda, Status Code: 409, Request ID: aa44)" (HandlerErrorCode: AlreadyExists)',
+                "orders-dev-ApiFunction-1a --qualifier 7`",
+            ),
+            # https://github.com/aws-samples/siem-on-amazon-opensearch-service/issues/261
+            (
+                "A version for this Lambda function exists ( 7 ). Modify the function to create a new "
+                "version.",
+                "orders-dev-ApiFunction-1a --qualifier 7`",
+            ),
+            ("Resource limit exceeded", ""),
+        ],
+    )
+    def test_a_version_that_a_rollback_left_is_named(self, reason: str, names: str) -> None:
+        """As older templates let it; those of today delete the version."""
+        version = {"ResourceType": "AWS::Lambda::Version", "LogicalResourceId": "ApiFunctionVersion0a1b2c"}
+        function = {"ResourceType": "AWS::Lambda::Function", "LogicalResourceId": "ApiFunction"}
+
+        class CloudFormation:
+            done = False
+
+            def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
+                return lambda **_: {"Status": "CREATE_COMPLETE"}
+
+            def execute_change_set(self, **_: str) -> None:
+                self.done = True
+
+            def describe_stacks(self, **_: str) -> dict[str, Any]:
+                return {"Stacks": [{"StackId": "s", "StackStatus": "UPDATE_ROLLBACK_COMPLETE"}]}
+
+            def get_paginator(self, name: str) -> Any:
+                failed = {"ResourceStatus": "CREATE_FAILED", "ResourceStatusReason": reason, "EventId": "1"}
+                events = [{"StackId": "s", **version, **failed}] if self.done else []
+                made = {
+                    "PhysicalResourceId": "orders-dev-ApiFunction-1a",
+                    "ResourceStatus": "UPDATE_COMPLETE",
+                }
+                pages = {"StackEvents": events, "StackResourceSummaries": [function | made]}
+                return SimpleNamespace(paginate=lambda **_: [pages])
+
+        with pytest.raises(DeliveryError, match="UPDATE_ROLLBACK_COMPLETE") as failed:
+            Stack(CloudFormation(), "orders-dev", lambda _: None, poll=0).apply_body("UPDATE", "", {})
+        assert ("aws lambda delete-function" in str(failed.value)) == bool(names)
+        assert names in str(failed.value)
 
     def test_an_artifact_that_is_not_there_is_refused(self, rig: Rig, stage: str) -> None:
         with pytest.raises(DeliveryError, match="no artifact"):
@@ -397,16 +473,20 @@ class TestDestroy:
             assert name in said
 
     def test_removes_the_data_when_asked(
-        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rig.deploy("a", stage)
         rig.place(stage)
         out = rig.outputs(stage)
+        # As a queue does: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteQueue.html
+        monkeypatch.setattr(Data, "stand", lambda *_: True)  # for a minute after it was deleted
         rig.delivery.destroy(stage, yes=True, data=True)
         assert rig.status(stage) is None
         assert rig.tables(stage) == []
         assert not rig.exists(out["BucketName"])
-        assert "gone in 7 days" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "gone in 7 days" in said
+        assert "An earlier" not in said
 
     @pytest.mark.parametrize(("typed", "goes"), [("orders-{}", True), ("yes", False), (None, False)])
     def test_asks_for_the_name(
@@ -492,8 +572,192 @@ class TestDestroy:
 
         assert Stack(CloudFormation(), "orders-prod", print).load_balancers() == ["kept"]
 
-    def test_what_is_not_there_needs_no_destroying(self, rig: Rig, stage: str) -> None:
+    def test_what_is_not_there_needs_no_destroying(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for data in (False, True):
+            rig.delivery.destroy(stage, yes=True, data=data)
+            assert capsys.readouterr().out == f"there is no stack orders-{stage}, and nothing left of it\n"
+
+    def test_one_that_was_only_reviewed_goes(
+        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig.client("cloudformation").create_change_set(
+            StackName=f"orders-{stage}", ChangeSetName="x", ChangeSetType="CREATE", TemplateBody=LOAD_BALANCER
+        )
+        assert rig.status(stage) == "REVIEW_IN_PROGRESS"
+
+        def none(_: Stack) -> str:
+            """Answer as AWS does of a template that it does not have."""
+            raise ClientError({"Error": {"Code": "ValidationError", "Message": "none"}}, "GetTemplate")
+
+        monkeypatch.setattr(Stack, "template", none)
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.status(stage) is None
+
+    def test_a_deletion_under_way_is_waited_for(
+        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For example that of a run that was interrupted: nothing is asked of the stack meanwhile."""
+        rig.deploy("a", stage)
+        describe, wait, deleting = Stack.describe, Stack.wait, iter([True] * 3)
+
+        def under_way(stack: Stack) -> dict[str, Any] | None:
+            found = describe(stack)
+            going = found and stack.name == f"orders-{stage}" and next(deleting, False)
+            return found | {"StackStatus": "DELETE_IN_PROGRESS"} if found and going else found
+
+        stage_stack = rig.delivery.stack(f"orders-{stage}")
+
+        def ends(stack: Stack, seen: set[str] | None = None) -> str | None:
+            if seen is None:
+                monkeypatch.setattr(Stack, "describe", describe)
+                stage_stack.delete()
+            return wait(stack, seen)
+
+        monkeypatch.setattr(Stack, "describe", under_way)
+        monkeypatch.setattr(Stack, "wait", ends)
+        rig.session.calls.clear()
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.session.calls.count("DeleteStack") == 1
+        assert rig.tables(stage) == []
+
+    def test_what_was_kept_can_be_removed_later(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By what CloudFormation says of a stack that is gone: it says so for 90 days."""
+        rig.deploy("a", stage)
+        rig.place(stage)
+        out = rig.outputs(stage)
         rig.delivery.destroy(stage, yes=True, data=False)
+        capsys.readouterr()
+        rig.delivery.destroy(stage, yes=True, data=False)
+        said = capsys.readouterr().out
+        assert "it left:" in said
+        assert f"{out['TableName']}  table of" in said, "with what it costs"
+        monkeypatch.setattr(command, "_ask", lambda _: "no")
+        with pytest.raises(DeliveryError, match="nothing was done"):
+            rig.delivery.destroy(stage, yes=False, data=True)
+        assert rig.orders(out["TableName"]) == 1
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.tables(stage) == []
+        assert not rig.exists(out["BucketName"])
+
+    def test_data_that_an_earlier_stack_kept_is_not_that_of_the_one_that_stands(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rig.deploy("a", stage)
+        rig.place(stage)
+        first = rig.outputs(stage)
+        rig.delivery.destroy(stage, yes=True, data=False)
+        earlier = rig.delivery._left_by([f"orders-{stage}"], rig.delivery._gone())
+        assert first["BucketName"] in {each.physical_id for each in earlier}
+        rig.deploy("a", stage)
+
+        def left_by(_: Delivery, names: list[str], __: Any) -> list[Any]:
+            """Look as CloudFormation does, which remembers all stacks of a name; the emulator does one."""
+            return earlier if f"orders-{stage}" in names else []
+
+        monkeypatch.setattr(Delivery, "_left_by", left_by)
+        capsys.readouterr()
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.exists(first["BucketName"])
+        assert "An earlier" in capsys.readouterr().out
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert not rig.exists(first["BucketName"])
+
+    def test_an_edge_and_its_web_acl_go_first(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rig.deploy("a", stage, template=ORIGINS)
+        rig.delivery.edge(stage, [])
+        logs = next(
+            r["PhysicalResourceId"]
+            for r in rig.delivery.stack(f"orders-{stage}-edge").resources()
+            if r["LogicalResourceId"] == "LogsBucket"
+        )
+        rig.client("s3").put_object(Bucket=logs, Key="E1.2026-11-30-12.gz", Body=b"1")
+        capsys.readouterr()
+        rig.delivery.destroy(stage, yes=True, data=True)
+        said = capsys.readouterr().out
+        gone = re.findall(r"^(\S+) is gone$", said, re.MULTILINE)
+        assert gone[0] == f"orders-{stage}-edge"
+        assert gone[1].startswith(f"orders-{stage}-waf")
+        assert gone[2] == f"orders-{stage}"
+        assert all(name in said.splitlines()[0] for name in gone), "it says so before it begins"
+        assert not rig.exists(logs)
+
+    @pytest.mark.parametrize(("refusals", "goes"), [(2, True), (99, False)])
+    def test_a_web_acl_that_is_still_associated_is_waited_for(
+        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, refusals: int, goes: bool
+    ) -> None:
+        """And if it stays, the others go all the same."""
+        name = f"orders-{stage}-waf-us-east-1"
+        rig.deploy("a", stage, template=ORIGINS)
+        rig.delivery.stack(name, "us-east-1").apply_body("CREATE", EDGE, {"ActiveOrigin": "x"})
+        delete, refused = Stack.delete, iter(range(refusals))
+
+        def associated(stack: Stack) -> None:
+            if stack.name == name and next(refused, None) is not None:
+                raise DeliveryError(f"{name} is DELETE_FAILED: WebAcl: WAFAssociatedItemException")
+            delete(stack)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Stack, "delete", associated)
+            patch.setattr(command.time, "sleep", lambda _: None)
+            if goes:
+                rig.delivery.destroy(stage, yes=True, data=True)
+            else:
+                with pytest.raises(DeliveryError, match=f"not removed: {name}; `make destroy` again"):
+                    rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.status(stage) is None
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert rig.delivery.stack(name, "us-east-1").status() is None
+
+    def test_a_web_acl_that_another_regions_edge_may_have_is_left(self, rig: Rig, stage: str) -> None:
+        """Its stack was once named after no region."""
+        rig.deploy("a", stage, template=ORIGINS)
+        old = rig.delivery.stack(f"orders-{stage}-waf", "us-east-1")
+        old.apply_body("CREATE", EDGE, {"ActiveOrigin": "x"})
+        rig.delivery.destroy(stage, yes=True, data=True)
+        assert old.status() == "CREATE_COMPLETE"
+        old.delete()
+
+    def test_outside_of_the_aws_partition_nobody_asks_us_east_1(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Credentials of China or GovCloud are refused there."""
+        regions: set[str | None] = set()
+
+        class China:
+            def client(self, service: str, region_name: str | None = None) -> Any:
+                regions.add(region_name)
+                return SimpleNamespace(meta=SimpleNamespace(partition="aws-cn", region_name="cn-north-1"))
+
+        monkeypatch.setattr(Stack, "describe", lambda _: None)
+        monkeypatch.setattr(Delivery, "_gone", lambda _: [])
+        Delivery(China(), {}).destroy("dev", yes=True, data=True)
+        monkeypatch.setattr(Stack, "describe", lambda _: {"StackStatus": "CREATE_COMPLETE"})
+        monkeypatch.setattr(Stack, "drifted", lambda _: [])
+        Delivery(China(), {}).drift("dev")
+        assert regions == {None}
+
+    def test_a_role_that_is_gone_comes_with_the_command(self) -> None:
+        """CloudFormation deletes as the role of the last deployment, which goes with the bootstrap."""
+
+        class CloudFormation:
+            def describe_stacks(self, **_: str) -> dict[str, Any]:
+                return {"Stacks": [{"StackId": "s", "StackStatus": "CREATE_COMPLETE"}]}
+
+            def get_paginator(self, _: str) -> Any:
+                return SimpleNamespace(paginate=lambda **_: [{"StackEvents": []}])
+
+            def delete_stack(self, **_: str) -> None:
+                message = "Role arn:aws:iam::1:role/gone is invalid or cannot be assumed"
+                raise ClientError({"Error": {"Code": "ValidationError", "Message": message}}, "DeleteStack")
+
+        with pytest.raises(DeliveryError, match="delete-stack --stack-name orders-dev --role-arn"):
+            Stack(CloudFormation(), "orders-dev", print, poll=0).delete()
 
 
 class TestEdge:
@@ -1019,6 +1283,21 @@ def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
     assert artifacts.bucket.startswith("orders-bootstrap-dev-")
     assert "imagerepository" in artifacts.repository
     delivery.stack("orders-bootstrap-dev").delete()
+
+
+def test_a_bootstrap_that_could_not_be_made_says_why_and_what_to_do(bare_aws: EmbeddedAws) -> None:
+    """For example because the account has GitHub's provider already."""
+    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
+    stack = delivery.stack("orders-bootstrap-dev")
+    nested = "https://s3.us-east-1.amazonaws.com/orders-artifacts/no-such-template"
+    provider = f"{{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{nested}' }} }}"
+    failure = f"Resources: {{ Provider: {provider} }}"
+    with pytest.raises(DeliveryError):
+        stack.apply_body("CREATE", failure, {})
+    given = [f"{name}={value}" for name, value in parameters("dev", {}, "").items()]
+    with pytest.raises(DeliveryError, match=r"Provider: .*delete-stack --stack-name orders-bootstrap-dev"):
+        delivery.bootstrap("dev", given)
+    stack.delete()
 
 
 def test_the_bootstrap_of_one_preview_is_that_of_all(bare_aws: EmbeddedAws) -> None:
