@@ -20,7 +20,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
+from scripts.command import Arguments, reported, session, stack_of
 
 from orders.adapters.stream import MalformedRecord, event_of
 from orders.receipts import MalformedEvent, placed_order
@@ -402,14 +403,19 @@ def _tens(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when all of it was done."""
-    parser = argparse.ArgumentParser(prog="make dlq", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--stack", default="orders-dev", help="name of the stack (%(default)s)")
+    parser = Arguments(prog="make dlq", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--stack", type=stack_of, default="orders-dev", help="name of the stack (%(default)s)"
+    )
     commands = parser.add_subparsers(dest="command")
     listing = commands.add_parser("list", help="what sits in the queues, and why")
     listing.add_argument("--limit", type=int, default=50, help="messages of each queue (%(default)s)")
@@ -424,20 +430,20 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--yes", action="store_true", help="do it, and do not only say so")
     parser.set_defaults(command="list", limit=50, queue=None)
     asked = parser.parse_args(arguments)
-    queues = asked.queue or list(QUEUES)
-    try:
-        operator = Operator(resources_of(asked.stack))
-        if asked.command == "list":
-            operator.show(queues, asked.limit)
-            return 0
-        if asked.command == "redrive":
-            return 0 if operator.redrive(queues, asked.yes) else 1
-        if asked.start >= asked.end or asked.end > datetime.now(UTC):
-            raise Stuck("--from must be before --to, and --to not in the future")
-        return 0 if operator.replay(asked.start, asked.end, asked.yes) else 1
-    except (Stuck, ClientError, BotoCoreError) as problem:
-        print(f"make dlq: {problem}", file=sys.stderr)
-        return 1
+    return reported("make dlq", lambda: _run(asked), Stuck)
+
+
+def _run(asked: argparse.Namespace) -> int:
+    if asked.command == "replay" and (asked.start >= asked.end or asked.end > datetime.now(UTC)):
+        raise Stuck("--from must be before --to, and --to not in the future")
+    session()
+    operator, queues = Operator(resources_of(asked.stack)), asked.queue or list(QUEUES)
+    if asked.command == "list":
+        operator.show(queues, asked.limit)
+        return 0
+    if asked.command == "redrive":
+        return 0 if operator.redrive(queues, asked.yes) else 1
+    return 0 if operator.replay(asked.start, asked.end, asked.yes) else 1
 
 
 if __name__ == "__main__":

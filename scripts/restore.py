@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from scripts.command import Arguments, reported, session, stack_of
 
 from orders.domain import now, timestamp
 
@@ -203,23 +203,23 @@ def table_of(stack: str) -> str:
 
 def main(argv: list[str]) -> int:
     """Restore, or say what that would do."""
-    parser = argparse.ArgumentParser(prog="make restore", description=__doc__)
-    parser.add_argument("--stack", required=True)
-    parser.add_argument("--to", help="the moment, as 2026-11-22T10:00:00Z")
+    parser = Arguments(prog="make restore", description=__doc__)
+    parser.add_argument("--stack", type=stack_of, required=True)
+    parser.add_argument("--to", type=_moment, help="the moment, as 2026-11-22T10:00:00Z")
     parser.add_argument("--table", help="in place of the moment: a table that was restored already")
     parser.add_argument("--yes", action="store_true", help="put back the orders that are gone")
     parser.add_argument("--overwrite", action="store_true", help="with --yes: the orders that differ, too")
     asked = parser.parse_args(argv)
-    try:
-        if bool(asked.to) == bool(asked.table):
-            raise CannotRestore("give either TO=, a moment, or TABLE=, a table that was restored already")
-        moment = _moment(asked.to) if asked.to else None
-        table = table_of(asked.stack)
-        with table_at(table, moment, _say) if moment else nullcontext(restored(table, asked.table)) as then:
-            outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=_say)
-    except (CannotRestore, ValueError, ClientError, BotoCoreError) as why:
-        print(f"make restore: {why}", file=sys.stderr)
-        return 1
+    if bool(asked.to) == bool(asked.table):
+        parser.error("give either TO=, a moment as 2026-11-22T10:00:00Z, or TABLE=, a table restored already")
+    return reported("make restore", lambda: _run(asked), CannotRestore)
+
+
+def _run(asked: argparse.Namespace) -> int:
+    session()
+    table = table_of(asked.stack)
+    with table_at(table, asked.to, _say) if asked.to else nullcontext(restored(table, asked.table)) as then:
+        outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=_say)
     print(f"{outcome.same} orders are as they were, {outcome.gone} were gone, {outcome.different} differ.")
     print(
         f"{outcome.written} put back." if asked.yes else "Nothing was changed; --yes puts back what is gone."
@@ -227,15 +227,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _moment(text: str) -> datetime:
-    """Read the moment. Raises `CannotRestore`, or `ValueError` when it is none."""
-    moment = datetime.fromisoformat(text)
+def _moment(text: str) -> datetime | None:
+    """Read the moment; none if none is given."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
     if moment.tzinfo is None:
-        raise CannotRestore(f"--to needs a zone, as in {text}Z")
-    moment = moment.astimezone(UTC)
+        raise argparse.ArgumentTypeError(f"a moment needs its zone, as {text}Z has one")
     if moment > datetime.now(UTC):
-        raise CannotRestore("--to lies in the future")
-    return moment
+        raise argparse.ArgumentTypeError(f"{text} lies in the future")
+    return moment.astimezone(UTC)
 
 
 def _say(text: str) -> None:

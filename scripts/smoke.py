@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 READY_SECONDS = 120.0  # names spread and first tasks start
+WORD_SECONDS = 15.0  # while it waits, it says so this often
 LIST_SECONDS = 15.0  # an index follows its table, usually within a second
 _REQUEST_SECONDS = 35.0  # longer than the API's own limit
 
@@ -76,17 +77,28 @@ def _expect(condition: bool, what: str, answer: Answer) -> None:
         raise SmokeFailed(f"{what}: got {answer.status} {str(answer.body)[:200]}")
 
 
-def _until(seconds: float, look: Callable[[], Answer], done: Callable[[Answer], bool]) -> Answer:
-    deadline = time.monotonic() + seconds
+def _until(
+    seconds: float,
+    look: Callable[[], Answer],
+    done: Callable[[Answer], bool],
+    waiting: Callable[[str], None] = lambda _: None,
+) -> Answer:
+    """Look until it is done or the time is up; say what it waits for, at once and now and again."""
+    deadline, word = time.monotonic() + seconds, 0.0
     while True:
         try:
             answer = look()
-        except SmokeFailed:
+            why = f"answers {answer.status}"
+        except SmokeFailed as failed:
             if time.monotonic() > deadline:
                 raise
+            why = str(failed)
         else:
             if done(answer) or time.monotonic() > deadline:
                 return answer
+        if time.monotonic() > word:
+            waiting(f"waiting up to {seconds:.0f} s: {why}")
+            word = time.monotonic() + WORD_SECONDS
         time.sleep(0.5)
 
 
@@ -99,7 +111,9 @@ def smoke(
     def passed(what: str) -> None:
         say(f"  {time.monotonic() - started:5.1f} s  {what}")
 
-    answer = _until(ready_seconds, lambda: api.call("GET", "/health/ready"), lambda a: a.status == 200)
+    answer = _until(
+        ready_seconds, lambda: api.call("GET", "/health/ready"), lambda a: a.status == 200, waiting=passed
+    )
     _expect(answer.status == 200, "GET /health/ready is not 200", answer)
     passed("ready")
     answer = api.call("GET", "/")
@@ -161,6 +175,9 @@ def main() -> int:
     except SmokeFailed as error:
         print(f"error: smoke test failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
     print("smoke test passed", flush=True)
     return 0
 

@@ -29,7 +29,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
+from scripts.command import Arguments, reported, session, stack_of
 
 IN_A_ROW = 10
 _ASK_SECONDS = 120  # new tasks and functions are up when their stack says so; the rest is cold starts
@@ -284,11 +285,13 @@ def _secret(arn: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Switch, and say how it went."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="make switch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("to", choices=["lambda", "fargate"])
-    parser.add_argument("--stack", default="orders-dev", help="the orders stack (default: %(default)s)")
+    parser.add_argument("to", type=_runtime, metavar="TO")
+    parser.add_argument(
+        "--stack", type=stack_of, default="orders-dev", help="the orders stack (default: %(default)s)"
+    )
     parser.add_argument("--edge", help="the edge stack (default: the orders stack's name and -edge)")
     parser.add_argument(
         "--drain-seconds", type=float, default=60, help="default: %(default)s; requests take 30 at most"
@@ -298,20 +301,27 @@ def main(arguments: list[str] | None = None) -> int:
         "--front", help="the address that stays, where its name leads nowhere (the local AWS)"
     )
     options = parser.parse_args(arguments)
-    try:
-        edge = Stack(options.edge or f"{options.stack}-edge")
-        front = Address(edge.outputs["EdgeUrl"])
-        if options.front:
-            headers = {"Host": urlsplit(front.url).netloc, "X-Forwarded-Proto": "https"}
-            front = Address(options.front, headers)
-        switch = Switch(Stack(options.stack), edge, front, options.drain_seconds)
-        if options.plan:
-            print(" -> ".join(plan(switch.state(), options.to)) or "nothing to do")
-            return 0
-        switch.run(options.to)
-    except (Stopped, ClientError, BotoCoreError) as error:
-        print(f"make switch: {error}", file=sys.stderr)
-        return 1
+    return reported("make switch", lambda: _run(options), Stopped)
+
+
+def _runtime(text: str) -> str:
+    if text not in ("lambda", "fargate"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no runtime: TO=fargate or TO=lambda")
+    return text
+
+
+def _run(options: argparse.Namespace) -> int:
+    session()
+    edge = Stack(options.edge or f"{options.stack}-edge")
+    front = Address(edge.outputs["EdgeUrl"])
+    if options.front:
+        headers = {"Host": urlsplit(front.url).netloc, "X-Forwarded-Proto": "https"}
+        front = Address(options.front, headers)
+    switch = Switch(Stack(options.stack), edge, front, options.drain_seconds)
+    if options.plan:
+        print(" -> ".join(plan(switch.state(), options.to)) or "nothing to do")
+        return 0
+    switch.run(options.to)
     print(f"{options.to} serves. Put Runtime={options.to} where deployments get it from (samconfig.toml),")
     print("or the next one brings the old runtime back.")
     return 0

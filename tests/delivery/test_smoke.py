@@ -113,8 +113,11 @@ def test_fails_on(fault: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_fails_where_nothing_answers() -> None:
+    said: list[str] = []
     with pytest.raises(SmokeFailed, match="no answer"):
-        smoke(Api("http://127.0.0.1:9"), ready_seconds=0, say=lambda _: None)
+        smoke(Api("http://127.0.0.1:9"), ready_seconds=1, say=said.append)
+    (waiting,) = said
+    assert "waiting up to 1 s: GET /health/ready: no answer from http://127.0.0.1:9: " in waiting
 
 
 def test_a_closed_api_must_be_closed_everywhere(app: FastAPI) -> None:

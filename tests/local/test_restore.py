@@ -284,16 +284,6 @@ def test_a_table_that_is_still_being_restored_gets_one_line(
             command.restored("a", "b")
 
 
-@pytest.mark.parametrize(("to", "table"), [("", ""), ("2026-01-01T00:00:00Z", "orders-restored")])
-def test_a_moment_or_a_table_must_be_given(to: str, table: str, capsys: pytest.CaptureFixture[str]) -> None:
-    # As make gives them: what is not set is empty.
-    assert command.main(["--stack", "orders-dev", "--to", to, "--table", table]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "TO=" in error
-    assert "TABLE=" in error
-
-
 def test_an_order_that_was_gone_makes_no_event_again() -> None:
     def record(version: int) -> dict[str, Any]:
         item = item_of(an_order(version=version), "f", 4)
@@ -301,21 +291,6 @@ def test_an_order_that_was_gone_makes_no_event_again() -> None:
 
     assert event_of(record(1)) is not None
     assert event_of(record(3)) is None
-
-
-@pytest.mark.parametrize(
-    ("to", "word"),
-    [
-        ("yesterday", "yesterday"),
-        ("2026-01-01T00:00:00", "zone"),
-        ("2999-01-01T00:00:00Z", "future"),
-    ],
-)
-def test_bad_moments_get_one_line(to: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--stack", "orders-dev", "--to", to]) == 1
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert word in error
 
 
 def test_a_stack_that_is_not_there_gets_one_line(table: str, capsys: pytest.CaptureFixture[str]) -> None:
