@@ -26,7 +26,7 @@ def pins() -> dict[str, str]:
     """Return the pinned version of every tool. The peers that `make bench` measures are none."""
     found = {}
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    for group in groups.keys() - {"bench"}:
+    for group in sorted(groups.keys() - {"bench"}):
         locked = (ROOT / f"requirements-{group}.txt").read_text()
         for each in groups[group]:
             name = re.split(r"[^\w.-]", each)[0].lower()
