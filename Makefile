@@ -141,6 +141,11 @@ test-cloud: $(DEV) $(LOCAL) $(TOOLS) $(LOAD) ## The tests that need a container 
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)
 
+.PHONY: test-aws
+export SKIP
+test-aws: $(DEV) $(TOOLS) ## The first hour on your AWS account, on a throw-away stage, with a report (YES=1, KEEP=1, CLEAN=1, SKIP="switch")
+	@PYTHONPATH=.:src .venv/bin/python -m scripts.first_hour --skip "$$SKIP" $(if $(YES),--yes) $(if $(KEEP),--keep) $(if $(CLEAN),--clean)
+
 check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, import rules, templates, workflows, Dockerfile
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .

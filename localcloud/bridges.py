@@ -62,6 +62,7 @@ def install() -> Any:
         firewall_and_budgets,
         backup_selections,
         default_encryption,
+        failed_nested_stacks,
         unchanged_nested_resources,
         numbers_in_services,
         secrets_of_tasks,
@@ -115,7 +116,11 @@ def _changed(module: Any, name: str, wrap: Callable[[Any], Any]) -> None:
 
 
 def network_types() -> None:
-    """AWS: addresses, NAT gateways and standalone security-group rules. Here: recorded in EC2's own API."""
+    """AWS: addresses, NAT gateways and standalone security-group rules. Here: recorded in EC2's own API.
+
+    AWS: a security group in a VPC that does not exist is refused (InvalidVpcID.NotFound,
+    https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). ministack makes it.
+    """
 
     def create_address(logical_id: str, props: dict[str, Any], stack: str) -> Any:
         before = set(ec2._addresses)
@@ -159,6 +164,18 @@ def network_types() -> None:
 
         return {"create": create, "delete": delete}
 
+    def in_a_vpc(create: Any) -> Any:
+        def made(logical_id: str, props: dict[str, Any], stack: str) -> Any:
+            vpc = props.get("VpcId")
+            ec2._ensure_defaults_initialized()
+            if vpc and vpc not in ec2._vpcs:
+                raise ValueError(f"The vpc ID '{vpc}' does not exist")
+            return create(logical_id, props, stack)
+
+        return made
+
+    group = _HANDLERS["AWS::EC2::SecurityGroup"]
+    group["create"] = in_a_vpc(group["create"])
     _HANDLERS["AWS::EC2::EIP"] = {"create": create_address, "delete": delete_address}
     _HANDLERS["AWS::EC2::NatGateway"] = {"create": create_gateway, "delete": delete_gateway}
     _HANDLERS["AWS::EC2::SecurityGroupIngress"] = rule("IpPermissions")
@@ -399,6 +416,25 @@ def default_encryption() -> None:
     provisioners._S3_BUCKET_CONFIGURATIONS += (
         ("BucketEncryption", xml, s3._put_bucket_encryption, s3._delete_bucket_encryption),
     )
+
+
+def failed_nested_stacks() -> None:
+    """AWS: a nested stack that could not be made goes when its parent is rolled back. ministack leaves it."""
+    from ministack.services.cloudformation import _stacks
+
+    handler = _HANDLERS["AWS::CloudFormation::Stack"]
+    create = handler["create"]
+
+    def created(logical_id: str, props: dict[str, Any], stack: str) -> Any:
+        before = set(_stacks)
+        try:
+            return create(logical_id, props, stack)
+        except Exception:
+            for child in sorted(set(_stacks) - before, key=len, reverse=True):  # the innermost first
+                handler["delete"](child, {})
+            raise
+
+    handler["create"] = created
 
 
 def unchanged_nested_resources() -> None:

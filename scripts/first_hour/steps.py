@@ -1,0 +1,472 @@
+"""The steps of the first hour: what a user would type, and what must be true after it.
+
+Each docstring says what the step shows on AWS and what the local AWS cannot show; docs/proven.md has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from botocore.exceptions import ClientError
+from scripts import restore as restoring
+from scripts.delivery.artifact import ROOT
+from scripts.delivery.data import Data, retained
+from scripts.delivery.decide import DeliveryError
+from scripts.delivery.stack import load_template
+from scripts.first_hour.callers import Callers
+from scripts.first_hour.left import Left
+from scripts.first_hour.run import Step, StepFailed
+from scripts.first_hour.stage import BOOTSTRAP, NAME, PARAMETERS, STAGE, Stage, expect, until
+
+from orders.domain import OrderStatus
+
+EDGE_PARAMETERS = ("Mode=block", "RequestsPerFiveMinutes=20000")  # the callers of a switch have one address
+# It fails late, when the functions' new versions are published: the network of the tasks does not exist.
+BROKEN = (
+    *("BothRuntimes=true", "VpcId=vpc-00000000"),
+    *("PublicSubnetIds=subnet-00000000,subnet-00000001", "PrivateSubnetIds=subnet-00000000,subnet-00000001"),
+)
+CHANGED_VERSION = "9.9.9"
+# Nobody's: GitHub gives no account the number 0, so no token fits the roles of this bootstrap.
+NOBODY = ("Repository=nobody/nothing", "OwnerId=0", "RepositoryId=0")
+_RECEIPT_SECONDS = 180
+_EDGE_SECONDS = 300
+_RESTORE_SECONDS = 3600
+_DRAIN_SECONDS = 5  # `make switch` waits a minute; these callers' requests take no second
+
+
+def bootstrap(stage: Stage) -> str:
+    """IAM takes every policy, the boundary and the trust of the roles; the stores are made.
+
+    Not shown on the local AWS: what IAM refuses. That a token of GitHub gets the role, only a workflow shows.
+    """
+    stage.copy_sources()
+    providers = stage.client("iam").list_open_id_connect_providers()["OpenIDConnectProviderList"]
+    known = [p["Arn"] for p in providers if p["Arn"].endswith("/token.actions.githubusercontent.com")]
+    given = [*NOBODY, *(f"OidcProviderArn={arn}" for arn in known)]
+    stage.delivery("bootstrap", "--parameters", " ".join(given))
+    return "with the account's own OIDC provider" if known else "with an OIDC provider"
+
+
+def package(stage: Stage) -> str:
+    """The image is built and pushed once, named by its digest, and not again while the sources are the same.
+
+    Not shown on the local AWS: that ECR refuses a tag which is taken, and its scan.
+    """
+    given = ("--parameters", " ".join(PARAMETERS))
+    stage.delivery("package", *given)
+    said = stage.delivery("package", *given)
+    expect("nothing to build" in said, "the second package built again")
+    stage.facts["artifact"] = name = _artifact(said)
+    key = name.partition("@")[0]
+    made = stage.stack(BOOTSTRAP).outputs()
+    found = stage.client("s3").get_object(
+        Bucket=made["ArtifactBucketName"], Key=f"artifacts/{key}/template.yaml"
+    )
+    images = set(re.findall(r"ImageUri: (\S+)", found["Body"].read().decode()))
+    digest = re.escape(made["ImageRepositoryUri"]) + r"@sha256:[0-9a-f]{64}"
+    expect(len(images) == 1, f"every function and the task run one image, not {sorted(images)}")
+    expect(re.fullmatch(digest, *images), f"{images} is not named by its digest")
+    repository = made["ImageRepositoryUri"].partition("/")[2]
+    pushed = stage.client("ecr").describe_images(repositoryName=repository)["imageDetails"]
+    tags = [tag for image in pushed for tag in image.get("imageTags", [])]
+    expect(key in tags, f"no image is tagged {key}: {tags}")
+    return f"artifact {key}"
+
+
+def _artifact(said: str) -> str:
+    return re.findall(r"^ARTIFACT=(\S+)$", said, re.MULTILINE)[-1]
+
+
+def fail_first(stage: Stage) -> str:
+    """A first deployment that fails is taken back, keeps no order's data, and the next one begins anew.
+
+    Not shown on the local AWS: how long a failed creation takes.
+    """
+    why = _deploy_broken(stage, stage.facts["artifact"])
+    expect(stage.stack(NAME).status() == "ROLLBACK_COMPLETE", f"{NAME} is {stage.stack(NAME).status()}")
+    found = stage.leftovers.found("table", "bucket", "queue", "bus", "archive", "key")
+    left = [each for each in found if BOOTSTRAP not in each.name]
+    return f"failed with: {why}; {len(left)} resources left behind"
+
+
+def _deploy_broken(stage: Stage, artifact: str) -> str:
+    given = " ".join((*PARAMETERS, *BROKEN))
+    words = ("deploy", "--stage", STAGE, "--artifact", artifact, "--parameters", given)
+    why = stage.fail("-m", "scripts.delivery", *words)
+    expect("vpc" in why.lower() or "subnet" in why.lower(), f"failed, but for another reason: {why}")
+    return why
+
+
+def deploy(stage: Stage) -> str:
+    """Every resource is taken by its service, as the execution role and within the boundary; the API answers.
+
+    Not shown on the local AWS: quotas, what services refuse, IAM's rights of the deployment, TLS, X-Ray.
+    """
+    stage.deploy(stage.facts["artifact"])
+    stage.smoke()
+    expect("nothing to do" in stage.deploy(stage.facts["artifact"]), "a second deployment found work")
+    tables = stage.kinds("table")
+    expect(len(tables) == 1, f"one table is the stack's; there are {tables}")
+    return stage.url
+
+
+def walk(stage: Stage) -> str:
+    """Place, read, list, change, all conditions and refusals, and an attachment by the presigned form.
+
+    Not shown on the local AWS: encryption by KMS behind DynamoDB and S3, the HTTP API's own limits.
+    """
+    with stage.api() as api:
+        body = {"customer": "John Doe", "product": "Widget", "quantity": 5}
+        key = {"idempotency-key": f"walk-{time.time_ns()}"}
+        placed = _asked(api, 201, "POST", "/orders", json=body, headers=key)
+        again = _asked(api, 201, "POST", "/orders", json=body, headers=key)
+        expect(again.json() == placed.json(), "the same Idempotency-Key made another order")
+        order = placed.json()
+        one = f"/orders/{order['id']}"
+        read = _asked(api, 200, "GET", one)
+        expect(read.json() == order, "GET is not the order that was placed")
+        _asked(api, 304, "GET", one, headers={"if-none-match": read.headers["etag"]})
+        ship = {"status": OrderStatus.SHIPPED.value}
+        changed = _asked(api, 200, "PUT", f"{one}/status", json=ship, headers={"if-match": '"1"'})
+        _asked(api, 412, "PUT", f"{one}/status", json=ship, headers={"if-match": '"1"'})
+        _asked(api, 409, "PUT", f"{one}/status", json={"status": OrderStatus.PENDING.value})
+        listed = [{}, {"customer": "John Doe"}, {"status": OrderStatus.SHIPPED.value}]
+        for query in listed:
+            until(
+                30,
+                lambda query=query: changed.json() in api.get("/orders", params=query).json()["items"],
+                f"GET /orders {query} lists the order",
+            )
+        _asked(api, 400, "GET", "/orders", params={"cursor": "garbage"})
+        _asked(api, 404, "GET", "/orders/unknown")
+        _attach(api, one)
+        stage.facts |= {"order": order["id"], "moment": datetime.now(UTC).isoformat()}
+    return f"order {order['id']}"
+
+
+def _asked(api: httpx.Client, status: int, method: str, path: str, **more: Any) -> httpx.Response:
+    answer = api.request(method, path, **more)
+    expect(
+        answer.status_code == status,
+        f"{method} {path} is {answer.status_code}, not {status}: {answer.text[:200]}",
+    )
+    return answer
+
+
+def _attach(api: httpx.Client, order: str) -> str:
+    """Upload a file by the presigned form, and fetch it again; return the address of the form."""
+    path, content = f"{order}/attachments", b"a note of the first hour"
+    offered = {"name": "note.txt", "content_type": "text/plain"}
+    offer = _asked(api, 200, "POST", path, json=offered).json()
+    with httpx.Client(timeout=60) as web:
+        for changes, wanted in (({"Content-Type": "text/html"}, 403), ({}, 204)):
+            files = {"file": ("note.txt", content)}
+            sent = web.post(offer["url"], data=offer["fields"] | changes, files=files)
+            expect(
+                sent.status_code == wanted,
+                f"S3 answers the form {sent.status_code}, not {wanted}: {sent.text[:300]}",
+            )
+        (item,) = _asked(api, 200, "GET", path).json()["items"]
+        expect(web.get(item["url"]).content == content, "the attachment is not what was uploaded")
+    return str(offer["url"])
+
+
+def receipt(stage: Stage) -> str:
+    """From table to stream, relay, bus, rule, encrypted queue, function, bucket: the receipt is there.
+
+    Not shown on the local AWS: that the key's policy lets EventBridge into the encrypted queue.
+    """
+    started = time.monotonic()
+    with stage.api() as api:
+        placed = _asked(api, 201, "POST", "/orders", json={"customer": "A", "product": "B", "quantity": 1})
+        order = placed.json()["id"]
+
+        def address() -> str:
+            answer = api.get(f"/orders/{order}/receipt")
+            expect(answer.status_code in (303, 404), f"the receipt is {answer.status_code}")
+            return str(answer.headers.get("location", ""))
+
+        try:
+            found = until(_RECEIPT_SECONDS, address, "the receipt is there")
+        except StepFailed as error:
+            raise StepFailed(f"{error}; {_where_events_are(stage)}") from error
+        seconds = time.monotonic() - started
+        expect(order in httpx.get(found, timeout=60).text, "the receipt is another order's")
+    return f"after {seconds:.1f} s"
+
+
+def _where_events_are(stage: Stage) -> str:
+    """Tell how far events came: what the rule could not deliver, and what lies in each queue."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    said = []
+    for url in stage.kinds("queue"):
+        found = stage.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        said.append(f"{url.rsplit('/', 1)[1]}: {sum(int(found[name]) for name in names)}")
+    now = time.time()
+    failed = stage.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/Events", MetricName="FailedInvocations", Period=3600, Statistics=["Sum"],
+        StartTime=now - 3600, EndTime=now, Dimensions=_rule(stage),
+    )["Datapoints"]  # fmt: skip
+    said.append(f"the rule's FailedInvocations: {sum(point['Sum'] for point in failed):.0f}")
+    return ", ".join(said)
+
+
+def _rule(stage: Stage) -> list[dict[str, str]]:
+    (bus,) = stage.kinds("bus")
+    rules = stage.client("events").list_rules(EventBusName=bus)["Rules"]
+    (rule,) = (r["Name"] for r in rules if "ReceiptsRule" in r["Name"])
+    return [{"Name": "EventBusName", "Value": bus}, {"Name": "RuleName", "Value": rule}]
+
+
+def retry(stage: Stage) -> str:
+    """Changed code whose update fails late is taken back, and then the same artifact goes out.
+
+    Not shown on the local AWS: that Lambda publishes no second version of the same code, which made such a
+    retry fail for ever.
+    """
+    before = stage.version()
+    for path in (stage.sources / "pyproject.toml", *(stage.sources / "src").glob("*/__init__.py")):
+        path.write_text(path.read_text().replace(f'"{before}"', f'"{CHANGED_VERSION}"'))
+    stage.facts["changed"] = changed = _artifact(
+        stage.delivery("package", "--parameters", " ".join(PARAMETERS))
+    )
+    why = _deploy_broken(stage, changed)
+    status = stage.stack(NAME).status()
+    expect(status == "UPDATE_ROLLBACK_COMPLETE", f"{NAME} is {status}")
+    expect(stage.version() == before, "what ran before does not run again")
+    with stage.api() as api:
+        _asked(api, 200, "GET", f"/orders/{stage.facts['order']}")
+    stage.smoke()
+    stage.deploy(changed)
+    expect(stage.version() == CHANGED_VERSION, f"version {stage.version()} answers")
+    stage.smoke()
+    return f"failed with: {why}"
+
+
+def rollback(stage: Stage) -> str:
+    """`make rollback` brings back the code and the parameters of the deployment before.
+
+    Not shown on the local AWS: CodeDeploy, which moves the alias, and its alarms.
+    """
+    before = stage.version()
+    stage.delivery("rollback")
+    after = stage.version()
+    expect(after != before, f"version {before} answers still")
+    stage.smoke()
+    return f"{before} -> {after}"
+
+
+def edge(stage: Stage) -> str:
+    """CloudFront, the web ACL, the origin secret and the console come up; the origin answers nobody else.
+
+    Not shown on the local AWS: that the firewall refuses anything; TLS, caching, compression; that a browser
+    may upload from the console.
+    """
+    stage.delivery("edge", "--parameters", " ".join(EDGE_PARAMETERS))
+    made = stage.stack(f"{NAME}-edge").outputs()
+    _behind_the_edge(stage, made)
+    with stage.edge() as edge:
+        until(_EDGE_SECONDS, lambda: edge.get("/").status_code == 200, "the edge answers")
+        found = _asked(edge, 200, "GET", f"/orders/{stage.facts['order']}")
+        tag = {"if-none-match": found.headers["etag"]}
+        _asked(edge, 304, "GET", f"/orders/{stage.facts['order']}", headers=tag)
+        expect(_directly(stage, "lambda") == 403, "the origin answers others than the edge")
+        moved = _asked(edge, 308, "GET", "/console")
+        expect(moved.headers["location"] == "/console/", f"/console leads to {moved.headers['location']}")
+        page = _asked(edge, 200, "GET", "/console/")
+        links = [link for link in re.findall(r'(?:src|href)="([^"#:]+)"', page.text) if link != ".."]
+        expect({"app.js", "style.css"} <= set(links), f"the console links {links}")
+        for link in links:
+            if not link.startswith((".", "/")):
+                _asked(edge, 200, "GET", urljoin("/console/", link))
+        order = _asked(edge, 201, "POST", "/orders", json={"customer": "A", "product": "B", "quantity": 1})
+        form = _attach(edge, f"/orders/{order.json()['id']}")
+        if not stage.target.local:
+            _only_on_aws(edge, made, form, page.headers["content-security-policy"])
+    return made["EdgeUrl"]
+
+
+def _behind_the_edge(stage: Stage, edge: Mapping[str, str]) -> None:
+    given = (f"OriginSecretArn={edge['OriginSecretArn']}", f"CorsOrigins={edge['EdgeUrl']}")
+    stage.deploy(stage.facts["artifact"], *given)
+
+
+def _directly(stage: Stage, runtime: str) -> int:
+    """Call a side past the edge; return the status of its answer."""
+    address = stage.outputs[{"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[runtime]]
+    return httpx.get(f"{address}/orders", timeout=60).status_code
+
+
+def _only_on_aws(edge: httpx.Client, made: Mapping[str, str], form: str, policy: str) -> None:
+    """Check the firewall, and that a browser may upload from the console."""
+    attack = {"customer": "${jndi:ldap://127.0.0.1/a}"}  # AWSManagedRulesKnownBadInputsRuleSet: Log4JRCE
+    until(_EDGE_SECONDS, lambda: edge.get("/orders", params=attack).status_code == 403, "the web ACL refuses")
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(form))
+    expect(origin in policy.split(), f"the console's policy does not let it send to {origin}: {policy}")
+    asked = {"origin": made["EdgeUrl"], "access-control-request-method": "POST"}
+    preflight = httpx.options(form, headers=asked, timeout=60)
+    allowed = preflight.headers.get("access-control-allow-origin")
+    expect(allowed == made["EdgeUrl"], f"S3 lets {allowed} upload, not {made['EdgeUrl']}")
+
+
+def switch(stage: Stage) -> str:
+    """The runtime is switched to Fargate and back under callers, and no request fails or is answered wrong.
+
+    Not shown on the local AWS: how long a distribution, tasks and a load balancer take; edge locations that
+    disagree meanwhile.
+    """
+    words = ["--stack", NAME, "--drain-seconds", str(_DRAIN_SECONDS)]
+    words += ["--front", stage.target.endpoint] if stage.target.local else []
+    planned = stage.run("-m", "scripts.switch", "fargate", "--plan", *words).strip()
+    expect(planned == "raise -> ask -> move -> watch -> drain -> forget -> remove", f"planned: {planned}")
+    said = stage.run("-m", "scripts.switch", "lambda", *words)
+    expect(said.startswith("lambda serves already, and alone."), "a switch to what serves does something")
+    switches = []
+    with Callers(stage.edge, stage.client("dynamodb")) as callers:
+        for to, from_ in (("fargate", "lambda"), ("lambda", "fargate")):
+            time.sleep(2)
+            started = time.monotonic()
+            steps = stage.run("-m", "scripts.switch", to, *words)
+            seconds = round(time.monotonic() - started, 1)
+            switches.append({"to": to, "seconds": seconds, "steps": steps.splitlines()})
+            expect(_directly(stage, to) == 403, f"{to} answers others than the edge")
+            urls = {name for name in ("LambdaApiUrl", "FargateApiUrl") if name in stage.outputs}
+            expect(urls == {f"{to.capitalize()}ApiUrl"}, f"{from_} stands beside {to}: {urls}")
+        time.sleep(2)
+    found = {"switches": switches, **callers.report()}
+    (ROOT / "reports").mkdir(exist_ok=True)
+    (ROOT / "reports/switch.json").write_text(json.dumps(found, indent=2) + "\n")
+    expect(
+        not found["failed_or_wrong"], f"{found['failed_or_wrong']} failed or wrong: {found['first_wrong']}"
+    )
+    expect(len(callers.orders) > 20, f"only {len(callers.orders)} orders were placed")
+    expect(set(callers.answered_by) == {"lambda", "fargate"}, f"answered by {set(callers.answered_by)}")
+    with stage.edge() as api:  # what one side was told, the other still knows
+        for order in callers.orders[:: max(1, len(callers.orders) // 20)]:
+            expect(_asked(api, 200, "GET", f"/orders/{order['id']}").json() == order, "an order is another")
+    there, back = (each["seconds"] for each in switches)
+    return f"{found['requests']} requests, none failed; to fargate {there} s, back {back} s"
+
+
+def restore(stage: Stage) -> str:
+    """The table as it was after the walk is restored beside the live one; an order deleted since comes back.
+
+    Not shown on the local AWS: that the moment is the one asked for (there it is always now), and the minutes
+    that a restore takes.
+    """
+    table, order = stage.outputs["OrdersTableName"], stage.facts["order"]
+    moment = datetime.fromisoformat(stage.facts["moment"])
+    dynamodb = stage.client("dynamodb")
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        stage.say(f"    {text}")
+        expect(time.monotonic() - started < _RESTORE_SECONDS, f"not restored within {_RESTORE_SECONDS} s")
+
+    until(900, lambda: _restorable(dynamodb, table, moment), f"{table} can be restored to {moment}")
+    with restoring.table_at(table, moment, say) as then:
+        dynamodb.delete_item(TableName=table, Key={"pk": {"S": f"order#{order}"}})
+        with stage.front() as api:
+            _asked(api, 404, "GET", f"/orders/{order}")
+            outcome = restoring.put_back(table, then, write=True, overwrite=False, say=say)
+            expect(outcome.written == 1, f"{outcome.written} orders were put back, not one")
+            _asked(api, 200, "GET", f"/orders/{order}")
+    return f"put back after {time.monotonic() - started:.0f} s"
+
+
+def _restorable(dynamodb: Any, table: str, moment: datetime) -> bool:
+    found = dynamodb.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
+    latest = found["PointInTimeRecoveryDescription"].get("LatestRestorableDateTime")
+    return latest is None or latest >= moment
+
+
+def destroy(stage: Stage) -> str:
+    """`make destroy DATA=delete` removes the stage with its data; then its edge and its bootstrap go.
+
+    Not shown on the local AWS: for how long EventBridge says that a bus has rules, and what CloudFront takes
+    to disable a distribution.
+    """
+    for each in stage.stacks():
+        stage.stack(each.name, each.region).wait()
+    stage.copy_sources()
+    failed = _errors(lambda: stage.delivery("destroy", "--yes", "--data"))
+    # The bootstrap goes last: CloudFormation acts as its role.
+    beside = sorted(stage.stacks(), key=lambda each: (each.name == BOOTSTRAP, each.name))
+    for each in beside:
+        failed += _errors(lambda each=each: _remove_stack(stage, each))
+    made = [each for each in stage.leftovers.found() if _made_by_others(each)]
+    failed += _errors(lambda: stage.leftovers.remove(made, stage.say))
+    shutil.rmtree(stage.sources, ignore_errors=True)
+    expect(not failed, "; ".join(failed))
+    return f"then {', '.join(each.name for each in beside)}" if beside else ""
+
+
+def _errors(remove: Callable[[], Any]) -> list[str]:
+    """Remove something; return the error, for the rest is to go all the same."""
+    try:
+        remove()
+    except (StepFailed, DeliveryError, ClientError) as error:
+        return [" ".join(str(error).split())]
+    return []
+
+
+def _remove_stack(stage: Stage, left: Left) -> None:
+    """Delete a stack with what it retains."""
+    stack = stage.stack(left.name, left.region)
+    resources = stack.resources()
+    kept = retained(resources, load_template(stack.template()).get("Resources", {}))
+    data, names = Data(stage.client, stage.say), {each.physical_id for each in kept}
+    for each in resources:
+        name = each.get("PhysicalResourceId")
+        if each["ResourceType"] == "AWS::S3::Bucket" and name and name not in names:
+            data.empty(name)
+    stack.delete()
+    data.remove(kept)
+
+
+def _made_by_others(left: Left) -> bool:
+    """Tell whether the bootstrap, an interrupted restore or AWS itself made it."""
+    return (
+        BOOTSTRAP in left.name or "-at-" in left.name or left.name.startswith("/aws/ecs/containerinsights/")
+    )
+
+
+def nothing_left(stage: Stage) -> str:
+    """Every service is asked for what has the stage's name or tags: nothing that costs is there.
+
+    Not shown on the local AWS: what AWS makes on its own, and how long it lists what is gone.
+    """
+    seconds, pause_seconds = (2.0, 0.2) if stage.target.local else (600.0, 15.0)
+    left = stage.leftovers.settled(seconds, pause_seconds)
+    if left:
+        stage.leftovers.remove(left, stage.say)
+        still = stage.leftovers.settled(seconds, pause_seconds)
+        there = f"; there still: {', '.join(map(str, still))}" if still else "; removed now"
+        raise StepFailed(f"left: {', '.join(map(str, left))}{there}")
+    return f"{len(stage.leftovers.pending_keys())} keys go in some days, and cost nothing till then"
+
+
+STEPS = (
+    Step(bootstrap, 3),
+    Step(package, 6, ("bootstrap",)),
+    Step(fail_first, 8, ("package",), optional=True),
+    Step(deploy, 10, ("package",)),
+    Step(walk, 1, ("deploy",)),
+    Step(receipt, 1, ("deploy",)),
+    Step(retry, 15, ("walk",)),
+    Step(rollback, 6, ("retry",)),
+    Step(edge, 20, ("walk",), optional=True),
+    Step(switch, 60, ("edge",), optional=True),
+    Step(restore, 25, ("walk",), optional=True),
+    Step(destroy, 30, removes=True),
+    Step(nothing_left, 2, removes=True),
+)

@@ -1,0 +1,364 @@
+"""`make test-aws` when things go wrong: what is removed and reported, how it goes on, when it refuses.
+
+tests/cloud/test_first_hour.py does all of its steps with the real image and templates.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from localcloud.embedded import EmbeddedAws
+from scripts.first_hour import __main__ as command
+from scripts.first_hour import steps
+from scripts.first_hour.left import Left
+from scripts.first_hour.run import Run, State, Step, StepFailed, report, table
+from scripts.first_hour.stage import NAME, Stage, Target
+
+pytestmark = pytest.mark.xdist_group("bootstrap")
+
+ACCOUNT = "555555555555"
+
+
+class Steps:
+    """Steps that write down when they are done, and fail when told to."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.path, self.done, self.faults = tmp_path / "state" / "state.json", [], {}
+        self.steps = [
+            self._step("deploy"),
+            self._step("walk", ("deploy",)),
+            self._step("edge", ("deploy",), optional=True),
+            self._step("switch", ("edge",), optional=True),
+            self._step("destroy", removes=True),
+            self._step("nothing_left", removes=True),
+        ]
+
+    def _step(self, name: str, needs: tuple[str, ...] = (), **more: Any) -> Step:
+        def do(_: Any) -> str:
+            self.done.append(name)
+            if fault := self.faults.get(name):
+                raise fault
+            return f"noted {name}"
+
+        do.__name__ = name
+        do.__doc__ = f"Shows {name}.\n\nNot shown on the local AWS: AWS's own {name}."
+        return Step(do, 1, needs, **more)
+
+    def do(self, step: Callable[[Any], str]) -> str:
+        return step(self)
+
+    def run(self, *, clean: bool = False, **more: Any) -> int:
+        self.done.clear()
+        state = State.load(self.path) or State(self.path, "here")
+        run = Run(self.steps, self, state, say=lambda _: None, **more)
+        code = run.clean() if clean else run.go()
+        self.outcomes = state.outcomes
+        return code
+
+    def result(self, name: str) -> str:
+        return f"{self.outcomes[name].result} {self.outcomes[name].note}".strip()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Steps:
+    return Steps(tmp_path)
+
+
+class TestRun:
+    def test_all_that_passes_is_removed_and_forgotten(self, rig: Steps) -> None:
+        assert rig.run() == 0
+        assert rig.done == ["deploy", "walk", "edge", "switch", "destroy", "nothing_left"]
+        assert not rig.path.exists()
+
+    def test_after_a_failure_the_rest_goes_on_and_all_is_removed(self, rig: Steps) -> None:
+        rig.faults["edge"] = StepFailed("CloudFront refused")
+        assert rig.run() == 1
+        assert rig.done == ["deploy", "walk", "edge", "destroy", "nothing_left"]
+        assert rig.result("edge") == "failed CloudFront refused"
+        assert rig.result("switch") == "not reached needs edge"
+        assert rig.result("destroy") == "passed noted destroy"
+        assert not rig.path.exists(), "the next run begins anew"
+
+    def test_what_needs_a_step_that_failed_is_not_reached(self, rig: Steps) -> None:
+        rig.faults["deploy"] = StepFailed("no quota")
+        assert rig.run() == 1
+        assert rig.done == ["deploy", "destroy", "nothing_left"]
+
+    def test_ctrl_c_stops_and_removes(self, rig: Steps) -> None:
+        rig.faults["walk"] = KeyboardInterrupt()
+        assert rig.run() == 130
+        assert rig.done == ["deploy", "walk", "destroy", "nothing_left"]
+        assert rig.result("walk") == "interrupted"
+        assert rig.result("edge") == "not reached stopped at walk"
+
+    @pytest.mark.parametrize("fault", [StepFailed("no"), KeyboardInterrupt()])
+    def test_kept_it_goes_on_where_it_stopped(self, rig: Steps, fault: BaseException) -> None:
+        rig.faults["walk"] = fault
+        assert rig.run(keep=True) in (1, 130)
+        assert rig.done == ["deploy", "walk"], "nothing is removed"
+        del rig.faults["walk"]
+        assert rig.run() == 0
+        assert rig.done == ["walk", "edge", "switch", "destroy", "nothing_left"]
+
+    def test_kept_without_a_failure_it_is_removed(self, rig: Steps) -> None:
+        assert rig.run(keep=True) == 0
+        assert rig.done[-2:] == ["destroy", "nothing_left"]
+
+    def test_killed_it_goes_on_where_it_stopped(self, rig: Steps) -> None:
+        rig.faults["walk"] = SystemExit()  # stands for a lost machine: nothing catches it
+        with pytest.raises(SystemExit):
+            rig.run()
+        assert rig.done == ["deploy", "walk"]
+        rig.faults.clear()
+        assert rig.run() == 0
+        assert rig.done == ["walk", "edge", "switch", "destroy", "nothing_left"]
+
+    @pytest.mark.parametrize("fault", [StepFailed("the bus has rules"), KeyboardInterrupt()])
+    def test_what_was_not_removed_is_removed_by_the_next(self, rig: Steps, fault: BaseException) -> None:
+        rig.faults["destroy"] = fault
+        assert rig.run() in (1, 130)
+        assert rig.path.exists()
+        del rig.faults["destroy"]
+        assert rig.run() in (0, 1)
+        assert rig.done == ["destroy", "nothing_left"], "half of it is gone: no step can go on"
+        assert not rig.path.exists()
+
+    def test_what_is_asked_for_at_the_end_is_asked_after_a_failed_removal(self, rig: Steps) -> None:
+        rig.faults["destroy"] = StepFailed("no")
+        rig.run()
+        assert rig.done[-2:] == ["destroy", "nothing_left"]
+
+    def test_clean_does_no_step(self, rig: Steps) -> None:
+        rig.faults["walk"] = StepFailed("no")
+        rig.run(keep=True)
+        rig.run(clean=True)
+        assert rig.done == ["destroy", "nothing_left"]
+        assert not rig.path.exists()
+
+    def test_left_out_is_no_failure(self, rig: Steps) -> None:
+        assert rig.run(skip=["edge"]) == 0
+        assert rig.done == ["deploy", "walk", "destroy", "nothing_left"]
+        assert rig.result("switch") == "skipped needs edge"
+
+    def test_after_its_hours_no_step_begins_but_those_that_remove(self, rig: Steps) -> None:
+        assert rig.run(hours=-1) == 1
+        assert rig.done == ["destroy", "nothing_left"]
+
+    def test_the_report_has_every_step(self, rig: Steps) -> None:
+        rig.faults["edge"] = StepFailed("a | b")
+        rig.run()
+        for local in (True, False):
+            text = report(rig.steps, rig.outcomes, where="there", when="now", local=local)
+            rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+            assert [row.split(" | ")[0] for row in rows] == [
+                f"| {name}" for name in ("deploy", "walk", "edge", "switch", "destroy", "nothing-left")
+            ]
+            assert len({row.count("|") for row in rows}) == 1
+            assert ("AWS's own walk." in text) == local
+            assert "Shows walk." in text
+        assert re.search(r"edge +failed .* a \| b", table(rig.steps, rig.outcomes))
+
+
+@pytest.fixture
+def target(bare_aws: EmbeddedAws) -> Target:
+    session = boto3.Session(aws_access_key_id=ACCOUNT, aws_secret_access_key="test", region_name="us-east-1")
+
+    class Session:
+        def client(self, service: str, region_name: str | None = None) -> Any:
+            return session.client(service, region_name=region_name, endpoint_url=bare_aws.endpoint)
+
+    return Target(Session(), ACCOUNT, "us-east-1", bare_aws.endpoint, local=True)
+
+
+@pytest.fixture
+def stage(target: Target, tmp_path: Path) -> Stage:
+    return Stage(target, {}, tmp_path, tmp_path / "log", lambda _: None, poll=0.05)
+
+
+TEMPLATE = """
+Resources:
+  Table:
+    Type: AWS::DynamoDB::Table
+    DeletionPolicy: Retain
+    Properties:
+      BillingMode: PAY_PER_REQUEST
+      AttributeDefinitions: [{ AttributeName: pk, AttributeType: S }]
+      KeySchema: [{ AttributeName: pk, KeyType: HASH }]
+  Bucket: { Type: AWS::S3::Bucket }
+  Key: { Type: AWS::KMS::Key, DeletionPolicy: Retain, Properties: { Description: data } }
+"""
+
+
+@pytest.fixture
+def a_stack(stage: Stage) -> Iterator[Callable[[str], None]]:
+    """Makes small stacks, and sees to it that none is left for other tests."""
+
+    def make(name: str) -> None:
+        stage.stack(name).apply_body("CREATE", TEMPLATE, {}, {"service": "orders", "stage": "firsthour"})
+
+    yield make
+    stage.leftovers.remove(stage.leftovers.found(), lambda _: None)
+
+
+class TestLeftovers:
+    def test_the_stages_own_are_found_and_nobody_elses(
+        self, stage: Stage, a_stack: Callable[[str], None]
+    ) -> None:
+        assert stage.leftovers.found() == []
+        pending = len(stage.leftovers.pending_keys())
+        a_stack(NAME)
+        stage.client("sqs").create_queue(QueueName=f"{NAME}-Queue")
+        stage.client("logs").create_log_group(logGroupName=f"/aws/ecs/containerinsights/{NAME}-Cluster/x")
+        stage.client("logs").create_log_group(logGroupName=f"/{NAME}2/api")
+        stage.client("ecr").create_repository(repositoryName="orders-bootstrap-firsthour-images")
+        found = stage.leftovers.found()
+        kinds = ["bucket", "key", "log group", "queue", "repository", "stack", "table"]
+        assert [each.what for each in found] == kinds, found
+        stage.stack(NAME).delete()
+        stage.leftovers.remove(stage.leftovers.found(), lambda _: None)
+        assert stage.leftovers.found() == []
+        assert len(stage.leftovers.pending_keys()) > pending
+        assert stage.client("logs").describe_log_groups(logGroupNamePrefix=f"/{NAME}2")["logGroups"]
+
+    def test_a_service_that_does_not_answer_is_not_nothing(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connect = stage.leftovers._connect
+        other = boto3.client("sqs", "us-east-1", endpoint_url="http://127.0.0.1:9/")
+        monkeypatch.setattr(
+            stage.leftovers,
+            "_connect",
+            lambda name, region=None: other if name == "sqs" else connect(name, region),
+        )
+        (found,) = stage.leftovers.found()
+        assert found.what == "no answer of sqs:"
+        with pytest.raises(StepFailed, match="no answer of sqs"):
+            steps.nothing_left(stage)
+
+
+class TestDestroy:
+    def test_the_rest_goes_though_make_destroy_fails(
+        self, stage: Stage, a_stack: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in (NAME, f"{NAME}-edge", "orders-bootstrap-firsthour"):
+            a_stack(name)
+        table = stage.client("dynamodb").list_tables()["TableNames"][0]
+        stage.client("dynamodb").restore_table_to_point_in_time(
+            SourceTableName=table, TargetTableName=f"{table}-at-20260102T000000Z"
+        )
+        failing = StepFailed("the bus has rules")
+        monkeypatch.setattr(Stage, "delivery", lambda *_: (_ for _ in ()).throw(failing))
+        with pytest.raises(StepFailed, match="the bus has rules"):
+            steps.destroy(stage)
+        assert [each for each in stage.leftovers.found() if "bootstrap" not in each.name] == []
+        assert steps.nothing_left(stage).startswith(f"{len(stage.leftovers.pending_keys())} keys")
+
+    def test_what_it_leaves_is_named_and_removed(self, stage: Stage, a_stack: Callable[[str], None]) -> None:
+        a_stack(NAME)
+        stage.stack(NAME).delete()
+        with pytest.raises(StepFailed, match=r"left: key .*, table orders-firsthour-.*; removed now"):
+            steps.nothing_left(stage)
+        assert stage.leftovers.found() == []
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def environ(self, bare_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for name, value in bare_aws.environ.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCOUNT)
+        monkeypatch.setattr(command, "check_machine", lambda: None)
+        monkeypatch.setattr("builtins.input", lambda _: "")
+        self.folder = tmp_path
+
+    def main(self, *words: str) -> int:
+        folders = ["--state", str(self.folder / "state.json"), "--reports", str(self.folder / "reports")]
+        return command.main([*words, *folders])
+
+    def refused(self, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+        assert self.main(*words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("make test-aws: ")
+        assert error.count("\n") == 1
+        assert not (self.folder / "state.json").exists()
+        return error
+
+    def test_it_says_what_it_does_and_asks(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.main() == 2
+        out = capsys.readouterr()
+        for words in (NAME, "bootstrap", "edge", "switch", "restore"):
+            assert words in out.out
+        assert "nothing was done" in out.err
+
+    def test_on_aws_it_says_what_that_costs_and_takes(self, target: Target) -> None:
+        real = Target(
+            target.session, ACCOUNT, "eu-central-1", "https://sts.eu-central-1.amazonaws.com", False
+        )
+        said = command.plan(real, ["switch", "restore"])
+        assert f"account {ACCOUNT}, eu-central-1" in said
+        cost = float(re.findall(r"cost (\d+\.\d\d) USD", said)[0])
+        assert 0.3 < cost < 10
+        assert command.cost_at_most(10) > command.cost_at_most(5) > 0
+        assert re.search(r"about \d+ h \d+ min", said)
+        assert "switch" not in said
+
+    def test_without_a_region_it_refuses(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("AWS_REGION")
+        monkeypatch.delenv("AWS_DEFAULT_REGION")
+        assert "AWS_REGION" in self.refused(capsys, "--yes")
+
+    def test_without_credentials_it_refuses(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        assert "get-caller-identity" in self.refused(capsys, "--yes")
+
+    def test_a_step_that_cannot_be_left_out_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
+        error = self.refused(capsys, "--yes", "--skip", "edge deploy")
+        assert "SKIP=deploy" in error
+        assert "edge" in error
+
+    def test_a_stack_that_no_run_of_this_made_is_left_alone(
+        self, capsys: pytest.CaptureFixture[str], a_stack: Callable[[str], None], stage: Stage
+    ) -> None:
+        a_stack(NAME)
+        assert f"there is {NAME} already" in self.refused(capsys, "--yes")
+        assert stage.stack(NAME).status() == "CREATE_COMPLETE"
+        stage.stack(NAME).delete()
+
+    def test_an_unfinished_run_in_another_account_comes_first(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        State(self.folder / "state.json", "111111111111 eu-west-1").save()
+        assert self.main("--yes") == 2
+        assert "111111111111 eu-west-1" in capsys.readouterr().err
+
+    def test_clean_removes_what_a_lost_run_made(
+        self, capsys: pytest.CaptureFixture[str], a_stack: Callable[[str], None], stage: Stage
+    ) -> None:
+        a_stack("orders-bootstrap-firsthour")
+        a_stack(f"{NAME}-edge")
+        assert self.main("--clean", "--yes") == 0
+        assert stage.leftovers.found() == []
+        found = json.loads((self.folder / "reports" / "test-aws.json").read_text())["steps"]
+        assert {name: each["result"] for name, each in found.items()} == {
+            "destroy": "passed",
+            "nothing-left": "passed",
+        }
+        assert "| deploy | not reached |" in (self.folder / "reports" / "test-aws.md").read_text()
+
+
+def test_a_stack_of_the_stage_is_no_nested_one(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [NAME, f"{NAME}-edge", f"{NAME}-FargateStack-1A", f"{NAME}-FargateStack-1A-NetworkStack-2B"]
+    found = [Left("stack", name) for name in names]
+    monkeypatch.setattr(stage.leftovers, "found", lambda *_: found)
+    assert [each.name for each in stage.stacks()] == names[:2]
