@@ -187,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"make test-aws: {error}", file=sys.stderr)
         return 2
     stage.facts = state.facts
+    if not given.state.exists():
+        log.unlink(missing_ok=True)
     state.save()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

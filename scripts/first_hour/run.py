@@ -172,9 +172,11 @@ class Run:
         self._say(f"\n== {step.name}: {step.shows}")
         started = time.monotonic()
         try:
-            outcome = Outcome(Result.PASSED, note=self._context.do(step.do))
+            outcome = Outcome(Result.PASSED, note=step.do(self._context))
         except StepFailed as error:
             outcome = Outcome(Result.FAILED, note=str(error))
+        except Exception as error:  # whatever it is, what was made costs, and is to be removed
+            outcome = Outcome(Result.FAILED, note=" ".join(f"{type(error).__name__}: {error}".split()))
         except KeyboardInterrupt:
             outcome = Outcome(Result.INTERRUPTED)
         outcome.seconds = time.monotonic() - started

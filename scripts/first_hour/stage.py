@@ -15,15 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from botocore.exceptions import BotoCoreError, ClientError
 from localcloud.engine import architecture
 from scripts.delivery.__main__ import SERVICE, Delivery
 from scripts.delivery.artifact import ROOT, SOURCES
-from scripts.delivery.decide import DeliveryError
 from scripts.delivery.stack import Stack, parameters_of
 from scripts.first_hour.left import Left, Leftovers
 from scripts.first_hour.run import StepFailed
-from scripts.restore import CannotRestore
 
 STAGE = "firsthour"
 NAME = f"{SERVICE}-{STAGE}"
@@ -72,29 +69,22 @@ class Stage:
         self._log, self.say, self._poll = log, say, poll
         self.leftovers = Leftovers(target.client, SERVICE, STAGE, target.region)
 
-    def do(self, step: Callable[[Stage], str]) -> str:
-        """Do a step; what goes wrong in a library is a failed step, too. Raises StepFailed."""
-        try:
-            return step(self)
-        except (DeliveryError, CannotRestore) as error:
-            raise StepFailed(str(error)) from error
-        except (ClientError, BotoCoreError, httpx.HTTPError, OSError) as error:
-            raise StepFailed(" ".join(f"{type(error).__name__}: {error}".split())) from error
-
     # Commands
 
     def copy_sources(self) -> None:
-        """Copy what the commands need, once."""
+        """Copy what the commands need, unless it was."""
         if self.sources.exists():
             return
+        new = self.sources.with_suffix(".new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
         for name in _COPIED:
-            source, copy = ROOT / name, self.sources / name
-            if source.is_dir():
-                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            elif source.exists():
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, copy)
-        (self.sources / ".venv-tools").symlink_to(ROOT / ".venv-tools")
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, new / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, new / name)
+        (new / ".venv-tools").symlink_to(ROOT / ".venv-tools")
+        new.rename(self.sources)
 
     def delivery(self, command: str, *words: str) -> str:
         return self.run("-m", "scripts.delivery", command, "--stage", STAGE, *words)

@@ -44,9 +44,9 @@ _DRAIN_SECONDS = 5  # `make switch` waits a minute; these callers' requests take
 
 
 def bootstrap(stage: Stage) -> str:
-    """IAM takes every policy, the boundary and the trust of the roles; the stores are made.
+    """IAM accepts the roles, their policies and the boundary; the stores are made.
 
-    Not shown on the local AWS: what IAM refuses. That a token of GitHub gets the role, only a workflow shows.
+    Not shown on the local AWS: what IAM refuses; that GitHub's token gets a role, as only a workflow shows.
     """
     stage.copy_sources()
     providers = stage.client("iam").list_open_id_connect_providers()["OpenIDConnectProviderList"]
@@ -59,7 +59,7 @@ def bootstrap(stage: Stage) -> str:
 def package(stage: Stage) -> str:
     """The image is built and pushed once, named by its digest, and not again while the sources are the same.
 
-    Not shown on the local AWS: that ECR refuses a tag which is taken, and its scan.
+    Not shown on the local AWS: that ECR refuses a tag that exists, and its scan.
     """
     given = ("--parameters", " ".join(PARAMETERS))
     stage.delivery("package", *given)
@@ -87,9 +87,9 @@ def _artifact(said: str) -> str:
 
 
 def fail_first(stage: Stage) -> str:
-    """A first deployment that fails is taken back, keeps no order's data, and the next one begins anew.
+    """A first deployment that fails is rolled back; what it leaves behind is no data.
 
-    Not shown on the local AWS: how long a failed creation takes.
+    Not shown on the local AWS: what CloudFormation cannot delete then.
     """
     why = _deploy_broken(stage, stage.facts["artifact"])
     expect(stage.stack(NAME).status() == "ROLLBACK_COMPLETE", f"{NAME} is {stage.stack(NAME).status()}")
@@ -107,7 +107,7 @@ def _deploy_broken(stage: Stage, artifact: str) -> str:
 
 
 def deploy(stage: Stage) -> str:
-    """Every resource is taken by its service, as the execution role and within the boundary; the API answers.
+    """Every service accepts its resources, from the execution role and within the boundary; the API answers.
 
     Not shown on the local AWS: quotas, what services refuse, IAM's rights of the deployment, TLS, X-Ray.
     """
@@ -120,7 +120,7 @@ def deploy(stage: Stage) -> str:
 
 
 def walk(stage: Stage) -> str:
-    """Place, read, list, change, all conditions and refusals, and an attachment by the presigned form.
+    """Orders are placed, read, listed and changed, conditions hold, a file is uploaded by the presigned form.
 
     Not shown on the local AWS: encryption by KMS behind DynamoDB and S3, the HTTP API's own limits.
     """
@@ -181,9 +181,9 @@ def _attach(api: httpx.Client, order: str) -> str:
 
 
 def receipt(stage: Stage) -> str:
-    """From table to stream, relay, bus, rule, encrypted queue, function, bucket: the receipt is there.
+    """An order's receipt is there: by stream, relay, bus, rule, encrypted queue, function and bucket.
 
-    Not shown on the local AWS: that the key's policy lets EventBridge into the encrypted queue.
+    Not shown on the local AWS: that the key's policy lets EventBridge write to the encrypted queue.
     """
     started = time.monotonic()
     with stage.api() as api:
@@ -228,7 +228,7 @@ def _rule(stage: Stage) -> list[dict[str, str]]:
 
 
 def retry(stage: Stage) -> str:
-    """Changed code whose update fails late is taken back, and then the same artifact goes out.
+    """An update with changed code fails late and is rolled back; then the same artifact is deployed.
 
     Not shown on the local AWS: that Lambda publishes no second version of the same code, which made such a
     retry fail for ever.
@@ -434,7 +434,10 @@ def _remove_stack(stage: Stage, left: Left) -> None:
 
 
 def _made_by_others(left: Left) -> bool:
-    """Tell whether the bootstrap, an interrupted restore or AWS itself made it."""
+    """Tell whether the bootstrap, an interrupted restore or AWS itself made it.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-reference.html
+    """
     return (
         BOOTSTRAP in left.name or "-at-" in left.name or left.name.startswith("/aws/ecs/containerinsights/")
     )

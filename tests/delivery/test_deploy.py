@@ -1,6 +1,6 @@
 """The delivery commands against the local AWS, with a small template in place of the built artifact.
 
-tests/cloud/test_delivery.py does it once with the real image and templates.
+tests/cloud/test_first_hour.py does it once with the real image and templates.
 """
 
 from __future__ import annotations

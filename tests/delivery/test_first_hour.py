@@ -50,9 +50,6 @@ class Steps:
         do.__doc__ = f"Shows {name}.\n\nNot shown on the local AWS: AWS's own {name}."
         return Step(do, 1, needs, **more)
 
-    def do(self, step: Callable[[Any], str]) -> str:
-        return step(self)
-
     def run(self, *, clean: bool = False, **more: Any) -> int:
         self.done.clear()
         state = State.load(self.path) or State(self.path, "here")
@@ -76,11 +73,17 @@ class TestRun:
         assert rig.done == ["deploy", "walk", "edge", "switch", "destroy", "nothing_left"]
         assert not rig.path.exists()
 
-    def test_after_a_failure_the_rest_goes_on_and_all_is_removed(self, rig: Steps) -> None:
-        rig.faults["edge"] = StepFailed("CloudFront refused")
+    @pytest.mark.parametrize(
+        ("fault", "noted"),
+        [(StepFailed("CloudFront refused"), "CloudFront refused"), (KeyError("Items"), "KeyError: 'Items'")],
+    )
+    def test_after_a_failure_the_rest_goes_on_and_all_is_removed(
+        self, rig: Steps, fault: Exception, noted: str
+    ) -> None:
+        rig.faults["edge"] = fault
         assert rig.run() == 1
         assert rig.done == ["deploy", "walk", "edge", "destroy", "nothing_left"]
-        assert rig.result("edge") == "failed CloudFront refused"
+        assert rig.result("edge") == f"failed {noted}"
         assert rig.result("switch") == "not reached needs edge"
         assert rig.result("destroy") == "passed noted destroy"
         assert not rig.path.exists(), "the next run begins anew"
