@@ -22,7 +22,7 @@ from scripts.delivery.stack import Stack, parameters_of
 from scripts.first_hour.left import Left, Leftovers
 from scripts.first_hour.run import StepFailed
 
-STAGE = "firsthour"
+STAGE = "testaws"  # whatever begins with "test" is a stage for a while
 NAME = f"{SERVICE}-{STAGE}"
 BOOTSTRAP = f"{SERVICE}-bootstrap-{STAGE}"
 # One task is enough, its processor this machine's own, so that no image is built by emulation.

@@ -203,7 +203,7 @@ def a_stack(stage: Stage) -> Iterator[Callable[[str], None]]:
     """Makes small stacks, and sees to it that none is left for other tests."""
 
     def make(name: str) -> None:
-        stage.stack(name).apply_body("CREATE", TEMPLATE, {}, {"service": "orders", "stage": "firsthour"})
+        stage.stack(name).apply_body("CREATE", TEMPLATE, {}, {"service": "orders", "stage": "testaws"})
 
     yield make
     stage.leftovers.remove(stage.leftovers.found(), lambda _: None)
@@ -219,7 +219,7 @@ class TestLeftovers:
         stage.client("sqs").create_queue(QueueName=f"{NAME}-Queue")
         stage.client("logs").create_log_group(logGroupName=f"/aws/ecs/containerinsights/{NAME}-Cluster/x")
         stage.client("logs").create_log_group(logGroupName=f"/{NAME}2/api")
-        stage.client("ecr").create_repository(repositoryName="orders-bootstrap-firsthour-images")
+        stage.client("ecr").create_repository(repositoryName="orders-bootstrap-testaws-images")
         found = stage.leftovers.found()
         kinds = ["bucket", "key", "log group", "queue", "repository", "stack", "table"]
         assert [each.what for each in found] == kinds, found
@@ -249,7 +249,7 @@ class TestDestroy:
     def test_the_rest_goes_though_make_destroy_fails(
         self, stage: Stage, a_stack: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for name in (NAME, f"{NAME}-edge", "orders-bootstrap-firsthour"):
+        for name in (NAME, f"{NAME}-edge", "orders-bootstrap-testaws"):
             a_stack(name)
         table = stage.client("dynamodb").list_tables()["TableNames"][0]
         stage.client("dynamodb").restore_table_to_point_in_time(
@@ -265,7 +265,7 @@ class TestDestroy:
     def test_what_it_leaves_is_named_and_removed(self, stage: Stage, a_stack: Callable[[str], None]) -> None:
         a_stack(NAME)
         stage.stack(NAME).delete()
-        with pytest.raises(StepFailed, match=r"left: key .*, table orders-firsthour-.*; removed now"):
+        with pytest.raises(StepFailed, match=r"left: key .*, table orders-testaws-.*; removed now"):
             steps.nothing_left(stage)
         assert stage.leftovers.found() == []
 
@@ -348,7 +348,7 @@ class TestCommand:
     def test_clean_removes_what_a_lost_run_made(
         self, capsys: pytest.CaptureFixture[str], a_stack: Callable[[str], None], stage: Stage
     ) -> None:
-        a_stack("orders-bootstrap-firsthour")
+        a_stack("orders-bootstrap-testaws")
         a_stack(f"{NAME}-edge")
         assert self.main("--clean", "--yes") == 0
         assert stage.leftovers.found() == []
