@@ -141,11 +141,6 @@ test-cloud: $(DEV) $(LOCAL) $(TOOLS) $(LOAD) ## The tests that need a container 
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
 	.venv/bin/python -m pytest -m cloud $(ARGS)
 
-.PHONY: test-aws
-export SKIP
-test-aws: $(DEV) $(TOOLS) ## The first hour on your AWS account, on a throw-away stage, with a report (YES=1, KEEP=1, CLEAN=1, SKIP="switch")
-	@PYTHONPATH=.:src .venv/bin/python -m scripts.first_hour --skip "$$SKIP" $(if $(YES),--yes) $(if $(KEEP),--keep) $(if $(CLEAN),--clean)
-
 check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, import rules, templates, workflows, Dockerfile
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -164,10 +159,10 @@ check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, 
 	.venv-tools/bin/zizmor --offline --quiet .github/workflows
 
 # Delivery (docs/delivery.md). Arguments travel as environment variables, so that no shell reads them.
-export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS
+export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS SKIP
 DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
 stage = --stage "$${STAGE:-dev}"
-.PHONY: bootstrap package deploy edge smoke rollback destroy drift sweep pipeline-check release-files release-publish
+.PHONY: bootstrap package deploy edge smoke rollback destroy test-aws drift sweep pipeline-check release-files release-publish
 
 bootstrap: $(DEV) ## Once per stage: roles and stores for the pipeline (STAGE=dev|prod|preview, PARAMETERS as docs/delivery.md shows)
 	@$(DELIVERY) bootstrap $(stage) --parameters "$$PARAMETERS"
@@ -189,6 +184,9 @@ rollback: $(DEV) ## Deploy what ran before, with its parameters: make rollback S
 
 destroy: $(DEV) ## Delete a stage's stack, keep its data (YES=1 does not ask, DATA=delete: not for prod)
 	@$(DELIVERY) destroy $(stage) $(if $(YES),--yes) $(if $(filter delete,$(DATA)),--data)
+
+test-aws: $(DEV) $(TOOLS) ## The first hour on your AWS account with a report, in a stage of its own (YES=1 KEEP=1 CLEAN=1 SKIP="switch")
+	@PYTHONPATH=.:src .venv/bin/python -m scripts.first_hour --skip "$$SKIP" $(if $(YES),--yes) $(if $(KEEP),--keep) $(if $(CLEAN),--clean)
 
 drift: $(DEV) ## Fail if anything in a stage is not as its templates say
 	@$(DELIVERY) drift $(stage)
