@@ -95,6 +95,7 @@ def plan(target: Target, skip: Iterable[str]) -> str:
         lines += [
             f"  That takes about {hours} h {minutes} min; after {HOURS_AT_MOST:g} h no step begins,",
             f"  and by then it has cost {cost_at_most():.2f} USD at most (list prices of us-east-1).",
+            "  The credentials must last as long. Meanwhile anyone who knows the API's address may call it.",
         ]
     return "\n".join(lines)
 

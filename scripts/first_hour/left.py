@@ -69,6 +69,10 @@ ASKS = (
     ),
     Ask("secret", "secretsmanager", "list_secrets", "SecretList", "Name"),
     Ask("alarm", "cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
+    Ask(
+        *("composite alarm", "cloudwatch", "describe_alarms", "CompositeAlarms", "AlarmName"),
+        {"AlarmTypes": ["CompositeAlarm"]},
+    ),
     Ask("dashboard", "cloudwatch", "list_dashboards", "DashboardEntries", "DashboardName"),
     Ask("topic", "sns", "list_topics", "Topics", "TopicArn"),
     Ask("role", "iam", "list_roles", "Roles", "RoleName"),

@@ -196,9 +196,15 @@ def expect(condition: Any, what: str) -> None:
 
 
 def until(seconds: float, look: Callable[[], Any], what: str) -> Any:
+    """Return what `look` finds; names that spread answer nobody at first. Raises StepFailed."""
     deadline = time.monotonic() + seconds
-    while not (found := look()):
+    while True:
+        try:
+            found, why = look(), ""
+        except httpx.TransportError as error:
+            found, why = None, f" ({error})"
+        if found:
+            return found
         if time.monotonic() > deadline:
-            raise StepFailed(f"{what}: not within {seconds:.0f} s")
+            raise StepFailed(f"{what}: not within {seconds:.0f} s{why}")
         time.sleep(0.5)
-    return found

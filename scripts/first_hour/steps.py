@@ -311,11 +311,12 @@ def _only_on_aws(edge: httpx.Client, made: Mapping[str, str], form: str, policy:
     attack = {"customer": "${jndi:ldap://127.0.0.1/a}"}  # AWSManagedRulesKnownBadInputsRuleSet: Log4JRCE
     until(_EDGE_SECONDS, lambda: edge.get("/orders", params=attack).status_code == 403, "the web ACL refuses")
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(form))
-    expect(origin in policy.split(), f"the console's policy does not let it send to {origin}: {policy}")
+    allowed = re.split(r"[;\s]+", policy)
+    expect(origin in allowed, f"the console's policy does not let it send to {origin}: {policy}")
     asked = {"origin": made["EdgeUrl"], "access-control-request-method": "POST"}
     preflight = httpx.options(form, headers=asked, timeout=60)
-    allowed = preflight.headers.get("access-control-allow-origin")
-    expect(allowed == made["EdgeUrl"], f"S3 lets {allowed} upload, not {made['EdgeUrl']}")
+    uploads = preflight.headers.get("access-control-allow-origin")
+    expect(uploads == made["EdgeUrl"], f"S3 lets {uploads} upload, not {made['EdgeUrl']}")
 
 
 def switch(stage: Stage) -> str:
@@ -326,6 +327,7 @@ def switch(stage: Stage) -> str:
     """
     words = ["--stack", NAME, "--drain-seconds", str(_DRAIN_SECONDS)]
     words += ["--front", stage.target.endpoint] if stage.target.local else []
+    stage.run("-m", "scripts.switch", "lambda", *words)  # takes up one that was interrupted
     planned = stage.run("-m", "scripts.switch", "fargate", "--plan", *words).strip()
     expect(planned == "raise -> ask -> move -> watch -> drain -> forget -> remove", f"planned: {planned}")
     said = stage.run("-m", "scripts.switch", "lambda", *words)

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from localcloud.embedded import EmbeddedAws
 from scripts.first_hour import __main__ as command
 from scripts.first_hour import steps
+from scripts.first_hour.callers import Callers
 from scripts.first_hour.left import Left
 from scripts.first_hour.run import Run, State, Step, StepFailed, report, table
-from scripts.first_hour.stage import NAME, Stage, Target
+from scripts.first_hour.stage import NAME, Stage, Target, until
+
+from orders.adapters.lean_client import ATTEMPT_SECONDS
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
@@ -166,6 +171,133 @@ class TestRun:
             assert ("AWS's own walk." in text) == local
             assert "Shows walk." in text
         assert re.search(r"edge +failed .* a \| b", table(rig.steps, rig.outcomes))
+
+
+class TestCallers:
+    """What they notice of an API that answers wrong."""
+
+    def seen(
+        self, fault: Callable[[str, str], httpx.Response | None], silent: bool = False
+    ) -> dict[str, Any]:
+        orders: dict[str, dict[str, Any]] = {}
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            path = request.url.path
+            if wrong := fault(request.method, path):
+                return wrong
+            if path == "/":
+                return httpx.Response(200, json={"runtime": "lambda"})
+            if request.method == "POST":
+                key = request.headers["idempotency-key"]
+                orders.setdefault(key, {"id": key, "status": "pending", **json.loads(request.content)})
+                return httpx.Response(201, json=orders[key])
+            order = orders[path.split("/")[2]]
+            order |= {"status": "shipped"} if request.method == "PUT" else {}
+            return httpx.Response(200, json=order)
+
+        class Database:
+            def list_tables(self, **_: Any) -> None:
+                time.sleep(ATTEMPT_SECONDS if silent else 0)
+
+        def visit() -> httpx.Client:
+            return httpx.Client(transport=httpx.MockTransport(answer), base_url="http://api.test")
+
+        with Callers(visit, Database()) as callers:
+            time.sleep(ATTEMPT_SECONDS + 1)
+        return callers.report()
+
+    def test_an_answer_of_another_status_or_order(self) -> None:
+        found = self.seen(lambda method, _: httpx.Response(500) if method == "PUT" else None)
+        assert found["failed_or_wrong"] > 0
+        assert "PUT /orders/" in found["first_wrong"][0]
+        another = httpx.Response(200, json={"status": "lost"})
+        found = self.seen(lambda method, path: another if method == "GET" and path != "/" else None)
+        assert found["failed_or_wrong"] > 0
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_a_refusal_is_excused_only_while_the_database_is_silent(self, silent: bool) -> None:
+        refusal = httpx.Response(503, headers={"retry-after": "1"}, json={"type": "x:dependency-unavailable"})
+        found = self.seen(lambda method, _: refusal if method == "PUT" else None, silent)
+        assert found["refused_while_the_database_was_silent"] > 0 if silent else found["failed_or_wrong"] > 0
+        assert found["first_wrong"] == []
+
+
+class TestOnAws:
+    """What the step `edge` asks of AWS only."""
+
+    MADE = {"EdgeUrl": "https://d1.cloudfront.net"}
+    FORM = "https://bucket.s3.us-east-1.amazonaws.com/"
+    POLICY = (
+        "default-src 'none'; connect-src 'self' https://bucket.s3.us-east-1.amazonaws.com; base-uri 'none'"
+    )
+
+    def check(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        firewall: int = 403,
+        policy: str = POLICY,
+        allowed: str = MADE["EdgeUrl"],
+    ) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(firewall if b"jndi" in request.url.query else 200)
+
+        def options(url: str, headers: dict[str, str], timeout: float) -> httpx.Response:
+            assert (url, headers["origin"]) == (self.FORM, self.MADE["EdgeUrl"])
+            return httpx.Response(200, headers={"access-control-allow-origin": allowed})
+
+        monkeypatch.setattr(httpx, "options", options)
+        monkeypatch.setattr(steps, "_EDGE_SECONDS", 0)
+        with httpx.Client(transport=httpx.MockTransport(answer), base_url=self.MADE["EdgeUrl"]) as edge:
+            steps._only_on_aws(edge, self.MADE, self.FORM, policy)
+
+    def test_a_firewall_that_refuses_and_a_browser_that_may_upload(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.check(monkeypatch)
+
+    @pytest.mark.parametrize(
+        ("wrong", "why"),
+        [
+            ({"firewall": 200}, "the web ACL refuses"),
+            # In us-east-1 links were once signed for the bucket's global name.
+            ({"policy": POLICY.replace(".us-east-1", "")}, "does not let it send"),
+            ({"allowed": "https://others.example"}, "S3 lets https://others.example upload"),
+        ],
+    )
+    def test_what_is_wrong_is_named(
+        self, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], why: str
+    ) -> None:
+        with pytest.raises(StepFailed, match=why):
+            self.check(monkeypatch, **wrong)
+
+    def test_a_receipt_that_does_not_come_says_how_far_events_came(
+        self, stage: Stage, a_stack: Callable[[str], None]
+    ) -> None:
+        """An encrypted queue into which EventBridge may not write loses every event without a word."""
+        events = stage.client("events")
+        events.create_event_bus(Name=f"{NAME}-bus")
+        events.put_rule(
+            Name=f"{NAME}-ReceiptsRule-1", EventBusName=f"{NAME}-bus", EventPattern='{"source": ["orders"]}'
+        )
+        url = stage.client("sqs").create_queue(QueueName=f"{NAME}-ReceiptsQueue-1")["QueueUrl"]
+        stage.client("sqs").send_message(QueueUrl=url, MessageBody="stuck")
+        said = steps._where_events_are(stage)
+        assert said == f"{NAME}-ReceiptsQueue-1: 1, the rule's FailedInvocations: 0"
+        events.delete_rule(Name=f"{NAME}-ReceiptsRule-1", EventBusName=f"{NAME}-bus")
+
+    def test_names_that_spread_are_waited_for(self) -> None:
+        answers = iter([httpx.ConnectError("no such name"), None, "there"])
+
+        def look() -> str | None:
+            found = next(answers)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        assert until(30, look, "it answers") == "there"
+        with pytest.raises(StepFailed, match=r"it answers: not within 0 s \(no such name\)"):
+            until(0, lambda: (_ for _ in ()).throw(httpx.ConnectError("no such name")), "it answers")
 
 
 @pytest.fixture
