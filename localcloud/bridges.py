@@ -1114,11 +1114,12 @@ def deleted_functions_leave_no_container() -> None:
     delete = _HANDLERS["AWS::Lambda::Function"]["delete"]
 
     def deleted(physical_id: str, props: dict[str, Any]) -> None:
-        versions = lambda_svc._functions.get(physical_id, {}).get("versions", {})
-        served = [_served(physical_id, version) for version in ("$LATEST", *versions)]
         delete(physical_id, props)
+        # Of versions that went before it, too: here a function made again has the same name.
+        served = {key.split(":")[2] for key in list(lambda_svc._warm_pool)}
         for name in served:
-            lambda_svc._pool_kill_function(get_account_id(), name)
+            if name.partition("@")[0] == physical_id:
+                lambda_svc._pool_kill_function(get_account_id(), name)
 
     _HANDLERS["AWS::Lambda::Function"]["delete"] = deleted
 

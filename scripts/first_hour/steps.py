@@ -18,9 +18,8 @@ import httpx
 from botocore.exceptions import ClientError
 from scripts import restore as restoring
 from scripts.delivery.artifact import ROOT
-from scripts.delivery.data import Data, retained
+from scripts.delivery.data import Data
 from scripts.delivery.decide import DeliveryError
-from scripts.delivery.stack import load_template
 from scripts.first_hour.callers import Callers
 from scripts.first_hour.left import Left
 from scripts.first_hour.run import Step, StepFailed
@@ -279,7 +278,7 @@ def edge(stage: Stage) -> str:
         found = _asked(edge, 200, "GET", f"/orders/{stage.facts['order']}")
         tag = {"if-none-match": found.headers["etag"]}
         _asked(edge, 304, "GET", f"/orders/{stage.facts['order']}", headers=tag)
-        expect(_directly(stage, "lambda") == 403, "the origin answers others than the edge")
+        _expect_closed(stage, "lambda")
         moved = _asked(edge, 308, "GET", "/console")
         expect(moved.headers["location"] == "/console/", f"/console leads to {moved.headers['location']}")
         page = _asked(edge, 200, "GET", "/console/")
@@ -300,10 +299,12 @@ def _behind_the_edge(stage: Stage, edge: Mapping[str, str]) -> None:
     stage.deploy(stage.facts["artifact"], *given)
 
 
-def _directly(stage: Stage, runtime: str) -> int:
-    """Call a side past the edge; return the status of its answer."""
+def _expect_closed(stage: Stage, runtime: str) -> None:
+    """Call a side past the edge, which must not answer. Raises StepFailed."""
     address = stage.outputs[{"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[runtime]]
-    return httpx.get(f"{address}/orders", timeout=60).status_code
+    answer = httpx.get(f"{address}/orders", timeout=60)
+    refused = f"{runtime} answers others than the edge {answer.status_code}, not 403: {answer.text[:200]}"
+    expect(answer.status_code == 403, refused)
 
 
 def _only_on_aws(edge: httpx.Client, made: Mapping[str, str], form: str, policy: str) -> None:
@@ -340,7 +341,7 @@ def switch(stage: Stage) -> str:
             steps = stage.run("-m", "scripts.switch", to, *words)
             seconds = round(time.monotonic() - started, 1)
             switches.append({"to": to, "seconds": seconds, "steps": steps.splitlines()})
-            expect(_directly(stage, to) == 403, f"{to} answers others than the edge")
+            _expect_closed(stage, to)
             urls = {name for name in ("LambdaApiUrl", "FargateApiUrl") if name in stage.outputs}
             expect(urls == {f"{to.capitalize()}ApiUrl"}, f"{from_} stands beside {to}: {urls}")
         time.sleep(2)
@@ -405,7 +406,7 @@ def destroy(stage: Stage) -> str:
     beside = sorted(stage.stacks(), key=lambda each: (each.name == BOOTSTRAP, each.name))
     for each in beside:
         failed += _errors(lambda each=each: _remove_stack(stage, each))
-    made = [each for each in stage.leftovers.found() if _made_by_others(each)]
+    made = [each for each in stage.leftovers.found() if failed or _made_by_others(each)]
     failed += _errors(lambda: stage.leftovers.remove(made, stage.say))
     shutil.rmtree(stage.sources, ignore_errors=True)
     expect(not failed, "; ".join(failed))
@@ -422,17 +423,12 @@ def _errors(remove: Callable[[], Any]) -> list[str]:
 
 
 def _remove_stack(stage: Stage, left: Left) -> None:
-    """Delete a stack with what it retains."""
+    """Delete a stack, for which its buckets must be empty; what it retains is left."""
     stack = stage.stack(left.name, left.region)
-    resources = stack.resources()
-    kept = retained(resources, load_template(stack.template()).get("Resources", {}))
-    data, names = Data(stage.client, stage.say), {each.physical_id for each in kept}
-    for each in resources:
-        name = each.get("PhysicalResourceId")
-        if each["ResourceType"] == "AWS::S3::Bucket" and name and name not in names:
-            data.empty(name)
+    for each in stack.resources():
+        if each["ResourceType"] == "AWS::S3::Bucket" and each.get("PhysicalResourceId"):
+            Data(stage.client, stage.say).empty(each["PhysicalResourceId"])
     stack.delete()
-    data.remove(kept)
 
 
 def _made_by_others(left: Left) -> bool:
@@ -441,7 +437,10 @@ def _made_by_others(left: Left) -> bool:
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-reference.html
     """
     return (
-        BOOTSTRAP in left.name or "-at-" in left.name or left.name.startswith("/aws/ecs/containerinsights/")
+        BOOTSTRAP in left.name
+        or f"{NAME}-edge-" in left.name  # its logs, which its stack retains
+        or "-at-" in left.name
+        or left.name.startswith("/aws/ecs/containerinsights/")
     )
 
 

@@ -82,3 +82,4 @@ def test_nothing_is_left(hour: Hour) -> None:
     assert cloud.client(hour.endpoint, "s3").list_buckets()["Buckets"] == []
     assert cloud.client(hour.endpoint, "ecr").describe_repositories()["repositories"] == []
     assert cloud.client(hour.endpoint, "logs").describe_log_groups()["logGroups"] == []
+    assert cloud.containers(hour.endpoint) == []
