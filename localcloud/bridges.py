@@ -76,6 +76,7 @@ def install() -> Any:
         images_without_docker,
         images_with_docker,
         versions_of_functions,
+        unchanged_versions,
         containers_by_the_dozen,
         deleted_functions_leave_no_container,
         task_credentials_and_limits,
@@ -1080,6 +1081,48 @@ def versions_of_functions() -> None:
 
     _changed(lambda_svc, "_warm_pool_key", wrap_key)
     _changed(lambda_svc, "_effective_func_record_for_qualifier", wrap_record)
+
+
+def unchanged_versions() -> None:
+    """AWS: Lambda publishes no version of what has not changed since the last; CloudFormation fails then.
+
+    https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html. ministack goes by a number that
+    each write of the function changes, so that an update which is rolled back counts as a change.
+    """
+    passing = ("FunctionArn", "LastModified", "LastUpdateStatus", "RevisionId", "State", "Version")
+
+    def content(function: Any) -> dict[str, Any]:
+        return {k: v for k, v in function["config"].items() if not k.startswith(passing)}
+
+    def last(function: Any) -> dict[str, Any]:
+        found: dict[str, Any] = function["versions"].get(max(function["versions"], key=int, default=""), {})
+        return found
+
+    def compare(function: Any) -> None:
+        if function and last(function).get("content") == content(function):
+            last(function)["function_revision"] = function["config"]["RevisionId"]
+
+    def wrap_publish(publish: Any) -> Any:
+        def published(name: str, data: Any) -> Any:
+            function = lambda_svc._functions.get(name)
+            compare(function)
+            answer = publish(name, data)
+            if function:
+                last(function).setdefault("content", content(function))
+            return answer
+
+        return published
+
+    def wrap_create(create: Any) -> Any:
+        def created(logical_id: str, props: dict[str, Any], stack: str) -> Any:
+            compare(provisioners._lambda_version_function(props)[0])
+            return create(logical_id, props, stack)
+
+        return created
+
+    _changed(lambda_svc, "_publish_version", wrap_publish)
+    _changed(provisioners, "_lambda_version_create", wrap_create)
+    _HANDLERS["AWS::Lambda::Version"]["create"] = provisioners._lambda_version_create
 
 
 def _served(name: str, version: str) -> str:

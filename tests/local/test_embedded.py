@@ -205,6 +205,24 @@ def test_custom_resource_gets_the_digest_of_the_published_version(aws: EmbeddedA
     assert len(digest) == 64
 
 
+def test_what_has_not_changed_since_gets_no_second_version(aws: EmbeddedAws) -> None:
+    """Also after a change that was taken back, as by an update that is rolled back.
+
+    https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
+    """
+    functions, name = _client(aws, "lambda"), aws.resources["ApiFunction"]
+    before = functions.get_function_configuration(FunctionName=name)["MemorySize"]
+
+    def published_with(memory_mb: int) -> str:
+        functions.update_function_configuration(FunctionName=name, MemorySize=memory_mb)
+        return str(functions.publish_version(FunctionName=name)["Version"])
+
+    last = published_with(before + 64)
+    functions.update_function_configuration(FunctionName=name, MemorySize=before)
+    assert published_with(before + 64) == last
+    assert published_with(before) != last
+
+
 def test_functions_follow_their_source(aws: EmbeddedAws, project: Path) -> None:
     source = project / "standins.py"
     source.write_text(source.read_text().replace('event["rawPath"]', '"changed"'))
