@@ -34,8 +34,8 @@ BROKEN = (
     *("PublicSubnetIds=subnet-00000000,subnet-00000001", "PrivateSubnetIds=subnet-00000000,subnet-00000001"),
 )
 CHANGED_VERSION = "9.9.9"
-# Nobody's: GitHub gives no account the number 0, so no token fits the roles of this bootstrap.
-NOBODY = ("Repository=nobody/nothing", "OwnerId=0", "RepositoryId=0")
+# Nobody's: no account of GitHub begins with a hyphen or has the number 0, so no token fits these roles.
+NOBODY = ("Repository=-nobody-/nothing", "OwnerId=0", "RepositoryId=0")
 _RECEIPT_SECONDS = 180
 _EDGE_SECONDS = 300
 _RESTORE_SECONDS = 3600
