@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from costs.__main__ import _MEASURED as MEASURED
 from costs.model import HOURS, Prices, Setup, Traffic, fargate_front, lambda_front, load_measured, shared
+from scripts.command import NotReady, explained, session
 from scripts.delivery.artifact import ROOT, SAM
 from scripts.first_hour.run import REMOVE, Run, State, report, table
 from scripts.first_hour.stage import BOOTSTRAP, NAME, Stage, Target
@@ -45,20 +44,17 @@ class Refused(Exception):
 
 def find_target() -> Target:
     """Return the account that the environment leads to. Raises Refused."""
-    region = os.environ.get("AWS_REGION") or boto3.Session().region_name
-    if not region:
-        raise Refused("no region is set: export AWS_REGION=eu-central-1, or another")
-    os.environ["AWS_DEFAULT_REGION"] = region  # all that the SDKs of the commands look at
     try:
-        session = boto3.Session(region_name=region)
-        sts = session.client("sts")
+        made = session()
+        sts = made.client("sts")
         account = sts.get_caller_identity()["Account"]
+    except NotReady as error:
+        raise Refused(str(error)) from None
     except (BotoCoreError, ClientError) as error:
-        why = " ".join(str(error).split())
-        raise Refused(f"AWS does not say who you are ({why}): `aws sts get-caller-identity` must") from None
+        raise Refused(explained(error)) from None
     endpoint = str(sts.meta.endpoint_url)
     local = not (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-    return Target(session, account, region, endpoint, local)
+    return Target(made, account, made.region_name, endpoint, local)
 
 
 def cost_at_most(hours: float = HOURS_AT_MOST) -> float:

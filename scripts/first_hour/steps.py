@@ -393,7 +393,7 @@ def _restorable(dynamodb: Any, table: str, moment: datetime) -> bool:
 
 
 def destroy(stage: Stage) -> str:
-    """`make destroy DATA=delete` removes the stage with its data; then its edge and its bootstrap go.
+    """`make destroy DATA=delete` removes the stage with its data and its edge; then the bootstrap goes.
 
     Not shown on the local AWS: for how long EventBridge says that a bus has rules, and what CloudFront takes
     to disable a distribution.
@@ -403,14 +403,15 @@ def destroy(stage: Stage) -> str:
     stage.copy_sources()
     failed = _errors(lambda: stage.delivery("destroy", "--yes", "--data"))
     # The bootstrap goes last: CloudFormation acts as its role.
-    beside = sorted(stage.stacks(), key=lambda each: (each.name == BOOTSTRAP, each.name))
-    for each in beside:
+    stacks = sorted(stage.stacks(), key=lambda each: (each.name == BOOTSTRAP, each.name))
+    failed += [f"`make destroy` left {each}" for each in stacks if each.name != BOOTSTRAP]
+    for each in stacks:
         failed += _errors(lambda each=each: _remove_stack(stage, each))
     made = [each for each in stage.leftovers.found() if failed or _made_by_others(each)]
     failed += _errors(lambda: stage.leftovers.remove(made, stage.say))
     shutil.rmtree(stage.sources, ignore_errors=True)
     expect(not failed, "; ".join(failed))
-    return f"then {', '.join(each.name for each in beside)}" if beside else ""
+    return ""
 
 
 def _errors(remove: Callable[[], Any]) -> list[str]:
@@ -437,10 +438,7 @@ def _made_by_others(left: Left) -> bool:
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-reference.html
     """
     return (
-        BOOTSTRAP in left.name
-        or f"{NAME}-edge-" in left.name  # its logs, which its stack retains
-        or "-at-" in left.name
-        or left.name.startswith("/aws/ecs/containerinsights/")
+        BOOTSTRAP in left.name or "-at-" in left.name or left.name.startswith("/aws/ecs/containerinsights/")
     )
 
 

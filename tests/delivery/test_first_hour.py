@@ -456,7 +456,7 @@ class TestCommand:
     ) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        assert "get-caller-identity" in self.refused(capsys, "--yes")
+        assert "no credentials were found" in self.refused(capsys, "--yes")
 
     def test_a_step_that_cannot_be_left_out_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = self.refused(capsys, "--yes", "--skip", "edge deploy")
