@@ -50,7 +50,10 @@ from scripts.delivery.stack import Stack, load_template, parameters_of
 from scripts.release import ReleaseError, version_of
 
 SERVICE = "orders"
-_TRIES = 6
+# CloudFormation passes on WAF's sentence, not the name of the exception (WAFAssociatedItemException).
+# https://docs.aws.amazon.com/waf/latest/APIReference/API_DeleteWebACL.html
+_STILL_ASSOCIATED = "associated with another resource"
+_TRIES = 15  # with the usual pause five minutes
 
 
 def say(text: str) -> None:
@@ -404,7 +407,7 @@ class Delivery:
                 stack.delete()
                 return
             except DeliveryError as error:
-                if "WAFAssociatedItem" not in str(error) or not tries_left:
+                if _STILL_ASSOCIATED not in str(error) or not tries_left:
                     raise
                 time.sleep(self._poll * 10)
 

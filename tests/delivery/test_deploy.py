@@ -692,6 +692,12 @@ class TestDestroy:
         self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, refusals: int, goes: bool
     ) -> None:
         """And if it stays, the others go all the same."""
+        # As CloudFormation passes on what WAF says: without the name of the exception.
+        reason = (
+            'Resource handler returned message: "AWS WAF couldn\u2019t perform the operation because your '
+            "resource is being used by another resource or it\u2019s associated with another resource. "
+            '(Service: Wafv2, Status Code: 400, Request ID: 1)" (HandlerErrorCode: GeneralServiceException)'
+        )
         name = f"orders-{stage}-waf-us-east-1"
         rig.deploy("a", stage, template=ORIGINS)
         rig.delivery.stack(name, "us-east-1").apply_body("CREATE", EDGE, {"ActiveOrigin": "x"})
@@ -699,7 +705,7 @@ class TestDestroy:
 
         def associated(stack: Stack) -> None:
             if stack.name == name and next(refused, None) is not None:
-                raise DeliveryError(f"{name} is DELETE_FAILED: WebAcl: WAFAssociatedItemException")
+                raise DeliveryError(f"{name} is DELETE_FAILED: WebAcl: {reason}")
             delete(stack)
 
         with monkeypatch.context() as patch:
