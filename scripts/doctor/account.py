@@ -434,7 +434,8 @@ class Account:
         what = "Lambda concurrency"
         limit = self._ask("lambda", "get_account_settings")["AccountLimit"]
         total, free = limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]
-        background = sum(self._number(key) for key in ("ParallelizationFactor", "MaximumConcurrency"))
+        batches = int(self._parameter("EventConcurrency"))
+        background = batches + max(2, batches)  # as template.yaml has them
         found = f"{total}, {free} of them not reserved; relay (a shard) and receipts may take {background}"
         if free <= 2 * background or total < _LEAST_CONCURRENCY:
             found += f"; meanwhile LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
@@ -580,13 +581,6 @@ class Account:
             rf'^  {name}:\n(?:    .*\n)*?    Default: "?([^"\n]*)"?$', self._template, re.MULTILINE
         )
         return self._given.get(name, found[1] if found else "")
-
-    def _number(self, key: str) -> int:
-        """Return a number that a resource has: written there, or by a parameter."""
-        line = re.search(rf"\b{key}: ([^#\n]+)", self._template)
-        text = line[1] if line else ""
-        by, written = re.search(r"!Ref (\w+)", text), re.search(r"\d+", text)
-        return int((self._parameter(by[1]) if by else written[0] if written else "") or 0)
 
 
 def _more(quota: tuple[str, str], value: float) -> str:

@@ -248,7 +248,8 @@ class TestAccount:
                         "AccountLimit": {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": 10}
                     }
                 },
-                *("Lambda concurrency", NOTE, "LambdaConcurrencyAlarm=8"),
+                # The queue takes two at least: https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html
+                *("Lambda concurrency", NOTE, "receipts may take 3; meanwhile LambdaConcurrencyAlarm=8"),
                 "--service-code lambda --quota-code L-B99A9384 --desired-value 1000",
                 id="a new account's concurrency",
             ),
@@ -516,8 +517,6 @@ class TestAccount:
         for name, parameter in decode(str(ROOT / "template.yaml"))[0]["Parameters"].items():
             if name not in ("Stage", "Runtime", "LogRetentionDays"):  # samconfig.toml has these
                 assert account._parameter(name) == str(parameter.get("Default", "")), name
-        assert account._number("MaximumConcurrency") >= 1
-        assert account._number("ParallelizationFactor") >= 1
 
     def test_aws_region_alone_is_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
