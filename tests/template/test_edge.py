@@ -83,6 +83,19 @@ def test_a_secret_can_be_generated(path: str) -> None:
             assert left or generated.get(switch) is True, switch
 
 
+def test_the_secret_of_an_edge_that_stands_is_not_generated_again() -> None:
+    """Another property here is another value at the next update, which the origins do not know.
+
+    https://github.com/aws/aws-cdk/issues/7518
+    """
+    assert SOURCE["Resources"]["OriginSecret"]["Properties"]["GenerateSecretString"] == {
+        "SecretStringTemplate": '{"previous": "none"}',
+        "GenerateStringKey": "current",
+        "PasswordLength": 48,
+        "ExcludePunctuation": True,
+    }
+
+
 def test_the_generated_secret_is_one_that_the_application_takes() -> None:
     generated = SOURCE["Resources"]["OriginSecret"]["Properties"]["GenerateSecretString"]
     assert generated["PasswordLength"] >= 32
