@@ -86,7 +86,7 @@ def test_a_secret_can_be_generated(path: str) -> None:
 def test_the_secret_of_an_edge_that_stands_is_not_generated_again() -> None:
     """Another property here is another value at the next update, which the origins do not know.
 
-    https://github.com/aws/aws-cdk/issues/7518
+    https://github.com/aws-cloudformation/cloudformation-coverage-roadmap/issues/2210
     """
     assert SOURCE["Resources"]["OriginSecret"]["Properties"]["GenerateSecretString"] == {
         "SecretStringTemplate": '{"previous": "none"}',
