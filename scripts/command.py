@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import boto3
 from botocore import exceptions as sdk
 from botocore.config import Config
+from botocore.utils import is_valid_endpoint_url
 
 _LOG_IN = "`aws sso login`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
@@ -53,6 +54,10 @@ def session() -> Any:
     The SDKs' and tools' guide names AWS_REGION; boto3 reads AWS_DEFAULT_REGION only.
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     """
+    if wrong := wrong_endpoint(os.environ):
+        raise NotReady(
+            f"{wrong}={os.environ[wrong]} is no address, as http://localhost:4566 is one; or unset it"
+        )
     try:
         boto3.setup_default_session(region_name=os.environ.get("AWS_REGION") or None)
         made = boto3.DEFAULT_SESSION
@@ -63,6 +68,14 @@ def session() -> Any:
     except sdk.BotoCoreError as error:
         raise NotReady(explained(error)) from error
     return made
+
+
+def wrong_endpoint(environ: Mapping[str, str]) -> str:
+    """Return the variable that names an endpoint and holds no address, if there is one."""
+    given = (
+        (name, value) for name, value in environ.items() if name.startswith("AWS_ENDPOINT_URL") and value
+    )
+    return next((name for name, value in given if not is_valid_endpoint_url(value)), "")
 
 
 def reported(name: str, command: Callable[[], int], *problems: type[Exception]) -> int:

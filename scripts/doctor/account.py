@@ -31,10 +31,12 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as NotConnected
+from scripts.command import wrong_endpoint
 from scripts.delivery.decide import (
     Action,
     DeliveryError,
     bootstrap_stage,
+    check_stage,
     decide,
     stack_name,
     stage_parameters,
@@ -157,6 +159,7 @@ class Account:
         self._stack = stack_name(SERVICE, self.stage)
         self._template = (root / "template.yaml").read_text(encoding="utf-8")
         samconfig = tomllib.loads((root / "samconfig.toml").read_text(encoding="utf-8"))
+        check_stage(self.stage, samconfig)
         self._given = stage_parameters(samconfig, self.stage, [])
         sections = [samconfig.get("default", {}).get(name, {}) for name in ("deploy", "global")]
         names = [section.get("parameters", {}).get("stack_name") for section in sections]
@@ -244,6 +247,9 @@ class Account:
         what, profile = "credentials", self._environ.get("AWS_PROFILE")
         sign_in = f"aws sso login --profile {profile}" if profile else "aws sso login"
         rows = self._endpoint()
+        if wrong := wrong_endpoint(self._environ):
+            found = f"{wrong}={self._environ[wrong]} is no address"
+            return [Row(FIX, "endpoint", found, f"unset {wrong}")], found
         try:
             credentials = self._aws.get_credentials()
         except MissingDependencyException as error:  # `aws login` needs botocore[crt]
@@ -267,7 +273,7 @@ class Account:
             return [Row(FIX, what, found, mend), *rows], "the credentials are refused"
         except (HTTPClientError, NotConnected) as error:
             found = f"found by {how}; AWS did not answer: {_line(error)}"
-            mend = f"curl -sS https://sts.{home}.amazonaws.com"
+            mend = rows[0].mend if rows else f"curl -sS https://sts.{home}.amazonaws.com"
             return [Row(FIX, what, found, mend), *rows], "AWS did not answer"
         except BotoCoreError as error:  # an SSO session that ended, a process that failed
             return [Row(FIX, what, f"found by {how}: {_line(error)}", sign_in), *rows], "no credentials"

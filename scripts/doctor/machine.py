@@ -27,6 +27,8 @@ _ROOMY_GB, _LEAST_GB = 5, 1
 # The first version of GNU Make that heeds .SHELLFLAGS, without which a fault inside a pipe goes unnoticed.
 # https://git.savannah.gnu.org/cgit/make.git/tree/NEWS ("New special variable: .SHELLFLAGS", 3.82)
 _MAKE_WITH_SHELLFLAGS = (3, 82)
+# Version 1 has no `aws configure sso`. https://docs.aws.amazon.com/cli/latest/userguide/cliv2-migration-changes.html
+_AWS_CLI_WITH_SSO = (2,)
 # https://github.blog/changelog/2026-04-23-immutable-subject-claims-for-github-actions-oidc-tokens/
 _IMMUTABLE_SINCE = "2026-07-15"
 
@@ -50,6 +52,7 @@ class Machine:
             self.make,
             self.engine,
             self.sam,
+            self.aws,
             self.node,
             self.git,
             self.port,
@@ -144,6 +147,23 @@ class Machine:
         if self._which(f"{own}/sam"):
             return [Row(NOTE, what, f"`make deploy` has its own ({tested}); `sam` is not on the PATH", take)]
         return [Row(FIX, what, "`sam` is not on the PATH, or does not start", f"make setup && {take}")]
+
+    def aws(self) -> list[Row]:
+        """Return whether there is an AWS CLI that signs in; most rows of the account are mended by it."""
+        what = "AWS CLI"
+        version = _version(self._says("aws", "--version") or "")
+        if version and _numbers(version) >= _AWS_CLI_WITH_SSO:
+            return [Row(OK, what, version)]
+        old = f"{version} cannot `aws configure sso`"
+        # https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html
+        file = "awscli-exe-linux-$(uname -m).zip"
+        mend = (
+            f"curl -fsSO https://awscli.amazonaws.com/{file} && unzip -qo {file} && sudo aws/install --update"
+        )
+        if self._platform == "darwin":
+            mend = "brew install awscli"
+        found = old if version else "`aws` is not on the PATH; the commands for the account need it"
+        return [Row(NOTE, what, found, mend)]
 
     def node(self) -> list[Row]:
         version = _version(self._says("node", "--version") or "")

@@ -494,6 +494,12 @@ class TestAccount:
         seen = row(Recorded().rows(ENVIRON | {"AWS_ENDPOINT_URL": "http://localhost:4566"}), "endpoint")
         assert (seen.state, seen.mend) == (NOTE, "unset AWS_ENDPOINT_URL")
 
+    def test_an_endpoint_that_is_no_address(self) -> None:
+        rows = Recorded().rows(ENVIRON | {"AWS_ENDPOINT_URL_S3": "localhost"})
+        seen = row(rows, "endpoint")
+        assert (seen.state, seen.mend) == (FIX, "unset AWS_ENDPOINT_URL_S3")
+        assert "AWS_ENDPOINT_URL_S3=localhost is no address" in row(rows, "zones").found
+
     @pytest.mark.parametrize(("minutes", "state"), [(20, NOTE), (300, OK)])
     def test_credentials_that_end_soon(self, minutes: int, state: str) -> None:
         aws, ends = Recorded(), datetime.now(UTC) + timedelta(minutes=minutes)
@@ -513,7 +519,7 @@ class TestAccount:
         assert used <= set(doctor.SERVICES) | set(doctor.FARGATE_SERVICES) | doctor.EVERYWHERE
 
     def test_parameters_are_read_as_the_template_has_them(self) -> None:
-        account = Account(Recorded().session, {"STAGE": "unheardof"})
+        account = Account(Recorded().session, {"STAGE": "test1"})
         for name, parameter in decode(str(ROOT / "template.yaml"))[0]["Parameters"].items():
             if name not in ("Stage", "Runtime", "LogRetentionDays"):  # samconfig.toml has these
                 assert account._parameter(name) == str(parameter.get("Default", "")), name
@@ -526,6 +532,7 @@ class TestAccount:
         ("environ", "what", "mend"),
         [
             ({"STAGE": "No-Stage"}, "stage", "make doctor STAGE=dev"),
+            ({"STAGE": "prodd"}, "stage", "make doctor STAGE=dev"),
             ({"AWS_PROFILE": "nobody"}, "credentials", "unset AWS_PROFILE"),
         ],
     )
@@ -555,6 +562,7 @@ PRINTED = {
     "make": "GNU Make 4.4.1",
     "docker": json.dumps(DOCKER),
     "sam": "SAM CLI, version 99.0.0",
+    "aws": "aws-cli/2.31.0 Python/3.13.7 Linux/6.1 exe/x86_64",
     "node": "v24.1.0",
     "npm": "11.0.0",
     "git": 'case "$1" in --version) echo git version 2.39.5;; *) echo git@github.com:acme/orders.git;; esac',
@@ -601,7 +609,7 @@ class TestMachine:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 80 * 10**9))
         assert {row.what: row.state for row in rows()} == dict.fromkeys(
             [
-                *("Python", "make", "container engine", "disk", "SAM CLI", "node", "git", "port"),
+                *("Python", "make", "container engine", "disk", "SAM CLI", "AWS CLI", "node", "git", "port"),
                 "GitHub's subject",
             ],
             OK,
@@ -648,6 +656,15 @@ class TestMachine:
             ),
             ({"sam": "exit 1"}, "SAM CLI", FIX, "does not start", "make setup"),
             ({"without": "sam"}, "SAM CLI", FIX, "not on the PATH", "make setup && export PATH="),
+            ({"without": "aws"}, "AWS CLI", NOTE, "not on the PATH", "sudo aws/install"),
+            (
+                {"aws": "aws-cli/1.44.1 Python/3.13.7"},
+                "AWS CLI",
+                NOTE,
+                "configure sso",
+                "aws/install --update",
+            ),
+            ({"without": "aws", "platform": "darwin"}, "AWS CLI", NOTE, "the PATH", "brew install awscli"),
             ({"without": "node"}, "node", NOTE, "`make check` needs it", "apt-get install -y nodejs"),
             ({"without": "npm"}, "node", NOTE, "npm is not on the PATH", "apt-get install -y nodejs npm"),
             (
@@ -798,6 +815,7 @@ class TestCommand:
         done = self.doctor(environ)
         assert (done.returncode, done.stderr) == (1, "")
         assert done.stdout.count("could not look: AWS did not answer") >= 12
+        assert "sts.eu-central-1" not in done.stdout, "it was not asked"
 
     def test_a_runtime_that_there_is_not(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert command.main({"RUNTIME": "ec2"}) == 2

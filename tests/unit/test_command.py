@@ -152,6 +152,12 @@ class TestSession:
         with pytest.raises(NotReady, match=r"nobody.*aws configure list-profiles"):
             session()
 
+    def test_an_endpoint_that_is_no_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "localhost")
+        with pytest.raises(NotReady, match="AWS_ENDPOINT_URL_SQS=localhost is no address"):
+            session()
+
     def test_an_endpoint_that_does_not_answer(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
