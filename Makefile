@@ -160,6 +160,8 @@ check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, 
 
 # Delivery (docs/delivery.md). Arguments travel as environment variables, so that no shell reads them.
 export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS SKIP
+# What a variable says that is a word or nothing: make destroy YES=no must not be taken for a yes.
+only = $(if $(filter-out $(2),$($(1))),$(error $(1)=$($(1)) means nothing: $(1)=$(2), or leave it out),$($(1)))
 DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
 stage = --stage "$${STAGE:-dev}"
 .PHONY: bootstrap package deploy edge smoke rollback destroy test-aws drift sweep pipeline-check release-files release-publish
@@ -168,10 +170,10 @@ bootstrap: $(DEV) ## Once per stage: roles and stores for the pipeline (STAGE=de
 	@$(DELIVERY) bootstrap $(stage) --parameters "$$PARAMETERS"
 
 package: $(DEV) $(TOOLS) ## Build and push the artifact of the sources, unless it is there (FORCE=1 builds all the same)
-	@$(DELIVERY) package $(stage) --parameters "$$PARAMETERS" $(if $(FORCE),--force)
+	@$(DELIVERY) package $(stage) --parameters "$$PARAMETERS" $(if $(call only,FORCE,1),--force)
 
 deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key@hash, PARAMETERS="Runtime=fargate")
-	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(FORCE),--force)
+	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(call only,FORCE,1),--force)
 
 edge: $(DEV) ## Bring the edge of a stage to the sources, with its web ACL and the console: make edge STAGE=dev
 	@$(DELIVERY) edge $(stage) --parameters "$$PARAMETERS"
@@ -183,10 +185,10 @@ rollback: $(DEV) ## Deploy what ran before, with its parameters: make rollback S
 	@$(DELIVERY) rollback $(stage)
 
 destroy: $(DEV) ## Delete a stage's stack, keep its data (YES=1 does not ask, DATA=delete: not for prod)
-	@$(DELIVERY) destroy $(stage) $(if $(YES),--yes) $(if $(filter delete,$(DATA)),--data)
+	@$(DELIVERY) destroy $(stage) $(if $(call only,YES,1),--yes) $(if $(call only,DATA,delete),--data)
 
 test-aws: $(DEV) $(TOOLS) ## The first hour on your AWS account with a report, in a stage of its own (YES=1 KEEP=1 CLEAN=1 SKIP="switch")
-	@PYTHONPATH=.:src .venv/bin/python -m scripts.first_hour --skip "$$SKIP" $(if $(YES),--yes) $(if $(KEEP),--keep) $(if $(CLEAN),--clean)
+	@PYTHONPATH=.:src .venv/bin/python -m scripts.first_hour --skip "$$SKIP" $(if $(call only,YES,1),--yes) $(if $(call only,KEEP,1),--keep) $(if $(call only,CLEAN,1),--clean)
 
 drift: $(DEV) ## Fail if anything in a stage is not as its templates say
 	@$(DELIVERY) drift $(stage)
@@ -244,7 +246,7 @@ bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 15 minutes
 
 .PHONY: bench-aws
 bench-aws: $(RUN) ## Measure a deployed stack; says first what it costs: make bench-aws STACK=orders-dev (TOKEN=..., YES=1, ARGS="--help")
-	@.venv/bin/python -m bench.aws --stack "$(STACK)" $(if $(YES),--yes) $(ARGS)
+	@.venv/bin/python -m bench.aws --stack "$(STACK)" $(if $(call only,YES,1),--yes) $(ARGS)
 
 clean: ## Remove the environments and caches (not the local data under .local)
 	rm -rf .venv .venv-* .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,8 @@ from scripts.delivery.decide import (
     Record,
     architecture,
     bootstrap_stage,
+    check_artifact,
+    check_destroy,
     check_stage,
     checked_parameters,
     decide,
@@ -124,10 +126,6 @@ class Delivery:
 
     def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
         """Bring the stage's stack to the artifact (made now if none is named) and the parameters."""
-        if stage == PRODUCTION and "@" not in artifact:
-            raise DeliveryError(
-                "name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it"
-            )
         parameters = self._parameters(stage, extra)
         name = artifact or self.package(stage, extra, force=force)
         if boundary := self._bootstrap(stage).get("PermissionsBoundaryArn"):
@@ -190,14 +188,10 @@ class Delivery:
         # What `make switch` set stays.
         active = edge.outputs().get("ActiveOrigin", deployed["Runtime"])
         known = edge_parameters(orders.outputs(), active)
-        templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
-        declared = [load_template(template)["Parameters"] for template in templates]
-        of_web_acl, of_edge = given_parameters(extra, *declared)
+        templates, of_web_acl, of_edge = _edge_templates(extra)
         of_web_acl["Scope"] = "CLOUDFRONT"
         known |= of_edge
         # Both, before either stack is touched.
-        known = checked_parameters(known, declared[1])
-        of_web_acl = checked_parameters(of_web_acl, declared[0])
         check_rules(templates[1], known, here.region_name, here.partition)
         check_rules(templates[0], of_web_acl, WEB_ACL_REGION, here.partition)
         self._bring_small(stage, web_acl, templates[0], of_web_acl)
@@ -545,6 +539,15 @@ def _samconfig() -> dict[str, Any]:
         raise DeliveryError(f"samconfig.toml cannot be read: {error}") from error
 
 
+def _edge_templates(pairs: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """Return the templates of web ACL and edge, and the parameters given to each. Raises DeliveryError."""
+    templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
+    declared = [load_template(template)["Parameters"] for template in templates]
+    given = given_parameters(pairs, *declared)
+    of_web_acl, of_edge = (checked_parameters(*each) for each in zip(given, declared, strict=True))
+    return templates, of_web_acl, of_edge
+
+
 def _tags(stage: str) -> dict[str, str]:
     """Return what tells the stage's resources from others' in the roles' policies."""
     return {"service": SERVICE, "stage": stage}
@@ -617,6 +620,12 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if (given.command, given.stage) != ("bootstrap", "preview"):
         check_stage(given.stage, _samconfig())
+    if given.command == "deploy":
+        check_artifact(given.stage, given.artifact)
+    if given.command == "destroy":
+        check_destroy(given.stage, yes=given.yes, data=given.data)
+    if given.command == "edge":
+        _edge_templates(pairs)
     _run_for_stage(Delivery(session(), os.environ), given, pairs)
     return 0
 

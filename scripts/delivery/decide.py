@@ -205,15 +205,31 @@ def architecture(parameters: Mapping[str, str], declared: Mapping[str, Any]) -> 
     return parameters.get("Architecture", default)
 
 
+def check_artifact(stage: str, name: str) -> None:
+    """Return if a stage may be given an artifact of this name, or none. Raises DeliveryError.
+
+    A key is the hash of the sources, followed by a time if that was taken.
+    """
+    if stage == PRODUCTION and "@" not in name:
+        raise DeliveryError(
+            "name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it"
+        )
+    if name and not re.fullmatch(r"[0-9a-f]{32}(-[0-9]{8}T[0-9]{6})?(@[0-9a-f]{64})?", name):
+        raise DeliveryError(f"ARTIFACT is <key>@<hash>, as `make package` says it, not {name!r}")
+
+
+def check_destroy(stage: str, *, yes: bool, data: bool) -> None:
+    """Return if a stage may be destroyed in this way. Raises DeliveryError for production's data."""
+    if stage == PRODUCTION and (yes or data):
+        raise DeliveryError("YES and DATA are not for production: type the stack's name, remove data by hand")
+
+
 def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:
     """Return if the stack may go. Raises DeliveryError.
 
     Production is never destroyed without typing its name, and its data never by this command.
     """
-    if stage == PRODUCTION and (yes or data):
-        raise DeliveryError(
-            "--yes and --data are not for production: type the stack's name, remove data by hand"
-        )
+    check_destroy(stage, yes=yes, data=data)
     if not yes and typed != stack:
         raise DeliveryError("the name typed is not the stack's; nothing was done")
 

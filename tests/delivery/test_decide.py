@@ -12,6 +12,7 @@ from scripts.delivery.decide import (
     DeliveryError,
     Record,
     bootstrap_stage,
+    check_artifact,
     check_stage,
     checked_parameters,
     decide,
@@ -198,6 +199,24 @@ class TestDestroy:
     def test_production_is_neither_waved_through_nor_emptied(self, yes: bool, data: bool) -> None:
         with pytest.raises(DeliveryError):
             may_destroy("orders-prod", "prod", yes=yes, data=data, typed="orders-prod")
+
+
+class TestArtifact:
+    key, hash_ = "0123456789abcdef" * 2, "0123456789abcdef" * 4
+
+    @pytest.mark.parametrize("name", ["", key, f"{key}@{hash_}", f"{key}-20261130T120000@{hash_}"])
+    def test_what_make_package_says_is_taken(self, name: str) -> None:
+        check_artifact("dev", name)
+
+    @pytest.mark.parametrize("name", ["", key, f"{key}-20261130T120000"])
+    def test_production_takes_none_without_a_hash(self, name: str) -> None:
+        with pytest.raises(DeliveryError, match="with its hash"):
+            check_artifact("prod", name)
+
+    @pytest.mark.parametrize("name", ["x", f"{key}@", f"@{hash_}", f"{key}@{hash_[:63]}", f"a/{key}@{hash_}"])
+    def test_anything_else_is_none(self, name: str) -> None:
+        with pytest.raises(DeliveryError, match="<key>@<hash>"):
+            check_artifact("dev", name)
 
 
 def _records(*steps: str) -> list[Record]:

@@ -954,11 +954,6 @@ class TestVerification:
         rig.delivery.deploy(stage, other, [])
         assert rig.code(stage) == "evil", "the control: by its own name it is deployed"
 
-    def test_production_takes_none_without_a_hash(self, rig: Rig) -> None:
-        for name in ("", "a"):
-            with pytest.raises(DeliveryError, match="with its hash"):
-                rig.delivery.deploy("prod", name, [])
-
     def test_a_rollback_takes_what_was_recorded(self, rig: Rig, stage: str) -> None:
         name, place = self.kept(rig, stage)
         rig.delivery.deploy(stage, name.partition("@")[0], [])

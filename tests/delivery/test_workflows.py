@@ -162,7 +162,7 @@ def _read_by(target: str) -> set[str]:
     found = re.search(rf"^{target}:(?!=).*?(?=^\S)", MAKEFILE + "\nend:", re.M | re.S)
     assert found is not None, target
     recipe = found[0].replace("$(stage)", "$${STAGE:-dev}")
-    names = set(re.findall(r"\$\$?[({]?(?:if |filter delete,\$\()?([A-Z][A-Z_]+)", recipe))
+    names = set(re.findall(r"\$\$?[({]?(?:if \$\(call only,|if )?([A-Z][A-Z_]+)", recipe))
     own = {
         "smoke": {"SMOKE_TOKEN"},
         "pipeline-check": set(re.findall(r"[A-Z]+_[A-Z_]+|ATTESTATIONS", CHECKED)) | DRIFT_ROLES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from scripts import dlq, restore, switch
 from scripts.command import NotReady, explained, reported, session
 from scripts.delivery import __main__ as delivery
 
+ROOT = Path(__file__).resolve().parents[2]
 Main = Callable[[list[str]], int]
 COMMANDS: dict[str, tuple[Main, list[str]]] = {
     **{
@@ -80,6 +82,12 @@ BAD: list[tuple[Main, list[str], list[str]]] = [
     (delivery.main, ["deploy", "--parameters", "Runtime"], ["Name=value", "'Runtime'"]),
     (delivery.main, ["bootstrap", "--parameters", "Repository=a/b Foo"], ["Name=value", "'Foo'"]),
     (delivery.main, ["edge", "--parameters", "Mode"], ["Name=value"]),
+    (delivery.main, ["edge", "--parameters", "Mode=off"], ["Mode=off is refused", "count"]),
+    (delivery.main, ["edge", "--parameters", "Runtime=lambda"], ["neither waf/ nor edge/"]),
+    (delivery.main, ["deploy", "--artifact", "nonsense"], ["<key>@<hash>", "'nonsense'"]),
+    (delivery.main, ["deploy", "--stage", "prod"], ["<key>@<hash>", "what dev ran"]),
+    (delivery.main, ["destroy", "--stage", "prod", "--yes"], ["not for production"]),
+    (delivery.main, ["destroy", "--stage", "prod", "--data"], ["not for production"]),
     (delivery.main, ["sweep", "--open", "x"], ["OPEN"]),
     (dlq.main, ["--stack", "", "list"], ["STACK=orders-dev"]),
     (dlq.main, ["replay", "--from", "x", "--to", "x"], ["'x'", "2026-11-22T10:00:00Z"]),
@@ -221,3 +229,14 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert reported("make dlq", interrupted) == 130
     assert line(capsys).startswith("make dlq: interrupted")
+
+
+@pytest.mark.parametrize(
+    ("target", "given"),
+    [("destroy", "YES=no"), ("destroy", "YES=0"), ("destroy", "DATA=yes"), ("deploy", "FORCE=false")],
+)
+def test_make_takes_no_other_word_for_a_yes(target: str, given: str) -> None:
+    asked = ["make", "--dry-run", "--question", "PYTHON=true", target, given]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert f"{given} means nothing" in done.stderr
