@@ -26,7 +26,7 @@ _UNKNOWN = (
     "UnrecognizedClientException",
 )
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403")
-_NO_STACK = re.compile(r"Stack (?:with id )?(\S+) does not exist")
+_NO_STACK = re.compile(r"Stack (?:with id )?[\['\"]?([^\s\]'\"]+)[\]'\"]? does not exist")
 _SSO = (sdk.SSOError, sdk.TokenRetrievalError)  # their subclasses too: no token, or an old one
 
 

@@ -203,6 +203,8 @@ def refused(code: str, message: str = "no", operation: str = "PutObject") -> sdk
             "u is not authorized to perform: s3:PutObject",
         ),
         (refused("ValidationError", "Stack with id orders-x does not exist"), "no stack orders-x in xx-1"),
+        (refused("ValidationError", "Stack 'orders-x' does not exist"), "no stack orders-x in xx-1"),
+        (refused("ValidationError", "Stack with id [orders-x] does not exist"), "no stack orders-x in xx-1"),
         (sdk.ConnectTimeoutError(endpoint_url="https://sqs.xx-1.amazonaws.com"), "is xx-1 a region"),
         (sdk.NoRegionError(), "AWS_REGION"),
     ],
