@@ -164,8 +164,11 @@ def main() -> int:
     """Run the smoke test against the address given; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("api_url")
-    parser.add_argument("--access", choices=["any", "open", "closed"], default="any")
+    parser.add_argument("--access", default="any", help="any, open or closed")
     given = parser.parse_args()
+    if given.access not in ("any", "open", "closed"):
+        print(f"error: ACCESS is open or closed, not {given.access!r}", file=sys.stderr)
+        return 2
     if not given.api_url.startswith(("https://", "http://")):
         print("error: API_URL must be an http or https address", file=sys.stderr)
         return 2

@@ -310,14 +310,24 @@ def _runtime(text: str) -> str:
     return text
 
 
+def _edge(name: str) -> Stack:
+    """Return the stack of the edge. Raises Stopped if there is none."""
+    try:
+        return Stack(name)
+    except ClientError as error:
+        if "does not exist" not in str(error):
+            raise
+        raise Stopped(f"there is no {name}, where requests are switched: `make edge` makes it") from error
+
+
 def _run(options: argparse.Namespace) -> int:
     session()
-    edge = Stack(options.edge or f"{options.stack}-edge")
+    orders, edge = Stack(options.stack), _edge(options.edge or f"{options.stack}-edge")
     front = Address(edge.outputs["EdgeUrl"])
     if options.front:
         headers = {"Host": urlsplit(front.url).netloc, "X-Forwarded-Proto": "https"}
         front = Address(options.front, headers)
-    switch = Switch(Stack(options.stack), edge, front, options.drain_seconds)
+    switch = Switch(orders, edge, front, options.drain_seconds)
     if options.plan:
         print(" -> ".join(plan(switch.state(), options.to)) or "nothing to do")
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore import exceptions as sdk
-from scripts import dlq, restore, switch
+from scripts import dlq, restore, smoke, switch
 from scripts.command import NotReady, explained, reported, session
 from scripts.delivery import __main__ as delivery
 
@@ -242,3 +243,19 @@ def test_make_takes_no_other_word_for_a_yes(target: str, given: str) -> None:
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert f"{given} means nothing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ftp://x"], "API_URL must be"),
+        ([""], "API_URL must be"),
+        (["http://x", "--access", "opened"], "ACCESS is open or closed, not 'opened'"),
+    ],
+)
+def test_a_smoke_test_of_nothing(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["smoke.py", *arguments])
+    assert smoke.main() == 2
+    assert words in line(capsys)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+from botocore.exceptions import ClientError
 from scripts import switch
 from scripts.switch import State, Step, other, plan
 
@@ -204,3 +205,22 @@ class TestRun:
 
 def test_there_are_two_sides() -> None:
     assert [other(side) for side in SIDES] == ["fargate", "lambda"]
+
+
+def test_without_an_edge_it_says_how_to_make_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stack:
+        def __init__(self, name: str) -> None:
+            if name.endswith("-edge"):
+                missing = {"Code": "ValidationError", "Message": f"Stack with id {name} does not exist"}
+                raise ClientError({"Error": missing}, "DescribeStacks")
+
+    monkeypatch.setattr(switch, "Stack", Stack)
+    monkeypatch.setattr(switch, "session", lambda: None)
+    assert switch.main(["fargate"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        said
+        == "make switch: there is no orders-dev-edge, where requests are switched: `make edge` makes it\n"
+    )
