@@ -106,7 +106,10 @@ def _aws() -> Iterator[EmbeddedAws]:
 @contextlib.contextmanager
 def _issuer() -> Iterator[dict[str, str]]:
     """With AUTH=1, serve the development issuer, and yield what makes the API ask for its tokens."""
-    if os.environ.get("AUTH", "0") in {"", "0"}:
+    given = os.environ.get("AUTH") or "0"
+    if given not in {"0", "1"}:
+        raise CannotRun(f"AUTH is 0 or 1, which asks for tokens, not {given!r}")
+    if given == "0":
         yield {}
         return
     from localcloud.issuer import AUDIENCE, HOME, Issuer  # needs the token library, `make run` alone does not

@@ -136,6 +136,13 @@ def test_busy_port_is_one_clear_line(tmp_path: Path) -> None:
     assert errors.count("\n") == 1
 
 
+def test_another_word_for_auth_is_one_clear_line(port: int, tmp_path: Path) -> None:
+    with _running(port, tmp_path, AUTH="false") as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (1, "")
+    assert errors == "make run: AUTH is 0 or 1, which asks for tokens, not 'false'\n"
+
+
 def test_second_run_in_the_same_directory_is_one_clear_line(port: int, tmp_path: Path) -> None:
     import fcntl
 
