@@ -162,6 +162,8 @@ class TestEnvironment:
         shutil.copy(ROOT / "Makefile", tmp_path)
         for name in re.findall(r"call stamp,[\w.-]+,([\w-]+)\)", (ROOT / "Makefile").read_text()):
             (tmp_path / f"{name}.txt").touch()
+        (tmp_path / "scripts/preflight").mkdir(parents=True)
+        (tmp_path / "scripts/preflight/package-lock.json").touch()
         (tmp_path / "localcloud").mkdir()
         (tmp_path / "localcloud/run.py").write_text("print('started')")
         return tmp_path
