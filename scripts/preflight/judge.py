@@ -15,7 +15,7 @@ from scripts.templates import ACCOUNT_ID, ROOT, Template
 
 ENVIRONMENT = ROOT / ".venv-preflight"  # `make` installs package-lock.json into it
 NEEDS_NODE = (
-    "Node.js 20 or newer with npm is needed to judge the templates by what AWS refuses. Debian, Ubuntu: "
+    "Node.js 18 or newer with npm is needed to judge the templates by what AWS refuses. Debian, Ubuntu: "
     "apt-get install nodejs npm. macOS: brew install node. Others: https://nodejs.org/en/download"
 )
 EXCEPTIONS = Path(__file__).with_name("exceptions.toml")

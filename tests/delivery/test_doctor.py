@@ -668,10 +668,10 @@ class TestMachine:
             ({"without": "node"}, "node", NOTE, "`make check` needs it", "apt-get install -y nodejs"),
             ({"without": "npm"}, "node", NOTE, "npm is not on the PATH", "apt-get install -y nodejs npm"),
             (
-                {"node": "v18.20.2"},
+                {"node": "v16.20.2"},
                 "node",
                 NOTE,
-                "18.20.2; `make check` needs 20",
+                "16.20.2; `make check` needs 18",
                 "apt-get install -y nodejs",
             ),
             ({"without": "git"}, "git", NOTE, "not on the PATH", "apt-get install -y git"),
