@@ -174,6 +174,8 @@ EQUAL: dict[str, dict[str, str]] = {
     "FIPS in capitals": REGION | {"AWS_USE_FIPS_ENDPOINT": "TRUE"},
     "one URL for all": REGION | {"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"},
     "a URL with a path": REGION | {"AWS_ENDPOINT_URL": "https://proxy.test/aws/"},
+    "a URL in capitals": REGION | {"AWS_ENDPOINT_URL": "HTTP://ALL.test:80"},
+    "a URL by IPv6": REGION | {"AWS_ENDPOINT_URL": "http://[::1]:4566"},
     "a URL for one": REGION
     | {"AWS_ENDPOINT_URL_DYNAMODB": "https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"},
     "a URL for all and for one": REGION
@@ -293,6 +295,14 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a URL without a scheme": (REGION | {"AWS_ENDPOINT_URL": "all.test:80"}, "AWS_ENDPOINT_URL"),
     "a URL without a host": (REGION | {"AWS_ENDPOINT_URL": "http://:80"}, "AWS_ENDPOINT_URL"),
+    **{
+        f"a URL like {url!r}": (REGION | {"AWS_ENDPOINT_URL": url}, "AWS_ENDPOINT_URL is no address")
+        for url in (
+            *(" http://all.test", "http://all.test ", "http://all.test\n", "http://all .test"),
+            *("http://all_of.test", "http://-all.test", "http://all\N{LATIN SMALL LETTER E WITH ACUTE}.test"),
+            *("http://user:word@all.test", "http://all.test?a=b", "http://all.test/#a"),
+        )
+    },
     "a URL with a bad port": (REGION | {"AWS_ENDPOINT_URL": "http://all.test:x"}, "AWS_ENDPOINT_URL"),
     "no such bundle": (REGION | {"AWS_CA_BUNDLE": "/nowhere.pem"}, "AWS_CA_BUNDLE: /nowhere.pem is no file"),
     "no such profile": (REGION | {"AWS_PROFILE": "mine"}, "AWS_PROFILE is mine"),
@@ -407,3 +417,8 @@ class TestWords:
 
 def test_region_for_sdk_leaves_the_rest_to_it() -> None:
     assert region_for_sdk({"AWS_DEFAULT_REGION": "eu-west-1"}) is None
+
+
+def test_no_client_of_boto3_chooses_between_two_regions() -> None:
+    with pytest.raises(ValueError, match="AWS_DEFAULT_REGION is us-east-1"):
+        region_for_sdk(REGION | {"AWS_DEFAULT_REGION": "us-east-1"})

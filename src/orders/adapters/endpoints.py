@@ -11,6 +11,7 @@ Source: https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -69,6 +70,10 @@ SET_IN_CODE = ("AWS_DEFAULTS_MODE", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 # AWS_SIGV4A_SIGNING_REGION_SET. Where only boto3 looks for credentials, only boto3 reads how:
 # AWS_STS_REGIONAL_ENDPOINTS, AWS_EC2_METADATA_SERVICE_ENDPOINT.
 _SDK_ONLY = ("AWS_CSM_ENABLED", "AWS_DATA_PATH", "AWS_ENDPOINT_DISCOVERY_ENABLED", "AWS_SDK_UA_APP_ID")
+# The hosts that boto3 takes, or S3 would be the first to refuse one, long after the start; and neither blanks
+# nor keys nor a query, which nobody means.
+_LABEL = "(?!-)[a-z0-9-]{1,63}(?<!-)"
+_URL = rf"https?://({_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(:\d+)?(/[^\s?#]*)?"
 
 
 class NeedsSdk(Exception):
@@ -115,7 +120,11 @@ def has_profile(environ: Mapping[str, str]) -> bool:
 
 
 def region_for_sdk(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the region to make clients of boto3 with: by itself it does not read AWS_REGION."""
+    """Return the region to make clients of boto3 with: by itself it does not read AWS_REGION.
+
+    Raises `ValueError` if AWS_DEFAULT_REGION is another.
+    """
+    _region(environ)
     return environ.get("AWS_REGION") or None
 
 
@@ -152,12 +161,11 @@ def _configured(service: str, environ: Mapping[str, str]) -> str:
     for name in (f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL"):
         if url := environ.get(name):
             try:
-                parts = urlsplit(url)
-                is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+                is_address = re.fullmatch(_URL, url, re.ASCII | re.IGNORECASE) and urlsplit(url).port != 0
             except ValueError:
                 is_address = False
             if not is_address:
-                raise ValueError(f"{name} is no address: {url}")
+                raise ValueError(f"{name} is no address: it must be http(s)://host[:port][/path]")
             return url
     return ""
 
