@@ -51,15 +51,18 @@ class NotReady(Exception):
 def session() -> Any:
     """Return boto3's default session, made anew in the region of AWS_REGION. Raises NotReady.
 
-    The SDKs' and tools' guide names AWS_REGION; boto3 reads AWS_DEFAULT_REGION only.
+    The SDKs' and tools' guide names AWS_REGION; boto3 and SAM CLI read AWS_DEFAULT_REGION only.
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     """
+    region, default = os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION")
+    if region and default and region != default:
+        raise NotReady(f"AWS_REGION is {region}, but AWS_DEFAULT_REGION is {default}: set them to the same")
     if wrong := wrong_endpoint(os.environ):
         raise NotReady(
             f"{wrong}={os.environ[wrong]} is no address, as http://localhost:4566 is one; or unset it"
         )
     try:
-        boto3.setup_default_session(region_name=os.environ.get("AWS_REGION") or None)
+        boto3.setup_default_session(region_name=region or None)
         made = boto3.DEFAULT_SESSION
         if not made.region_name:
             raise NotReady("no region is set: AWS_REGION=eu-central-1, for example, or `aws configure`")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cfnlint.decode import decode
+from scripts.templates import load_template
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "architecture.md"
@@ -72,7 +72,7 @@ def references(value: Any) -> Iterator[str]:
 
 def drawing(path: Path, without: frozenset[str] = frozenset()) -> str:
     """Return one template's resources as a Mermaid flowchart, less those under a condition in `without`."""
-    resources = decode(str(path))[0]["Resources"]
+    resources = load_template(path.read_text())["Resources"]
     shown = {
         name: resource
         for name, resource in resources.items()

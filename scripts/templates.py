@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cfnlint.decode import decode
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 Template = dict[str, Any]
@@ -36,15 +36,43 @@ PSEUDO = {
 _VARIABLE = re.compile(r"\$\{(!?)([^}]+)\}")
 
 
+class _Loader(yaml.CSafeLoader):
+    """YAML with the short forms of intrinsic functions."""
+
+
+def _long_form(loader: _Loader, name: str, node: yaml.Node) -> Template:
+    value: Any
+    if isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    elif isinstance(node, yaml.MappingNode):
+        value = loader.construct_mapping(node, deep=True)
+    else:
+        value = loader.construct_scalar(node)  # type: ignore[arg-type]
+        if name == "GetAtt":
+            value = value.split(".", 1)
+    return {name if name in ("Condition", "Ref") else f"Fn::{name}": value}
+
+
+_Loader.add_multi_constructor("!", _long_form)
+
+
+def load_template(text: str) -> Template:
+    """Read a template, in YAML or JSON, with its intrinsic functions in their long form.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
+    """
+    loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    return loaded if isinstance(loaded, dict) else {}
+
+
 @cache
-def _read(path: str) -> str:
-    return json.dumps(decode(str(ROOT / path))[0])
+def _read(path: str) -> Template:
+    return load_template((ROOT / path).read_text())
 
 
 def template(path: str = "template.yaml") -> Template:
-    """Return a template with its intrinsic functions in their long form."""
-    loaded: Template = json.loads(_read(path))
-    return loaded
+    """Return a template of the sources."""
+    return copy.deepcopy(_read(path))
 
 
 def whole_templates() -> list[str]:

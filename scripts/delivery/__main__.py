@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from scripts.delivery.decide import (
     bootstrap_stage,
     check_artifact,
     check_destroy,
+    check_rules,
     check_stage,
     checked_parameters,
     decide,
@@ -47,9 +48,9 @@ from scripts.delivery.edge import (
     publish,
     web_acl_stack_name,
 )
-from scripts.delivery.rules import check_rules
-from scripts.delivery.stack import Stack, load_template, parameters_of
+from scripts.delivery.stack import Stack, parameters_of
 from scripts.release import ReleaseError, version_of
+from scripts.templates import Template, load_template
 
 SERVICE = "orders"
 # CloudFormation passes on WAF's sentence, not the name of the exception (WAFAssociatedItemException).
@@ -115,7 +116,7 @@ class Delivery:
 
     def package(self, stage: str, extra: Sequence[str] = (), *, force: bool) -> str:
         """Make the artifact of the sources, unless it is there; return its name."""
-        declared = load_template((ROOT / "template.yaml").read_text())["Parameters"]
+        declared = _source()["Parameters"]
         parameters = checked_parameters(self._parameters(stage, extra), declared)
         processor = architecture(parameters, declared)
         artifacts = self.artifacts(stage)
@@ -127,6 +128,8 @@ class Delivery:
     def deploy(self, stage: str, artifact: str, extra: Sequence[str], *, force: bool = False) -> None:
         """Bring the stage's stack to the artifact (made now if none is named) and the parameters."""
         parameters = self._parameters(stage, extra)
+        if not artifact:
+            self._admitted(parameters, _source())
         name = artifact or self.package(stage, extra, force=force)
         if boundary := self._bootstrap(stage).get("PermissionsBoundaryArn"):
             parameters.setdefault("PermissionsBoundaryArn", boundary)
@@ -135,6 +138,13 @@ class Delivery:
     def _parameters(self, stage: str, extra: Sequence[str]) -> dict[str, str]:
         return stage_parameters(_samconfig(), stage, extra)
 
+    def _admitted(self, given: Mapping[str, str], source: Template, region: str = "") -> dict[str, str]:
+        """Return the parameters if the template takes them here, or in a region. Raises DeliveryError."""
+        here = self.client("cloudformation").meta
+        parameters = checked_parameters(given, source.get("Parameters", {}))
+        check_rules(source, parameters, region or here.region_name, here.partition)
+        return parameters
+
     def _bring(self, stage: str, name: str, parameters: Mapping[str, str], instead_of: str = "") -> None:
         artifacts, key = self.artifacts(stage), name.partition("@")[0]
         name = name if "@" in name else artifacts.named(key)
@@ -142,8 +152,8 @@ class Delivery:
         if workflow := self._environ.get("ATTESTED_BY"):
             attested(manifest, self._environ["GITHUB_REPOSITORY"], workflow)
         release = json.loads(manifest)
-        declared = load_template(template).get("Parameters", {})
-        parameters = checked_parameters(parameters, declared)
+        source = load_template(template)
+        parameters, declared = self._admitted(parameters, source), source.get("Parameters", {})
         built_for = release["architecture"]
         if architecture(parameters, declared) != built_for:
             raise DeliveryError(f"artifact {key} is built for {built_for}: give Architecture={built_for}")
@@ -180,7 +190,6 @@ class Delivery:
         found = orders.describe()
         if not found:
             raise DeliveryError(f"there is no stack {orders.name}: deploy it first")
-        here = self.client("cloudformation").meta
         web_acl = self._web_acl(orders.name)
         edge = self.stack(f"{orders.name}-edge")
         before = edge.describe()
@@ -190,10 +199,9 @@ class Delivery:
         known = edge_parameters(orders.outputs(), active)
         templates, of_web_acl, of_edge = _edge_templates(extra)
         of_web_acl["Scope"] = "CLOUDFRONT"
-        known |= of_edge
         # Both, before either stack is touched.
-        check_rules(templates[1], known, here.region_name, here.partition)
-        check_rules(templates[0], of_web_acl, WEB_ACL_REGION, here.partition)
+        known = self._admitted(known | of_edge, load_template(templates[1]))
+        of_web_acl = self._admitted(of_web_acl, load_template(templates[0]), WEB_ACL_REGION)
         self._bring_small(stage, web_acl, templates[0], of_web_acl)
         known["WebAclArn"] = web_acl.outputs()["WebAclArn"]
         self._bring_small(stage, edge, templates[1], known)
@@ -294,19 +302,26 @@ class Delivery:
         edge, orders = self.stack(f"{name}-edge"), self.stack(name)
         stacks = [each for each in (edge, *self._web_acls(name, edge), orders) if each.status()]
         # Data of an earlier stack is not that of the one that stands; an edge keeps nothing but logs.
-        gone = [edge.name] if orders in stacks else [edge.name, name]
-        earlier = self._left_by(gone, self._gone()) if data or not stacks else []
+        names = [edge.name] if orders in stacks else [edge.name, name]
+        gone = self._gone() if data or not stacks else []
+        if yes and bootstrap_stage(stage) == stage:
+            # Nobody reads what is of which stack: it may end what an interrupted run began, and no more.
+            gone = list({each["StackName"]: each for each in reversed(gone)}.values())
+        earlier = self._left_by(names, gone)
+        own = (orders.describe() or {}).get("StackId")
+        # A queue is seen for a minute after it was deleted, so those of this run do not count below.
+        removed = {own} if own else {each["StackId"] for each in gone}
         if not stacks and not earlier:
             say(f"there is no stack {name}, and nothing left of it")
+            self._say_of_others(stage, removed)
             return
-        own = (orders.describe() or {}).get("StackId")
         kept = {each.name: self._retained(each) for each in stacks}
         self._announce(name, kept, earlier, data=data)
         if stacks or data:
             typed = None if yes else _ask(f"Type {name} to go on: ")
             may_destroy(name, stage, yes=yes, data=data, typed=typed)
         failed, left = self._delete_each(stage, stacks, kept)
-        left += earlier
+        left = _each_once([*left, *(each for some in earlier.values() for each in some)])
         if data:
             failed += [each.physical_id for each in self._data().remove(left)]
         elif left:
@@ -315,22 +330,36 @@ class Delivery:
                 say(line)
         if failed:
             raise DeliveryError(f"not removed: {', '.join(failed)}; `make destroy` again goes on from here")
-        # A queue is seen for a minute after it was deleted, so this one's own do not count.
-        others = (stack for stack in self._gone() if stack["StackId"] != own) if data and own else ()
-        if self._left_by([name], others):
-            say(f"An earlier {name} kept data, too: the same command again removes it.")
+        if data:
+            self._say_of_others(stage, removed)
+
+    def _say_of_others(self, stage: str, removed: Container[str | None]) -> None:
+        """Say so if stacks of this name kept something, other than those that were looked at."""
+        name = stack_name(SERVICE, stage)
+        if self._left_by([name], [each for each in self._gone() if each["StackId"] not in removed]):
+            asks = f"`make destroy STAGE={stage} DATA=delete`"
+            say(f"An earlier {name} kept data, too: {asks} shows it and asks.")
 
     def _announce(
-        self, name: str, kept: Mapping[str, Sequence[Kept]], earlier: Sequence[Kept], *, data: bool
+        self,
+        name: str,
+        kept: Mapping[str, Sequence[Kept]],
+        earlier: Mapping[str, Sequence[Kept]],
+        *,
+        data: bool,
     ) -> None:
         """Say what goes and what stays."""
         if kept:
             what = " and ALL ITS DATA:" if data else ". Its data is kept:"
             say(f"This deletes the stack {', '.join(kept)}{what}")
         else:
-            say(f"there is no stack {name}; it left:")
-        for resource in _each_once([*(each for some in kept.values() for each in some), *earlier]):
-            say(f"  {resource.logical_id:26} {resource.physical_id}")
+            say(f"there is no stack {name}")
+        own = _each_once(each for some in kept.values() for each in some)
+        for title, resources in {"": own, **earlier}.items():
+            if title:
+                say(f"{'And all that ' if data else ''}{title} left:")
+            for resource in resources:
+                say(f"  {resource.logical_id:26} {resource.physical_id}")
 
     def _delete_each(
         self, stage: str, stacks: Sequence[Stack], kept: Mapping[str, Sequence[Kept]]
@@ -406,7 +435,7 @@ class Delivery:
                 time.sleep(self._poll * 10)
 
     def _gone(self) -> list[dict[str, Any]]:
-        """Return the stacks that are no more; CloudFormation remembers them for 90 days.
+        """Return the stacks that are no more, the last one first; CloudFormation remembers them for 90 days.
 
         https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ListStacks.html
         """
@@ -418,15 +447,18 @@ class Delivery:
                 raise
             say("These rights do not let it look for what an interrupted run left behind.")
             return []
-        return [stack for page in found for stack in page["StackSummaries"]]
+        stacks = [stack for page in found for stack in page["StackSummaries"]]
+        return sorted(stacks, key=_deleted, reverse=True)
 
-    def _left_by(self, names: Sequence[str], gone: Iterable[Mapping[str, Any]]) -> list[Kept]:
-        """Return what those of the stacks that had these names kept, and what is there still."""
-        left: list[Kept] = []
+    def _left_by(self, names: Sequence[str], gone: Iterable[Mapping[str, Any]]) -> dict[str, list[Kept]]:
+        """Return what stacks of these names kept, if it stands, by name and end of each."""
+        left: dict[str, list[Kept]] = {}
         for stack in gone:
             if stack["StackName"] in names:
                 kept = kept_of(self.stack(stack["StackName"]).skipped(stack["StackId"]))
-                left += kept if self._data().stand(kept) else []
+                title = f"{stack['StackName']}, deleted {_deleted(stack):%Y-%m-%d %H:%M:%S},"
+                if self._data().stand(kept):
+                    left.setdefault(title, []).extend(kept)
         return left
 
     def sweep(self, open_numbers: Sequence[int]) -> None:
@@ -478,12 +510,14 @@ class Delivery:
     def bootstrap(self, stage: str, extra: Sequence[str]) -> None:
         """Create or update the stack that a stage's delivery stands on; previews share `preview`."""
         template = (ROOT / "bootstrap" / "template.yaml").read_text()
-        declared = load_template(template)["Parameters"]
+        source = load_template(template)
+        declared = source["Parameters"]
         given = checked_parameters(named([*extra, f"Stage={bootstrap_stage(stage)}"]), declared)
         if missing := [
             name for name, each in declared.items() if "Default" not in each and name not in given
         ]:
             raise DeliveryError(f"give {', '.join(missing)} in PARAMETERS, as docs/delivery.md shows")
+        self._admitted(given, source)
         stack = self.stack(_bootstrap_name(stage))
         status = stack.status()
         if str(status).endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
@@ -506,6 +540,16 @@ class Delivery:
         if path := self._environ.get("GITHUB_OUTPUT"):
             with open(path, "a", encoding="utf-8") as file:
                 file.writelines(f"{name}={value}\n" for name, value in outputs.items())
+
+
+def _deleted(stack: Mapping[str, Any]) -> datetime:
+    """Return when a stack was deleted, or made if it does not say."""
+    when: datetime = stack.get("DeletionTime", stack["CreationTime"])
+    return when
+
+
+def _source() -> Template:
+    return load_template((ROOT / "template.yaml").read_text())
 
 
 def github_pull_requests(environ: Mapping[str, str]) -> str:

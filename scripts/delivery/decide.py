@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from scripts.templates import Evaluator, Template
+
 PRODUCTION = "prod"
 
 
@@ -155,6 +157,16 @@ def checked_parameters(parameters: Mapping[str, str], declared: Mapping[str, Any
         if why := _refused(value, declared[name] or {}):
             raise DeliveryError(f"{name}={value} is refused: {why}")
     return dict(parameters)
+
+
+def check_rules(source: Template, given: Mapping[str, str], region: str, partition: str) -> None:
+    """Return if the template's rules admit the parameters. Raises DeliveryError.
+
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/rules-section-structure.html
+    """
+    here = {"AWS::Region": region, "AWS::Partition": partition}
+    if refusals := Evaluator(source, **{**here, **given}).refusals():
+        raise DeliveryError(" ".join(refusals))
 
 
 def _refused(value: str, declared: Mapping[str, Any]) -> str:

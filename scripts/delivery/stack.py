@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from botocore.exceptions import ClientError
 from scripts.delivery.decide import DeliveryError, stack_policy
+from scripts.templates import load_template
 
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 _POLL_SECONDS = 2.0
@@ -56,7 +56,7 @@ class Stack:
         return str(found["StackStatus"]) if found else None
 
     def outputs(self) -> dict[str, str]:
-        return {o["OutputKey"]: o["OutputValue"] for o in (self.describe() or {}).get("Outputs", [])}
+        return outputs_of(self.describe() or {})
 
     def template(self) -> str:
         """Return the template as it was deployed."""
@@ -361,15 +361,14 @@ class Stack:
         raise DeliveryError(f"{what} took longer than {seconds} s; it goes on by itself")
 
 
+def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a described stack by name."""
+    return {o["OutputKey"]: o["OutputValue"] for o in described.get("Outputs", [])}
+
+
 def parameters_of(described: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters of a described stack by name."""
     return {p["ParameterKey"]: p["ParameterValue"] for p in described.get("Parameters", [])}
-
-
-def load_template(text: str) -> dict[str, Any]:
-    """Read a template; short forms like !Ref become plain values, which nothing here needs."""
-    loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader below)
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _changed(drift: Mapping[str, Any]) -> list[str]:
@@ -391,22 +390,6 @@ def _nested(resource: Mapping[str, Any]) -> bool:
 def _stands(resource: Mapping[str, Any]) -> bool:
     """Tell whether it is still there; what could not be deleted is."""
     return bool(resource["ResourceStatus"] != "DELETE_COMPLETE")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with CloudFormation's tags."""
-
-
-def _any_tag(loader: yaml.SafeLoader, _suffix: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.ScalarNode):
-        return loader.construct_scalar(node)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    assert isinstance(node, yaml.MappingNode)  # noqa: S101 (yaml has three kinds of node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_multi_constructor("!", _any_tag)
 
 
 def _line(text: str) -> str:

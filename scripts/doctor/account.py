@@ -322,7 +322,9 @@ class Account:
         if self._sdk_region != self.region:
             # SAM CLI: "Please provide a region via the --region parameter or by the AWS_DEFAULT_REGION ..."
             found += f"; but SAM CLI takes {self._sdk_region or 'none'}"
-            return Row(NOTE, what, found, f"export AWS_DEFAULT_REGION={self.region}")
+            # Two that are set the commands refuse.
+            state = FIX if self._environ.get("AWS_DEFAULT_REGION") else NOTE
+            return Row(state, what, found, f"export AWS_DEFAULT_REGION={self.region}")
         return Row(OK, what, found)
 
     def _no_such_region(self, known: Iterable[str]) -> Row:

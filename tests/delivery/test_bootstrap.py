@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from cfnlint.decode import cfn_yaml
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 from localcloud.embedded import EmbeddedAws
-from scripts.delivery.stack import NOT_COMPARED, load_template
+from scripts.delivery.stack import NOT_COMPARED
+from scripts.templates import load_template
 from tests.delivery.conftest import (
     AUDIENCE,
     REPOSITORY_ID,
@@ -646,7 +646,7 @@ class TestBothWays:
         assert stores[0][1] == {"scanOnPush": True}
 
     def test_terraform_takes_the_templates_parameters(self) -> None:
-        template = cfn_yaml.load(str(ROOT / "bootstrap" / "template.yaml"))
+        template = load_template((ROOT / "bootstrap" / "template.yaml").read_text())
         declared = {name: str(each.get("Default", "none")) for name, each in template["Parameters"].items()}
         text = (ROOT / "bootstrap" / "terraform" / "variables.tf").read_text()
         found = re.findall(r'^variable "(\w+)" \{.*?^\}', text, re.M | re.S)
@@ -705,7 +705,7 @@ def _meaning(made: Bootstrap, statements: list[dict[str, Any]]) -> list[str]:
 
 
 def test_the_template_keeps_its_stores() -> None:
-    template = cfn_yaml.load(str(ROOT / "bootstrap" / "template.yaml"))
+    template = load_template((ROOT / "bootstrap" / "template.yaml").read_text())
     for name in ("Store", "ImageRepository"):
         assert template["Resources"][name]["DeletionPolicy"] == "Retain"
         assert template["Resources"][name]["UpdateReplacePolicy"] == "Retain"
@@ -986,7 +986,7 @@ class TestCoverage:
             documents = [each["PolicyDocument"] for each in properties.get("Policies", [])]
             documents += [properties["PolicyDocument"]] if "PolicyDocument" in properties else []
             statements = [s for document in documents for s in document["Statement"]]
-            for statement in (s[1] if isinstance(s, list) else s for s in statements):  # an Fn::If
+            for statement in (s["Fn::If"][1] if "Fn::If" in s else s for s in statements):
                 wildcards = any("*" in action for action in _list(statement["Action"]))
                 if wildcards or "*" in _list(statement["Resource"]):
                     wide.add(statement["Sid"])
@@ -998,7 +998,8 @@ class TestCoverage:
             resources = load_template(path.read_text())["Resources"]
             for name, resource in resources.items():
                 if resource["Type"] == "AWS::IAM::Role":
-                    assert resource["Properties"]["PermissionsBoundary"][0] == "HasBoundary", (path, name)
+                    boundary = resource["Properties"]["PermissionsBoundary"]
+                    assert boundary["Fn::If"][0] == "HasBoundary", (path, name)
                 if resource["Type"] == "AWS::Serverless::Function":  # SAM's own role would have none
                     assert resource["Properties"]["Role"], (path, name)
                     preference = resource["Properties"].get("DeploymentPreference")
@@ -1036,7 +1037,7 @@ class TestCoverage:
             for resource in load_template(path.read_text())["Resources"].values():
                 for policy in resource.get("Properties", {}).get("Policies", []):
                     for statement in policy["PolicyDocument"]["Statement"]:
-                        granted = statement[1] if isinstance(statement, list) else statement  # of an !If
+                        granted = statement["Fn::If"][1] if "Fn::If" in statement else statement
                         asked |= set(_list(granted["Action"]))
         assert asked
         assert {a for a in asked if not any(like(p, a) for p in patterns)} == set()

@@ -24,7 +24,7 @@ from scripts.delivery.decide import (
     stage_parameters,
     stale_previews,
 )
-from scripts.delivery.stack import load_template
+from scripts.templates import load_template
 
 # As the SDK has it: https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_Stack.html
 STATUSES: list[str] = (

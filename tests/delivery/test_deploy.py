@@ -633,7 +633,7 @@ class TestDestroy:
         capsys.readouterr()
         rig.delivery.destroy(stage, yes=True, data=False)
         said = capsys.readouterr().out
-        assert "it left:" in said
+        assert re.search(rf"^orders-{stage}, deleted [-0-9]+ [:0-9]+, left:$", said, re.MULTILINE)
         assert f"{out['TableName']}  table of" in said, "with what it costs"
         monkeypatch.setattr(command, "_ask", lambda _: "no")
         with pytest.raises(DeliveryError, match="nothing was done"):
@@ -650,20 +650,29 @@ class TestDestroy:
         rig.place(stage)
         first = rig.outputs(stage)
         rig.delivery.destroy(stage, yes=True, data=False)
-        earlier = rig.delivery._left_by([f"orders-{stage}"], rig.delivery._gone())
-        assert first["BucketName"] in {each.physical_id for each in earlier}
+        # CloudFormation remembers all stacks of a name, the emulator one.
+        gone, skipped = Delivery._gone, Stack.skipped
+        earlier = next(s for s in rig.delivery._gone() if s["StackName"] == f"orders-{stage}")
+        kept = rig.delivery.stack(f"orders-{stage}").skipped(earlier["StackId"])
         rig.deploy("a", stage)
-
-        def left_by(_: Delivery, names: list[str], __: Any) -> list[Any]:
-            """Look as CloudFormation does, which remembers all stacks of a name; the emulator does one."""
-            return earlier if f"orders-{stage}" in names else []
-
-        monkeypatch.setattr(Delivery, "_left_by", left_by)
-        capsys.readouterr()
-        rig.delivery.destroy(stage, yes=True, data=True)
-        assert rig.exists(first["BucketName"])
-        assert "An earlier" in capsys.readouterr().out
-        rig.delivery.destroy(stage, yes=True, data=True)
+        monkeypatch.setattr(
+            Delivery,
+            "_gone",
+            lambda self: [*(s for s in gone(self) if s["StackId"] != earlier["StackId"]), earlier],
+        )
+        monkeypatch.setattr(
+            Stack,
+            "skipped",
+            lambda self, by="": kept if by == earlier["StackId"] else skipped(self, by),
+        )
+        for _ in ("of the one that stands", "of one that is gone"):
+            capsys.readouterr()
+            rig.delivery.destroy(stage, yes=True, data=True)
+            assert rig.exists(first["BucketName"]), "nobody was asked, and it may be kept on purpose"
+            assert "An earlier" in capsys.readouterr().out
+        monkeypatch.setattr(command, "_ask", lambda _: f"orders-{stage}")
+        rig.delivery.destroy(stage, yes=False, data=True)
+        assert f"And all that orders-{stage}, deleted 2" in capsys.readouterr().out
         assert not rig.exists(first["BucketName"])
 
     def test_an_edge_and_its_web_acl_go_first(
@@ -1248,6 +1257,22 @@ def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch
             rig.delivery.package("dev", extra, force=False)
 
 
+def test_what_the_rules_refuse_is_refused_before_packaging(
+    rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody(*_: Any, **__: Any) -> None:
+        pytest.fail("packaged")
+
+    monkeypatch.setattr(Artifacts, "package", nobody)
+    with pytest.raises(DeliveryError, match="AuthIssuer needs AuthAudience"):  # by the sources' template
+        rig.delivery.deploy(stage, "", ["AuthIssuer=https://issuer.example"])
+    ruled = f"{TEMPLATE}Rules: {{ R: {{ Assertions: [{{ Assert: !Equals [!Ref AWS::Region, xx-west-1], "
+    ruled += "AssertDescription: Only there. }] } }\n"
+    with pytest.raises(DeliveryError, match="Only there"):  # by the artifact's
+        rig.deploy("a", stage, template=ruled)
+    assert rig.status(stage) is None
+
+
 def test_an_artifact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None:
     template = TEMPLATE.replace(
         "Parameters:", "Parameters:\n  Architecture: { Type: String, Default: x86_64 }"
@@ -1276,6 +1301,8 @@ def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
     given = [f"{name}={value}" for name, value in parameters("dev", {}, provider).items()]
     with pytest.raises(DeliveryError, match="give Repository, OwnerId, RepositoryId"):
         delivery.bootstrap("dev", [])
+    with pytest.raises(DeliveryError, match="ArtifactBucketName and ImageRepositoryArn go together"):
+        delivery.bootstrap("dev", [*given, "ArtifactBucketName=orders-artifacts"])
     delivery.bootstrap("dev", given)
     assert "DeployRoleArn: arn:aws:iam::" in capsys.readouterr().out
     delivery.bootstrap("dev", given)

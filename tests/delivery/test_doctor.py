@@ -29,12 +29,12 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import EndpointConnectionError
 from botocore.loaders import Loader
 from botocore.validate import validate_parameters
-from cfnlint.decode import decode
 from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
 from scripts.doctor import __main__ as command
 from scripts.doctor import account as doctor
 from scripts.doctor.account import Account
 from scripts.doctor.machine import Machine
+from scripts.templates import load_template
 
 ROOT = Path(__file__).resolve().parents[2]
 REGION = "eu-central-1"
@@ -445,6 +445,14 @@ class TestAccount:
                 f"AWS_DEFAULT_REGION={REGION}",
             ),
             (REGION, {"AWS_REGION": REGION}, "us-east-1", NOTE, "takes us-east-1", "AWS_DEFAULT_REGION="),
+            (
+                REGION,
+                {"AWS_REGION": REGION, "AWS_DEFAULT_REGION": "us-east-1"},
+                "us-east-1",
+                FIX,
+                "takes us-east-1",
+                "AWS_DEFAULT_REGION=",
+            ),
             (REGION, {}, REGION, OK, "by the profile, partition aws, enabled", ""),
             (REGION, {"AWS_DEFAULT_REGION": REGION}, REGION, OK, "by AWS_DEFAULT_REGION", ""),
         ],
@@ -514,13 +522,13 @@ class TestAccount:
 
     def test_what_the_templates_are_made_of_is_looked_for(self) -> None:
         names = [ROOT / "template.yaml", *ROOT.glob("fargate/*.yaml"), ROOT / "monitoring" / "template.yaml"]
-        resources = [each for path in names for each in decode(str(path))[0]["Resources"].values()]
+        resources = [each for path in names for each in load_template(path.read_text())["Resources"].values()]
         used = {each["Type"].split("::")[1] for each in resources if each["Type"].startswith("AWS::")}
         assert used <= set(doctor.SERVICES) | set(doctor.FARGATE_SERVICES) | doctor.EVERYWHERE
 
     def test_parameters_are_read_as_the_template_has_them(self) -> None:
         account = Account(Recorded().session, {"STAGE": "test1"})
-        for name, parameter in decode(str(ROOT / "template.yaml"))[0]["Parameters"].items():
+        for name, parameter in load_template((ROOT / "template.yaml").read_text())["Parameters"].items():
             if name not in ("Stage", "Runtime", "LogRetentionDays"):  # samconfig.toml has these
                 assert account._parameter(name) == str(parameter.get("Default", "")), name
 

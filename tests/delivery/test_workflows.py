@@ -13,8 +13,8 @@ import pytest
 import yaml
 from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import SOURCES, SUBJECTS, source_key
-from scripts.delivery.stack import load_template
 from scripts.pipeline_check import ready, remarks
+from scripts.templates import load_template
 from tests.delivery.conftest import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

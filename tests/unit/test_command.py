@@ -149,9 +149,15 @@ class TestPackageAndDeploy:
 
 @pytest.mark.usefixtures("keys")
 class TestSession:
-    def test_the_newer_variable_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_regions_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Or SAM CLI, and boto3 by itself, would work in another than the rest of a command."""
         monkeypatch.setenv("AWS_REGION", "eu-north-1")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+        with pytest.raises(NotReady, match=r"AWS_REGION is eu-north-1, .*AWS_DEFAULT_REGION is us-west-2"):
+            session()
+
+    def test_the_newer_variable_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_REGION", "eu-north-1")
         made = session()
         assert made.client("sqs").meta.region_name == "eu-north-1"
         assert boto3.client("sqs").meta.region_name == "eu-north-1", "what the commands call"

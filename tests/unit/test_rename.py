@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripts.delivery.stack import load_template
 from scripts.rename import NAME, main, renamed
+from scripts.templates import load_template
 
 ROOT = Path(__file__).resolve().parents[2]
 
