@@ -207,24 +207,27 @@ def tasks_for(rate: float, setup: Setup, measured: Measured) -> int:
     return max(setup.fargate_min_tasks, math.ceil(round(needed, 9)))
 
 
+def task_hour(setup: Setup, prices: Prices) -> float:
+    """Return the USD of one task for an hour, on demand."""
+    return (
+        setup.fargate_cpu_units / 1024 * prices[f"fargate_vcpu_hour_{setup.architecture}"]
+        + setup.fargate_memory_mb / 1024 * prices[f"fargate_gb_hour_{setup.architecture}"]
+    )
+
+
 def fargate_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
     """Return what the Fargate front door costs."""
     # The first task is always on demand: the template's base of the capacity provider strategy.
     task_hours = sum(hours * tasks_for(rate, setup, measured) for hours, rate in traffic.rates())
     spot = (task_hours - HOURS) * setup.fargate_spot_percent / 100
     paid_hours = task_hours - spot + spot * prices["fargate_spot_share"]
-    vcpu, gb = setup.fargate_cpu_units / 1024, setup.fargate_memory_mb / 1024
     lcu_hours = sum(hours * _lcus(rate, traffic) for hours, rate in traffic.rates())
     # DynamoDB and S3 go through free gateway endpoints; what is left for a NAT gateway is logs, mostly.
     egress_gb = traffic.requests * traffic.log_kb / 1024**2
     gateways = {"nat-per-az": setup.zones, "single-nat": 1, "endpoints": 0}[setup.network_egress]
     items = {
         "API: load balancer": HOURS * prices["alb_hour"] + lcu_hours * prices["alb_lcu_hour"],
-        "Compute: Fargate": paid_hours
-        * (
-            vcpu * prices[f"fargate_vcpu_hour_{setup.architecture}"]
-            + gb * prices[f"fargate_gb_hour_{setup.architecture}"]
-        ),
+        "Compute: Fargate": paid_hours * task_hour(setup, prices),
         "Container Insights": (INSIGHTS_METRICS + INSIGHTS_METRICS_OF_A_TASK * task_hours / HOURS)
         * prices["insights_metric_month"],
         "Network: public addresses": HOURS * (setup.zones + gateways) * prices["public_ipv4_hour"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from costs.model import (
@@ -51,7 +52,7 @@ def table(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) ->
         [name, *(money(items[name]) if name in items else "-" for items in costs.values())] for name in names
     ]
     rows.append(["**Total**", *(money(sum(items.values())) for items in costs.values())])
-    return _markdown([f"USD a month at {count(traffic.requests)} requests", *costs], rows)
+    return markdown([f"USD a month at {count(traffic.requests)} requests", *costs], rows)
 
 
 def verdict(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> str:
@@ -91,7 +92,7 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "## What moves it",
         "The front doors alone (what stands beside them costs the same with either), USD a month, and "
         "the break-even:",
-        _markdown(["", *heads, "break-even"], sensitivity),
+        markdown(["", *heads, "break-even"], sensitivity),
         "## How it is counted",
         "Lambda: requests, and GB-seconds of computing (which shrinks with memory up to one vCPU at "
         f"1,769 MB) and of waiting for the database ({measured.lambda_wait_ms:g} ms). Fargate: as many "
@@ -156,10 +157,11 @@ def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown that reads on a terminal too; all columns but the first are numbers."""
     widths = [max(len(row[n]) for row in [head, *rows]) for n in range(len(head))]
 
-    def line(cells: list[str]) -> str:
+    def line(cells: Sequence[str]) -> str:
         padded = (
             c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))
         )

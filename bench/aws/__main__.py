@@ -11,7 +11,6 @@ it is.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import math
@@ -26,11 +25,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import uvloop
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import BotoCoreError, ClientError
 from costs.model import PRICES, Measured, Prices, load_measured
+from scripts.command import Arguments, NotReady, explained, session, stack_of
 
 from bench.aws import bill, report, starts
 from bench.aws.callers import ENDPOINTS, WARM_UP, Budget, Callers, Spent
@@ -235,7 +234,7 @@ class Bench:
         try:
             return attempt()
         except (ClientError, BotoCoreError) as error:
-            self.missing.append(f"{what}: {' '.join(str(error).split())}")
+            self.missing.append(f"{what}: {explained(error)}")
             return None
 
     def _starts(self, say: Callable[[str], None]) -> dict[str, Any]:
@@ -398,8 +397,8 @@ def agreed(target: Target, yes: bool) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and write what came out. Returns 0, 1 when nothing was measured, 2 when misused, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="make bench-aws", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--stack", required=True)
+    parser = Arguments(prog="make bench-aws", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stack", type=stack_of, required=True)
     parser.add_argument("--yes", action="store_true", help="do not ask; not for prod")
     parser.add_argument(
         "--minutes",
@@ -413,16 +412,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--prices", type=Path, default=PRICES, help="of another region: a copy of costs/prices.toml"
     )
     given = parser.parse_args(arguments)
-    if not given.stack:
-        print("make bench-aws: name the stack: make bench-aws STACK=orders-dev", file=sys.stderr)
-        return 2
     try:
         prices, measured = Prices.load(given.prices), load_measured(_MEASURED)
-        # boto3 reads AWS_DEFAULT_REGION and profiles, but not the variable of the other SDKs.
-        session = boto3.Session(region_name=boto3.Session().region_name or os.environ.get("AWS_REGION"))
+        aws = session()
         bench = Bench(
-            session,
-            find(session, given.stack),
+            aws,
+            find(aws, given.stack),
             Plan(given.minutes),
             os.environ.get("TOKEN", ""),
             prices,
@@ -433,8 +428,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("make bench-aws: not begun; nothing was sent", file=sys.stderr)
             return 1
         page = write(bench.run(lambda text: print(f"  {text}", flush=True)), REPORTS)
-    except (CannotMeasure, BotoCoreError, ClientError, ValueError, OSError) as error:
-        print(f"make bench-aws: {_said(error)}", file=sys.stderr)
+    except (CannotMeasure, NotReady, BotoCoreError, ClientError, ValueError, OSError) as error:
+        print(f"make bench-aws: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -447,15 +442,6 @@ def main(arguments: list[str] | None = None) -> int:
         f"Written to {page.relative_to(ROOT)} with its plot and figures. To keep them: cp {page.with_suffix('').relative_to(ROOT)}.* docs/"
     )
     return 0
-
-
-def _said(error: Exception) -> str:
-    match error:
-        case NoCredentialsError():
-            return "no AWS credentials: `aws configure` (or `aws sso login` and AWS_PROFILE)"
-        case NoRegionError():
-            return "no AWS region: AWS_REGION=eu-central-1 make bench-aws ..."
-    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from costs.model import (
     Setup,
     Traffic,
     monthly,
+    task_hour,
 )
 
 from bench.aws.callers import ENDPOINTS, percentile
@@ -119,16 +120,8 @@ def estimate(
     )
     usd += metrics / 1e3 * prices["thousand_metrics_read"] + 1000 / 1e6 * prices["xray_million_traces_read"]
     if "fargate" in requests:
-        usd += _ADDED_TASK_HOURS * _task_hour(setup, prices)
+        usd += _ADDED_TASK_HOURS * task_hour(setup, prices)
     return usd
-
-
-def _task_hour(setup: Setup, prices: Prices) -> float:
-    """Return the USD of one task for an hour, on demand."""
-    return (
-        setup.fargate_cpu_units / 1024 * prices[f"fargate_vcpu_hour_{setup.architecture}"]
-        + setup.fargate_memory_mb / 1024 * prices[f"fargate_gb_hour_{setup.architecture}"]
-    )
 
 
 def metrics(target: Target, door: str) -> dict[str, Metric]:
@@ -286,7 +279,7 @@ def lines(
                 "Compute: Fargate",
                 1e6 / kept / 3600,
                 "task-hours",
-                1e6 / kept / 3600 * _task_hour(setup, prices),
+                1e6 / kept / 3600 * task_hour(setup, prices),
             )
         )
     writes, reads = (sum(total[f"{kind}.{index}"] for index in ("", *INDEXES)) for kind in ("Write", "Read"))

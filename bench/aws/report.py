@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
+
+from costs.report import markdown
 
 from bench.report import number
 
@@ -36,12 +38,6 @@ def _setting(about: Mapping[str, Any]) -> str:
         f"{about['orders']:,} orders placed. {sizes}. Times of the client include its way to AWS: the "
         f"fastest answer of `GET /health` took {number(about['nearest_ms'])} ms."
     )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown; all columns but the first are numbers."""
-    lines = [f"| {' | '.join(head)} |", "|" + "|".join([" --- ", *[" ---: "] * (len(head) - 1)]) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _cell(figures: Mapping[str, Any] | None, name: str) -> str:
@@ -85,7 +81,7 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
             "From the functions' own report lines: median (highest). Each was started anew by a change of the "
             "system log level of `$LATEST`, then called directly: the API with a read of one order, the others "
             "with a record that they have nothing to do for. Container images take no SnapStart, so nothing is restored.",
-            table(head, rows),
+            markdown(head, rows),
         ]
     if traced := {name: each for name, each in found.get("traced", {}).items() if each["traces"]}:
         rows = [
@@ -100,7 +96,7 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
         ]
         said += [
             "What callers of the alias `live` met during the run, of the calls that X-Ray sampled:",
-            table(["", "traces", "cold starts", "init p50 ms", "init max ms"], rows),
+            markdown(["", "traces", "cold starts", "init p50 ms", "init max ms"], rows),
         ]
     return said or [_NOT]
 
@@ -136,7 +132,7 @@ def _endpoints(found: Mapping[str, Any]) -> list[str]:
     )
     if server:
         said += " *log*: by the application's own log lines, in the minutes of the traffic below: the median minute's p50, the worst minute's p99."
-    return [said, table(head, rows)]
+    return [said, markdown(head, rows)]
 
 
 def _throughput(steps: Mapping[str, Any]) -> list[str]:
@@ -160,7 +156,7 @@ def _throughput(steps: Mapping[str, Any]) -> list[str]:
         said += " It was not the task that ended it, but the client or the announced number of requests."
     return [
         said,
-        table(
+        markdown(
             ["connections", "per task and s", "p50 ms", "p99 ms", "failed", "client's processor", "borne"],
             rows,
         ),
@@ -190,10 +186,10 @@ def _bill(found: Mapping[str, Any]) -> list[str]:
             continue
         rows = [[title, number(amount), unit, f"{usd:,.3f}"] for title, amount, unit, usd in door["bill"]]
         rows.append(["**Total**", "", "", f"**{sum(each[3] for each in door['bill']):,.3f}**"])
-        said.append(table([f"{name}: a million requests", "amount", "unit", "USD"], rows))
+        said.append(markdown([f"{name}: a million requests", "amount", "unit", "USD"], rows))
         rows = [[title, number(here), number(model)] for title, here, model in door["assumptions"]]
         said.append(
-            table([f"{name}: what `make cost` takes for granted", "counted here", "in the model"], rows)
+            markdown([f"{name}: what `make cost` takes for granted", "counted here", "in the model"], rows)
         )
     if not said:
         return [_NOT]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from botocore.exceptions import ClientError
+from scripts.delivery.stack import Stack, outputs_of, parameters_of
 
 WORKERS = ("RelayFunction", "ReceiptsFunction")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,7 +31,7 @@ class Door:
 
 @dataclass(frozen=True)
 class Target:
-    """The stack by its parts. `resources` are physical ids by logical id, also of the nested Fargate stack."""
+    """The stack by its parts. `resources` are physical ids by logical id, also of nested stacks."""
 
     stack: str
     region: str
@@ -58,7 +58,8 @@ class Target:
 def find(session: Any, name: str) -> Target:
     """Read the stack, its nested stacks and its edge. Raises `CannotMeasure`."""
     cloudformation = session.client("cloudformation")
-    found = _described(cloudformation, name)
+    stack, edge = Stack(cloudformation, name, str), Stack(cloudformation, f"{name}-edge", str)
+    found = stack.describe()
     if found is None:
         where = cloudformation.meta.region_name
         raise CannotMeasure(
@@ -67,59 +68,31 @@ def find(session: Any, name: str) -> Target:
     status = found["StackStatus"]
     if not status.endswith("_COMPLETE") or status in ("ROLLBACK_COMPLETE", "DELETE_COMPLETE"):
         raise CannotMeasure(f"stack {name} is {status}; measure it when it stands still")
-    parameters, outputs = _pairs(found, "Parameter"), _pairs(found, "Output")
+    outputs = outputs_of(found)
     if "OrdersTableName" not in outputs:
         raise CannotMeasure(f"stack {name} is no stack of this project: it has no output OrdersTableName")
-    resources = _resources(cloudformation, name)
-    edge = _described(cloudformation, f"{name}-edge")
     return Target(
         name,
         cloudformation.meta.region_name,
         urlsplit(cloudformation.meta.endpoint_url).hostname in _LOOPBACK,
-        parameters,
-        resources,
-        _doors(session, parameters, outputs, edge),
+        parameters_of(found),
+        {each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in stack.resources()},
+        _doors(session, parameters_of(found), outputs, edge.describe() or {}),
     )
 
 
-def _described(cloudformation: Any, name: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-    except ClientError as error:
-        if "does not exist" in str(error):
-            return None
-        raise
-    return found
-
-
-def _pairs(stack: Mapping[str, Any], kind: str) -> dict[str, str]:
-    return {each[f"{kind}Key"]: each.get(f"{kind}Value", "") for each in stack.get(f"{kind}s", [])}
-
-
-def _resources(cloudformation: Any, stack: str) -> dict[str, str]:
-    """Return physical ids by logical id, those of the nested Fargate stack among them."""
-    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
-    found: dict[str, str] = {}
-    for resource in (each for page in pages for each in page["StackResourceSummaries"]):
-        physical = resource.get("PhysicalResourceId", "")
-        found[resource["LogicalResourceId"]] = physical
-        if resource["LogicalResourceId"] == "FargateStack" and physical:
-            found |= _resources(cloudformation, physical)
-    return found
-
-
 def _doors(
-    session: Any, parameters: Mapping[str, str], outputs: Mapping[str, str], edge: Mapping[str, Any] | None
+    session: Any, parameters: Mapping[str, str], outputs: Mapping[str, str], edge: Mapping[str, Any]
 ) -> tuple[Door, ...]:
     secret = parameters.get("OriginSecretArn", "")
     headers = {"X-Origin-Secret": _secret(session, secret)} if secret else {}
     # A load balancer's certificate names the domain, or what the edge calls it (docs/edge.md).
-    named = _pairs(edge, "Parameter").get("FargateOriginName", "") if edge else ""
+    named = parameters_of(edge).get("FargateOriginName", "")
     names = {"lambda": "", "fargate": named or parameters.get("DomainName", "")}
     urls = {"lambda": outputs.get("LambdaApiUrl", ""), "fargate": outputs.get("FargateApiUrl", "")}
     limited = {"lambda": False, "fargate": bool(parameters.get("WebAclArn"))}
     doors = [Door(name, url, headers, names[name], limited[name]) for name, url in urls.items() if url]
-    if edge and (url := _pairs(edge, "Output").get("EdgeUrl", "")):
+    if url := outputs_of(edge).get("EdgeUrl", ""):
         doors.append(Door("edge", url, limited=True))
     if not doors:
         raise CannotMeasure("the stack has neither output LambdaApiUrl nor FargateApiUrl; deploy it anew")
