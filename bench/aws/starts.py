@@ -116,10 +116,11 @@ def _reporting(functions: Any, name: str) -> Iterator[Any]:
     def change(level: str) -> None:
         nonlocal changed
         _settled(functions, name)
-        functions.update_function_configuration(
-            FunctionName=name, LoggingConfig=before | {"LogFormat": "JSON", "SystemLogLevel": level}
-        )
-        changed = True
+        with _uninterrupted():
+            functions.update_function_configuration(
+                FunctionName=name, LoggingConfig=before | {"LogFormat": "JSON", "SystemLogLevel": level}
+            )
+            changed = True
         _settled(functions, name)
 
     try:
@@ -152,13 +153,17 @@ def _settled(functions: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Let Ctrl-C wait until the end, and count then."""
+    came: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in signals}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _call(functions: Any, name: str, payload: bytes) -> list[Report]:

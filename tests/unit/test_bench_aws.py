@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import re
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -166,10 +167,13 @@ class Functions:
         answer = {"Configuration": {"LastUpdateStatus": "Successful"}}
         self.stub.add_response("get_function", answer, {"FunctionName": self.name})
 
-    def expect_level(self, level: str) -> None:
+    def expect_change(self, level: str) -> None:
         self.expect_settled()
         expected = {"FunctionName": self.name, "LoggingConfig": self.LOGGING | {"SystemLogLevel": level}}
         self.stub.add_response("update_function_configuration", {}, expected)
+
+    def expect_level(self, level: str) -> None:
+        self.expect_change(level)
         self.expect_settled()
 
     def expect_call(self, log: str, error: str = "") -> None:
@@ -224,6 +228,29 @@ class TestColdStarts:
             raise KeyboardInterrupt
 
         functions.client.meta.events.register("provide-client-params.lambda.Invoke", interrupt)
+        with functions.stub:
+            with pytest.raises(KeyboardInterrupt):
+                starts.cold_starts(functions.client, self.target, 2, "")
+            functions.stub.assert_no_pending_responses()
+
+    @pytest.mark.parametrize("nth", [1, 2])
+    def test_ctrl_c_in_the_midst_of_a_change_counts_after_it(self, nth: int) -> None:
+        functions = Functions()
+        functions.expect_configuration()
+        functions.expect_change("DEBUG")
+        if nth == 2:  # as it is put back
+            functions.expect_settled()
+            functions.expect_call(record(**COLD), error="Unhandled")
+        functions.expect_level("WARN")
+        changes: list[None] = []
+
+        def interrupt(**_: Any) -> None:
+            changes.append(None)
+            if len(changes) == nth:
+                signal.raise_signal(signal.SIGINT)
+
+        event = "provide-client-params.lambda.UpdateFunctionConfiguration"
+        functions.client.meta.events.register(event, interrupt)
         with functions.stub:
             with pytest.raises(KeyboardInterrupt):
                 starts.cold_starts(functions.client, self.target, 2, "")
