@@ -445,5 +445,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # in the background, too, where SIGINT is ignored at the start
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -251,10 +251,14 @@ class TestColdStarts:
 
         event = "provide-client-params.lambda.UpdateFunctionConfiguration"
         functions.client.meta.events.register(event, interrupt)
-        with functions.stub:
-            with pytest.raises(KeyboardInterrupt):
-                starts.cold_starts(functions.client, self.target, 2, "")
-            functions.stub.assert_no_pending_responses()
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as main() sets it
+        try:
+            with functions.stub:
+                with pytest.raises(KeyboardInterrupt):
+                    starts.cold_starts(functions.client, self.target, 2, "")
+                functions.stub.assert_no_pending_responses()
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def test_without_the_right_nothing_is_changed(self) -> None:
         functions = Functions()
