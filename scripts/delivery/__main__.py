@@ -609,10 +609,6 @@ def _names(kept: Iterable[Kept]) -> str:
     return ", ".join(each.physical_id for each in kept)
 
 
-def _text(error: Exception) -> str:
-    return explained(error)
-
-
 def _ask(question: str) -> str | None:
     try:
         return input(question).strip()

@@ -69,7 +69,9 @@ def test_the_translator_is_the_one_that_deploys() -> None:
 
 
 def test_the_packages_of_node_are_pinned_by_hash_and_name_no_address() -> None:
-    lock = json.loads((ROOT / "scripts/preflight/package-lock.json").read_text())["packages"]
+    text = (ROOT / "scripts/preflight/package-lock.json").read_text()
+    assert "://" not in text
+    lock = json.loads(text)["packages"]
     own = {name: each for name, each in lock.items() if name and not each.get("inBundle")}
     assert own
     assert all(each["integrity"].startswith("sha512-") for each in own.values())
