@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NoReturn
 
 import boto3
@@ -42,6 +43,14 @@ def stack_of(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no name of a stack: give one, as in STACK=orders-dev")
     return text
+
+
+def moment_of(text: str) -> datetime:
+    """Read a moment, with or without a zone."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
 
 
 class NotReady(Exception):

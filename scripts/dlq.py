@@ -21,7 +21,7 @@ from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
-from scripts.command import Arguments, reported, session, stack_of
+from scripts.command import Arguments, moment_of, reported, session, stack_of
 
 from orders.adapters.stream import MalformedRecord, event_of
 from orders.receipts import MalformedEvent, placed_order
@@ -403,10 +403,7 @@ def _tens(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
+    moment = moment_of(text)
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

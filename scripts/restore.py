@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import boto3
-from scripts.command import Arguments, reported, session, stack_of
+from scripts.command import Arguments, moment_of, reported, session, stack_of
 
 from orders.domain import now, timestamp
 
@@ -231,10 +231,7 @@ def _moment(text: str) -> datetime | None:
     """Read the moment; none if none is given."""
     if not text:
         return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
+    moment = moment_of(text)
     if moment.tzinfo is None:
         raise argparse.ArgumentTypeError(f"a moment needs its zone, as {text}Z has one")
     if moment > datetime.now(UTC):
