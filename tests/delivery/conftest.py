@@ -196,7 +196,7 @@ def _by_cloudformation(bare_aws: EmbeddedAws, account: str, given: Mapping[str, 
         Capabilities=["CAPABILITY_IAM"],
         Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in given.items()],
     )
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while True:
         stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
         if not stack["StackStatus"].endswith("IN_PROGRESS"):

@@ -50,7 +50,7 @@ def served(app: Any) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 100
     while not server.started:
         assert time.monotonic() < deadline
         time.sleep(0.01)

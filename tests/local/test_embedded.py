@@ -134,7 +134,7 @@ def _client(aws: EmbeddedAws, service: str) -> Any:
     return boto3.client(service, endpoint_url=aws.endpoint, region_name="us-east-1", **credentials)
 
 
-def _until(condition: Callable[[], Any], seconds: float = 30) -> Any:
+def _until(condition: Callable[[], Any], seconds: float = 100) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
