@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from costs.model import PRICES, Prices, Setup, Traffic, load_measured
+from costs.model import MEASURED, PRICES, Prices, Setup, Traffic, load_measured
 from costs.report import SIZES, page, plot, table, verdict
 
 ROOT = Path(__file__).parents[1]
-_MEASURED = ROOT / "bench" / "results" / "results.json"
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--prices", type=Path, default=PRICES, help="of another region: a copy of costs/prices.toml"
     )
-    parser.add_argument("--measured", type=Path, default=_MEASURED, help="what make bench wrote")
+    parser.add_argument("--measured", type=Path, default=MEASURED, help="what make bench wrote")
     parser.add_argument(
         "--peak-factor", type=float, default=Traffic.peak_factor, help="busiest rate over the mean"
     )

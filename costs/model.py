@@ -21,6 +21,7 @@ DATABASE_WAIT_MS = 5.0
 WORKER_BILLED_MS = 25.0
 SECONDS = HOURS * 3600
 PRICES = Path(__file__).with_name("prices.toml")
+MEASURED = Path(__file__).parents[1] / "bench" / "results" / "results.json"
 
 # What the templates make, and the log lines they lead to (tests compare).
 INTERFACE_ENDPOINTS = ("ecr.api", "ecr.dkr", "logs", "kms")  # NetworkEgress=endpoints
@@ -334,7 +335,7 @@ def _lcus(rate: float, traffic: Traffic) -> float:
     return max(rate / 10 / 25, rate * 3 / 3000, gb_per_hour)
 
 
-def load_measured(path: Path) -> Measured:
+def load_measured(path: Path = MEASURED) -> Measured:
     """Read what `make bench` wrote. Raises `ValueError` when the file lacks a figure."""
     try:
         found = json.loads(path.read_text())

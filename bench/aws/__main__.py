@@ -37,7 +37,6 @@ from bench.aws.target import CannotMeasure, Door, Target, find
 from bench.processes import ROOT
 
 REPORTS = ROOT / "reports/bench-aws"
-_MEASURED = ROOT / "bench/results/results.json"
 _STOCK = 20  # orders placed before the mixed traffic, so that there is always one to read and to cancel
 _LIMITED_SAMPLES = (
     50  # behind a web ACL: in all less than its 2,000 requests from one address in five minutes
@@ -413,7 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
-        prices, measured = Prices.load(given.prices), load_measured(_MEASURED)
+        prices, measured = Prices.load(given.prices), load_measured()
         aws = session()
         bench = Bench(
             aws,

@@ -22,7 +22,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
-from costs.__main__ import _MEASURED as MEASURED
 from costs.model import HOURS, Prices, Setup, Traffic, fargate_front, lambda_front, load_measured, shared
 from scripts.command import NotReady, explained, session
 from scripts.delivery.artifact import ROOT, SAM
@@ -59,11 +58,7 @@ def find_target() -> Target:
 
 def cost_at_most(hours: float = HOURS_AT_MOST) -> float:
     """Return what all of it costs in USD if it stands for `hours`, at the list prices of us-east-1."""
-    prices, measured, setup = (
-        Prices.load(),
-        load_measured(MEASURED),
-        Setup(fargate_min_tasks=1, cloudfront=True),
-    )
+    prices, measured, setup = Prices.load(), load_measured(), Setup(fargate_min_tasks=1, cloudfront=True)
 
     def month(requests: float) -> float:
         traffic = Traffic(requests=requests, stored_million_orders=0.1)

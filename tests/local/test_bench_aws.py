@@ -103,7 +103,7 @@ def test_measures_both_runtimes_and_leaves_what_it_said(
 ) -> None:
     monkeypatch.setattr(command.bill, "LOOKS", 2)  # the emulator will not count, however long one waits
     before = logging_of(target)
-    measured = load_measured(ROOT / "bench/results/results.json")
+    measured = load_measured()
     bench = command.Bench(boto3.Session(), target, PLAN, "", Prices.load(), measured)
     found = bench.run(lambda _: None)
 

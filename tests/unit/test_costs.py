@@ -266,7 +266,7 @@ def test_the_page_in_docs_is_what_the_command_writes() -> None:
     arguments: tuple[Any, ...] = (
         Traffic(requests=0),
         Setup(),
-        load_measured(ROOT / "bench/results/results.json"),
+        load_measured(),
         PRICES,
     )
     assert (ROOT / "docs/costs.md").read_text() == page(*arguments), "run make cost"
@@ -394,7 +394,7 @@ def test_a_line_of_the_http_api_is_as_long_as_counted() -> None:
 
 def test_the_figures_of_the_readme_are_the_model_s() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
-    measured = load_measured(ROOT / "bench/results/results.json")
+    measured = load_measured()
     at = break_even(Traffic(requests=0), Setup(), measured, PRICES)
     assert at is not None
     assert f"Below {at / 1e6:.0f} million requests a month Lambda is the cheaper front door" in readme
