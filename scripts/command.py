@@ -26,7 +26,14 @@ _UNKNOWN = (
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 )
-_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Forbidden", "403")
+_DENIED = (
+    "403",
+    "AccessDenied",
+    "AccessDeniedException",
+    "AuthorizationError",
+    "Forbidden",
+    "UnauthorizedOperation",
+)
 _NO_STACK = re.compile(r"Stack (?:with id )?[\['\"]?([^\s\]'\"]+)[\]'\"]? does not exist")
 _SSO = (sdk.SSOError, sdk.TokenRetrievalError)  # their subclasses too: no token, or an old one
 
@@ -84,10 +91,12 @@ def session() -> Any:
 
 def wrong_endpoint(environ: Mapping[str, str]) -> str:
     """Return the variable that names an endpoint and holds no address, if there is one."""
-    given = (
-        (name, value) for name, value in environ.items() if name.startswith("AWS_ENDPOINT_URL") and value
-    )
-    return next((name for name, value in given if not is_valid_endpoint_url(value)), "")
+    return next((n for n, url in endpoints_in(environ).items() if not is_valid_endpoint_url(url)), "")
+
+
+def endpoints_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that name another endpoint than AWS's own."""
+    return {n: url for n, url in environ.items() if n.startswith("AWS_ENDPOINT_URL") and url}
 
 
 def reported(name: str, command: Callable[[], int], *problems: type[Exception]) -> int:
@@ -101,15 +110,25 @@ def reported(name: str, command: Callable[[], int], *problems: type[Exception]) 
         print(f"{name}: interrupted; run it again, it goes on from what is there", file=sys.stderr)
         return 130
     except (NotReady, *problems) as problem:
-        print(f"{name}: {' '.join(str(problem).split())}", file=sys.stderr)
+        print(f"{name}: {one_line(problem)}", file=sys.stderr)
     except (sdk.BotoCoreError, sdk.ClientError) as problem:
         print(f"{name}: {explained(problem)}", file=sys.stderr)
     return 1
 
 
+def one_line(text: object) -> str:
+    """Return a text, or an error's, without its line breaks."""
+    return " ".join(str(text).split())
+
+
+def is_denied(error: sdk.ClientError) -> bool:
+    """Tell whether AWS refused the call for want of a right."""
+    return error.response.get("Error", {}).get("Code") in _DENIED
+
+
 def explained(error: Exception) -> str:
     """Return one line: what is wrong, and what to do about it."""
-    line = " ".join(str(error).split())
+    line = one_line(error)
     if isinstance(error, sdk.NoCredentialsError | sdk.PartialCredentialsError | sdk.CredentialRetrievalError):
         return f"{line.rstrip('.')}: {_LOG_IN}"
     if isinstance(error, sdk.NoRegionError):
@@ -135,7 +154,7 @@ def _refused(error: sdk.ClientError, line: str) -> str:
         return f"the clock of this machine is wrong ({line})"
     if code in _UNKNOWN:
         return f"AWS refuses these credentials, or {_region()} is not enabled in their account ({line})"
-    if code in _DENIED and "is not authorized to perform" not in line:  # which says who and what
+    if is_denied(error) and "is not authorized to perform" not in line:  # which says who and what
         return f"{_who()} may not call {error.operation_name} ({line})"
     return line
 
@@ -150,7 +169,7 @@ def _who() -> str:
 
 
 def _where() -> str:
-    url = next((f"{k}={v}" for k, v in os.environ.items() if k.startswith("AWS_ENDPOINT_URL") and v), "")
+    url = next((f"{name}={value}" for name, value in endpoints_in(os.environ).items()), "")
     return (
         f"{url} is set; unset it for AWS itself" if url else f"is {_region()} a region, is there a network?"
     )

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from botocore.exceptions import ClientError
-from scripts.command import explained, reported, session
+from scripts.command import explained, is_denied, reported, session
 from scripts.delivery.artifact import ROOT, Artifacts, attested, put_once, source_key
 from scripts.delivery.data import KEY_REMOVAL_DAYS, Data, Kept, kept_of, retained
 from scripts.delivery.decide import (
@@ -390,7 +390,7 @@ class Delivery:
             try:
                 arn = stack.outputs().get("WebAclArn")
             except ClientError as error:
-                if "AccessDenied" not in error.response["Error"]["Code"]:
+                if not is_denied(error):
                     raise
                 continue  # a role may look at one of them
             if stack is own or (used and used == arn):
@@ -443,7 +443,7 @@ class Delivery:
         try:
             found = list(pages.paginate(StackStatusFilter=["DELETE_COMPLETE"]))
         except ClientError as error:
-            if "AccessDenied" not in error.response["Error"]["Code"]:
+            if not is_denied(error):
                 raise
             say("These rights do not let it look for what an interrupted run left behind.")
             return []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
-from scripts.command import explained
+from scripts.command import explained, is_denied, one_line
 
 # List prices of us-east-1 in USD, a month: order of magnitude for a report, not a bill.
 # https://aws.amazon.com/kms/pricing/, /dynamodb/pricing/on-demand/, /s3/pricing/
@@ -131,7 +131,7 @@ class Data:
             state = self._connect("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
         except ClientError as error:
             # The roles' rights go by a key's tags, and one that is gone has none.
-            if "AccessDenied" in error.response["Error"]["Code"]:
+            if is_denied(error):
                 return False
             raise
         return not str(state).startswith("Pending")
@@ -211,7 +211,7 @@ class Data:
                 if not tries_left or not _for_now(error):
                     raise
                 if tries_left == _TRIES - 1:
-                    self._say(f"  {resource.logical_id}: waiting, for {' '.join(str(error).split())}")
+                    self._say(f"  {resource.logical_id}: waiting, for {one_line(error)}")
                 time.sleep(self._pause)
 
     def _remove_bucket(self, name: str) -> None:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
+from scripts.command import one_line
 from scripts.delivery.decide import DeliveryError, stack_policy
 from scripts.templates import load_template
 
@@ -256,7 +257,7 @@ class Stack:
                 reason = found.get("StatusReason", "")
                 if any(text in reason for text in _NO_CHANGE):
                     return False
-                raise DeliveryError(f"the change set of {self.name} failed: {_line(reason)}")
+                raise DeliveryError(f"the change set of {self.name} failed: {one_line(reason)}")
         return False
 
     def delete(self) -> None:
@@ -282,7 +283,7 @@ class Stack:
             if "cannot be assumed" not in str(error):
                 raise
             raise DeliveryError(
-                f"{_line(str(error))}; if its bootstrap is gone: `aws cloudformation delete-stack "
+                f"{one_line(error)}; if its bootstrap is gone: `aws cloudformation delete-stack "
                 f"--stack-name {name} --role-arn <a role for CloudFormation>`, then `make destroy` again"
             ) from error
 
@@ -341,7 +342,7 @@ class Stack:
                 deeper = self._reason(inner, set())
                 if deeper != "no reason given":
                     return deeper
-            return f"{event.get('LogicalResourceId')}: {_line(text)}"
+            return f"{event.get('LogicalResourceId')}: {one_line(text)}"
         return "no reason given"
 
     def _events(self, stack: str | None = None) -> Iterator[dict[str, Any]]:
@@ -390,7 +391,3 @@ def _nested(resource: Mapping[str, Any]) -> bool:
 def _stands(resource: Mapping[str, Any]) -> bool:
     """Tell whether it is still there; what could not be deleted is."""
     return bool(resource["ResourceStatus"] != "DELETE_COMPLETE")
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 # Fine; only some paths need it; blocks a first deployment; could not look.
@@ -15,3 +16,9 @@ class Row(NamedTuple):
     what: str
     found: str
     mend: str = ""
+
+
+def default_of(template: str, parameter: str) -> str:
+    """Return the default of a parameter of template.yaml; nothing that reads YAML is installed yet."""
+    found = re.search(rf'^  {parameter}:\n(?:    .*\n)*?    Default: "?([^"\n]*)"?$', template, re.MULTILINE)
+    return found[1] if found else ""

@@ -10,7 +10,6 @@ import difflib
 import json
 import math
 import os
-import re
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as NotConnected
-from scripts.command import wrong_endpoint
+from scripts.command import endpoints_in, is_denied, one_line, wrong_endpoint
 from scripts.delivery.decide import (
     Action,
     DeliveryError,
@@ -41,7 +40,7 @@ from scripts.delivery.decide import (
     stack_name,
     stage_parameters,
 )
-from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
+from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row, default_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "orders"
@@ -121,7 +120,6 @@ _GITHUB = "token.actions.githubusercontent.com"
 # What `sam deploy` puts its files into. https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/sam-cli-command-reference-sam-deploy.html
 _SAM_STACK = "aws-sam-cli-managed-default"
 
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError"}
 _NO_CREDENTIALS = "aws configure sso"
 # What IAM calls actions, where that is not the SDK's name.
 _PREFIXES = {"service-quotas": "servicequotas", "elbv2": "elasticloadbalancing"}
@@ -232,7 +230,7 @@ class Account:
             return getattr(client, operation)(**request)
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            if code in _DENIED:
+            if is_denied(error):
                 raise Unseen(f"needs {_action(service, error.operation_name)}") from None
             if code in ("NoSuchEntity", "NoSuchResourceException", "ValidationError"):
                 raise
@@ -299,9 +297,7 @@ class Account:
 
     def _endpoint(self) -> list[Row]:
         """Return a row if calls do not go to AWS."""
-        names = sorted(
-            name for name in self._environ if name.startswith("AWS_ENDPOINT_URL") and self._environ[name]
-        )
+        names = sorted(endpoints_in(self._environ))
         if not names:
             return []
         found = f"{names[0]}={self._environ[names[0]]}: what follows is of that, not of AWS"
@@ -585,10 +581,7 @@ class Account:
 
     def _parameter(self, name: str) -> str:
         """Return a parameter of the stage: samconfig.toml's, else the template's default."""
-        found = re.search(
-            rf'^  {name}:\n(?:    .*\n)*?    Default: "?([^"\n]*)"?$', self._template, re.MULTILINE
-        )
-        return self._given.get(name, found[1] if found else "")
+        return self._given.get(name, default_of(self._template, name))
 
 
 def _more(quota: tuple[str, str], value: float) -> str:
@@ -604,7 +597,7 @@ def _action(service: str, operation: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return one_line(error)[:200]
 
 
 def look(environ: Mapping[str, str]) -> list[Row]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
+from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row, default_of
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 OLDEST_NODE = (18,)  # what Debian 12 has, and the rules of `make check` were tried on
@@ -109,7 +109,7 @@ class Machine:
         version = info.get("ServerVersion", "")
         processor = {"aarch64": "arm64", "amd64": "x86_64"}.get(found := info.get("Architecture", ""), found)
         text = f"docker {version}, {processor}".rstrip(", ")
-        built_for = _default(self._root, "Architecture")
+        built_for = default_of(self._text("template.yaml"), "Architecture")
         if processor in ("arm64", "x86_64") and processor != built_for:
             text += f"; the stage is {built_for}, so its image is built by emulation, slowly"
             rows = [Row(NOTE, what, text, f'make deploy PARAMETERS="Architecture={processor}"')]
@@ -292,13 +292,6 @@ class Machine:
             return (self._root / name).read_text(encoding="utf-8")
         except OSError:
             return ""
-
-
-def _default(root: Path, parameter: str) -> str:
-    """Return the default of a parameter of template.yaml; nothing that reads YAML is installed yet."""
-    text = (root / "template.yaml").read_text(encoding="utf-8")
-    found = re.search(rf'^  {parameter}:\n(?:    .*\n)*?    Default: "?([^"\n]*)"?$', text, re.MULTILINE)
-    return found[1] if found else ""
 
 
 def _pythons() -> list[str]:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
+from scripts.command import one_line
 from scripts.delivery.data import Data, Kept
 from scripts.delivery.edge import WEB_ACL_REGION
 
@@ -153,7 +154,7 @@ class Leftovers:
                     if self._is_ours(item):
                         yield Left(ask.what, str(_at(item, ask.name) if ask.name else item), ask.region)
         except (ClientError, BotoCoreError) as error:
-            yield Left(f"no answer of {ask.service}:", " ".join(str(error).split()), ask.region)
+            yield Left(f"no answer of {ask.service}:", one_line(error), ask.region)
 
     def _is_ours(self, item: Any) -> bool:
         """Tell whether the stage's name is in what is told of it: its name, description or tags."""
@@ -165,7 +166,7 @@ class Leftovers:
         try:
             yield from (Left("key", arn) for arn, state in self._states() if state != "PendingDeletion")
         except (ClientError, BotoCoreError) as error:
-            yield Left("no answer of kms:", " ".join(str(error).split()))
+            yield Left("no answer of kms:", one_line(error))
 
     def _states(self) -> Iterator[tuple[str, str]]:
         """Return the stage's keys with their states."""

@@ -17,6 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 from botocore.exceptions import ClientError
 from scripts import restore as restoring
+from scripts.command import one_line
 from scripts.delivery.artifact import ROOT
 from scripts.delivery.data import Data
 from scripts.delivery.decide import DeliveryError
@@ -419,7 +420,7 @@ def _errors(remove: Callable[[], Any]) -> list[str]:
     try:
         remove()
     except (StepFailed, DeliveryError, ClientError) as error:
-        return [" ".join(str(error).split())]
+        return [one_line(error)]
     return []
 
 
