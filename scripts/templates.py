@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 Template = dict[str, Any]
 REGION = "eu-central-1"
@@ -36,24 +34,32 @@ PSEUDO = {
 _VARIABLE = re.compile(r"\$\{(!?)([^}]+)\}")
 
 
-class _Loader(yaml.CSafeLoader):
-    """YAML with the short forms of intrinsic functions."""
+@cache
+def _loader() -> type[Any]:
+    """Return the reader of YAML with the short forms of intrinsic functions.
 
+    Made when the first template is read: `make doctor` and `make bench-aws` read none, and run with what the
+    application needs.
+    """
+    import yaml
 
-def _long_form(loader: _Loader, name: str, node: yaml.Node) -> Template:
-    value: Any
-    if isinstance(node, yaml.SequenceNode):
-        value = loader.construct_sequence(node, deep=True)
-    elif isinstance(node, yaml.MappingNode):
-        value = loader.construct_mapping(node, deep=True)
-    else:
-        value = loader.construct_scalar(node)  # type: ignore[arg-type]
-        if name == "GetAtt":
-            value = value.split(".", 1)
-    return {name if name in ("Condition", "Ref") else f"Fn::{name}": value}
+    class Loader(yaml.CSafeLoader):
+        pass
 
+    def long_form(loader: Loader, name: str, node: yaml.Node) -> Template:
+        value: Any
+        if isinstance(node, yaml.SequenceNode):
+            value = loader.construct_sequence(node, deep=True)
+        elif isinstance(node, yaml.MappingNode):
+            value = loader.construct_mapping(node, deep=True)
+        else:
+            value = loader.construct_scalar(node)  # type: ignore[arg-type]
+            if name == "GetAtt":
+                value = value.split(".", 1)
+        return {name if name in ("Condition", "Ref") else f"Fn::{name}": value}
 
-_Loader.add_multi_constructor("!", _long_form)
+    Loader.add_multi_constructor("!", long_form)
+    return Loader
 
 
 def load_template(text: str) -> Template:
@@ -61,7 +67,9 @@ def load_template(text: str) -> Template:
 
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference.html
     """
-    loaded = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    import yaml
+
+    loaded = yaml.load(text, _loader())  # noqa: S506 (a SafeLoader)
     return loaded if isinstance(loaded, dict) else {}
 
 

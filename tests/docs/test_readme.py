@@ -121,6 +121,28 @@ def test_a_start_takes_no_more_work_than_a_newcomer_waits_for(
                 f"\n{start} start: /health answers after {waited:.1f} s; processor: {worked:.1f} s of {limit}"
             )
         assert worked < limit
+    commands_start_with_what_a_run_installs(tmp_path)
+
+
+def commands_start_with_what_a_run_installs(clone: Path) -> None:
+    """For them the Makefile installs the application's packages into .venv, and no developer's."""
+    makefile = (clone / "Makefile").read_text()
+    recipes = re.findall(
+        r"^[a-z-]+: \$\(RUN\)(?: \$\((?:LOCAL|TOOLS)\))* ##.*\n\t(.+)", makefile, re.MULTILINE
+    )
+    modules = {re.search(r"-m ([\w.]+)", recipe)[1] for recipe in recipes}  # type: ignore[index]
+    assert {"bench.aws", "scripts.dlq", "localcloud.local"} <= modules
+    for module in sorted(modules):
+        program = f"{module}.__main__" if (clone / module.replace(".", "/")).is_dir() else module
+        subprocess.run(
+            [clone / ".venv/bin/python", "-c", f"import {program}"],
+            cwd=clone,
+            env={"PYTHONPATH": ".:src"},
+            timeout=60,
+            check=True,
+        )
+    doctor = subprocess.run(["make", "doctor"], cwd=clone, capture_output=True, text=True, timeout=120)
+    assert "  credentials " in doctor.stdout, doctor.stdout  # so the account was looked at
 
 
 def _processor_seconds() -> float:
