@@ -26,4 +26,4 @@ EXPOSE 8080
 # Lambda runs none, and "Amazon ECS doesn't monitor Docker health checks that are embedded in a container image":
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/healthcheck.html
 # checkov:skip=CKV_DOCKER_2:the task definition has the check that ECS runs
-CMD ["python", "-m", "orders.server"]
+CMD ["python", "-m", "app.entrypoints.server"]

@@ -49,7 +49,7 @@ FLOOR = "floor: bare ASGI"
 REPORTS, RESULTS = ROOT / "reports/bench", ROOT / "bench/results"
 # name: module of the Lambda handler, the kind of event it takes, the Python that has what it needs
 HANDLERS = {
-    OURS: ("orders.lambda_handler", "v2", sys.executable),
+    OURS: ("app.entrypoints.lambda_api", "v2", sys.executable),
     EVERYONE: ("bench.peers.fastapi_boto3", "v2", sys.executable),
     "Powertools resolver with validation + boto3": ("bench.peers.powertools_boto3", "v2", sys.executable),
     CHALICE: ("bench.peers.chalice_boto3", "v1", PEERS_PYTHON),
@@ -59,12 +59,12 @@ HANDLERS = {
 WARM_HANDLERS = HANDLERS | {BLOCKING: ("bench.peers.fastapi_boto3_blocking", "v2", sys.executable)}
 # Our function with logs, metrics and traces as shipped, without any, and with Powertools' in their place
 TOLD = {
-    "as shipped": "orders.lambda_handler",
+    "as shipped": "app.entrypoints.lambda_api",
     "silent": "bench.peers.orders_silent",
     "Powertools Logger and Metrics": "bench.peers.orders_powertools",
 }
 SERVERS = {
-    OURS: ["-m", "orders.server"],
+    OURS: ["-m", "app.entrypoints.server"],
     EVERYONE: ["-m", "uvicorn", "bench.peers.fastapi_boto3:app"],
     BLOCKING: ["-m", "uvicorn", "bench.peers.fastapi_boto3_blocking:app"],
     FLOOR: ["-m", "uvicorn", "bench.peers.floor_asgi:app"],
@@ -198,7 +198,11 @@ def server(rounds: int, quick: bool) -> dict[str, Figures]:
         found: dict[str, tuple[str, int]] = {}
         for name, command in SERVERS.items():
             port = free_port()
-            arguments = command if command[-1] == "orders.server" else [*command, "--port", str(port), *QUIET]
+            arguments = (
+                command
+                if command[-1] == "app.entrypoints.server"
+                else [*command, "--port", str(port), *QUIET]
+            )
             environ = environment(endpoint) | {"PORT": str(port)}
             process = stack.enter_context(started([sys.executable, *arguments], environ))
             found[name] = (f"http://127.0.0.1:{port}", process.pid)
@@ -255,7 +259,7 @@ def container(rounds: int, quick: bool) -> dict[str, Figures]:
             docker += ["--memory", "512m", "--volume", f"{ROOT / 'bench'}:/bench/bench:ro"]
             environ = environment(endpoint) | {"PORT": str(port)}
             command = SERVERS[name]
-            if command[-1] != "orders.server":
+            if command[-1] != "app.entrypoints.server":
                 environ["PYTHONPATH"] = "/bench:/opt/app:/opt/python"
                 command = ["python", *command, "--port", str(port), *QUIET]
             else:

@@ -52,7 +52,7 @@ def on_lambda(endpoint: str, source: Path) -> Figures:
     """Return the processor time of a cold start and of warm requests."""
 
     def child(mode: str, calls: int) -> Figures:
-        arguments = ["-m", "bench.child", mode, "orders.lambda_handler", "v2", str(calls)]
+        arguments = ["-m", "bench.child", mode, "app.entrypoints.lambda_api", "v2", str(calls)]
         return json.loads(run(arguments, endpoint, source=source))  # type: ignore[no-any-return]
 
     warm = child("warm", 400)
@@ -79,7 +79,7 @@ def compare(revision: str, rounds: int) -> dict[str, list[float]]:
         for source in sources:
             port = free_port()
             environ = environment(endpoint, source) | {"PORT": str(port)}
-            process = stack.enter_context(started([sys.executable, "-m", "orders.server"], environ))
+            process = stack.enter_context(started([sys.executable, "-m", "app.entrypoints.server"], environ))
             servers.append((f"http://127.0.0.1:{port}", process.pid))
             wait_until_healthy(servers[-1][0])
         for number in range(-1, rounds):  # the first round warms up

@@ -44,13 +44,13 @@ def contract(client: Any) -> Calls:
 
 
 async def lean() -> Calls:
-    from orders.adapters.lean_client import LeanClient
+    from app.core.aws.json_client import LeanClient
 
     return contract(LeanClient("dynamodb", "DynamoDB_20120810"))
 
 
 async def boto3_threads() -> Calls:
-    from orders.adapters.boto3_client import Boto3Client
+    from app.core.aws.boto3_client import Boto3Client
 
     return contract(Boto3Client("dynamodb"))
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from orders.adapters.dynamodb import DynamoOrderStore, shard_of
-from orders.ports import OrderQuery
+from app.core.dynamodb.repository import DynamoOrderStore, shard_of
+from app.orders.ports import OrderQuery
 
 PARTITION_WRITES = 1_000  # a second, of one partition of an index
 SHARDS = 4

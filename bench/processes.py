@@ -36,11 +36,11 @@ def environment(endpoint: str, source: Path = ROOT) -> dict[str, str]:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_ENDPOINT_URL": endpoint,
-        "ORDERS_TABLE_NAME": "orders",
-        "ORDERS_BUCKET_NAME": "documents",
-        "ORDERS_EVENT_BUS_NAME": "orders",
-        "ORDERS_KMS_KEY_ARN": "arn:aws:kms:eu-west-1:123456789012:key/data",
-        "ORDERS_CURSOR_KEY_ARN": "arn:aws:kms:eu-west-1:123456789012:key/cursor",
+        "APP_TABLE_NAME": "orders",
+        "APP_BUCKET_NAME": "documents",
+        "APP_EVENT_BUS_NAME": "orders",
+        "APP_KMS_KEY_ARN": "arn:aws:kms:eu-west-1:123456789012:key/data",
+        "APP_CURSOR_KEY_ARN": "arn:aws:kms:eu-west-1:123456789012:key/cursor",
     }
 
 

@@ -130,7 +130,7 @@ def start(state: Path, *, auth: bool = False) -> str:
     gateway = engine.gateway()
     if gateway:
         command += ["--also-bind", gateway]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_", "PYTHON"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_", "PYTHON"))}
     rie = _runtime_interface_emulator(state)
     environ = {**clean, "PYTHONPATH": str(ROOT), "AUTH": str(auth).lower(), "LOCALCLOUD_RIE": str(rie)}
     with (state / "aws.log").open("ab") as log:

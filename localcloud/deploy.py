@@ -33,11 +33,11 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 # The app's required settings from the outputs, for a stack without ApiFunction (Runtime=fargate).
 _ENVIRONMENT = {
-    "ORDERS_TABLE_NAME": "OrdersTableName",
-    "ORDERS_BUCKET_NAME": "DocumentsBucketName",
-    "ORDERS_EVENT_BUS_NAME": "OrdersEventBusName",
-    "ORDERS_KMS_KEY_ARN": "DataKeyArn",
-    "ORDERS_CURSOR_KEY_ARN": "CursorKeyArn",
+    "APP_TABLE_NAME": "OrdersTableName",
+    "APP_BUCKET_NAME": "DocumentsBucketName",
+    "APP_EVENT_BUS_NAME": "OrdersEventBusName",
+    "APP_KMS_KEY_ARN": "DataKeyArn",
+    "APP_CURSOR_KEY_ARN": "CursorKeyArn",
 }
 
 

@@ -11,8 +11,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
+from app.entrypoints.server import app as api
 from localcloud.embedded import ROOT
-from orders.server import app as api
 
 # As edge/template.yaml says it (tests/template compares them); {documents} is where the bucket answers.
 CONSOLE_POLICY = (

@@ -4,7 +4,7 @@
         aws.endpoint                       # http://127.0.0.1:<free port>
         aws.outputs["OrdersTableName"]     # the stack's outputs
         aws.resources["ReceiptsQueue"]     # logical id -> physical id
-        aws.environ                        # AWS_* and ORDERS_* for a process or `Settings.from_env`
+        aws.environ                        # AWS_* and APP_* for a process or `Settings.from_env`
 
 The functions of the template (relay, receipts, custom resource) run from `src` without Docker, by the
 image's own command; see `bridges.images_without_docker`. `auth=True` enforces IAM: then the functions
@@ -110,7 +110,7 @@ def _started(
 ) -> Iterator[EmbeddedAws]:
     if not LOCAL_PYTHON.exists():
         raise EmbeddedAwsError(".venv-local is missing: `make setup` makes it")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_", "PYTHON"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_", "PYTHON"))}
     env = {**clean, "PYTHONPATH": str(ROOT), "AUTH": str(auth).lower(), **environ}
     with _log_file(log) as errors:
         process = subprocess.Popen(

@@ -67,7 +67,7 @@ def main(runtime: str) -> int:
 def container_environ(aws: EmbeddedAws, runtime: str) -> dict[str, str]:
     """Return what makes the image in a container use the emulator."""
     host = gateway() or "host.docker.internal"
-    reachable = {"AWS_ENDPOINT_URL": f"http://{host}:{aws.port}", "ORDERS_RUNTIME": runtime}
+    reachable = {"AWS_ENDPOINT_URL": f"http://{host}:{aws.port}", "APP_RUNTIME": runtime}
     files = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
     return {name: value for name, value in aws.environ.items() if name not in files} | reachable
 
@@ -159,7 +159,7 @@ def sam_build(endpoint: str) -> Path:
     if done.returncode:
         raise CannotServe(f"sam build failed:\n{done.stderr[-3000:]}")
     text = (BUILD / "template.yaml").read_text()
-    line = next(each for each in text.splitlines() if each.strip().startswith("ORDERS_TABLE_NAME:"))
+    line = next(each for each in text.splitlines() if each.strip().startswith("APP_TABLE_NAME:"))
     indent = line[: len(line) - len(line.lstrip())]
     template = BUILD / "local.yaml"
     # `sam local` hands over only variables that the template declares.
@@ -176,7 +176,7 @@ def sam_environ(aws: EmbeddedAws) -> Mapping[str, str]:
 
 def sam_arguments(aws: EmbeddedAws, template: Path) -> list[str]:
     """Return what every `sam local` command needs to use the embedded AWS."""
-    values = {k: v for k, v in container_environ(aws, "lambda").items() if k.startswith("ORDERS_")}
+    values = {k: v for k, v in container_environ(aws, "lambda").items() if k.startswith("APP_")}
     variables = BUILD / "variables.json"
     variables.write_text(json.dumps({"Parameters": values}))
     arguments = ["--template", str(template), "--env-vars", str(variables), "--region", "us-east-1"]

@@ -120,7 +120,7 @@ def _issuer() -> Iterator[dict[str, str]]:
     except OSError as error:
         raise CannotRun(f"the issuer's address {issuer.url} is not free ({error.strerror})") from error
     with contextlib.closing(server.socket):
-        yield {"ORDERS_AUTH_ISSUER": issuer.url, "ORDERS_AUTH_AUDIENCE": AUDIENCE}
+        yield {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": AUDIENCE}
         server.shutdown()
 
 
@@ -129,11 +129,11 @@ def application(
     aws: EmbeddedAws, port: int, auth: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the API and the console on `port` of loopback over `aws`."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "ORDERS_"))}
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_"))}
     environ |= {
         **aws.environ,
         **(auth or {}),
-        "ORDERS_RUNTIME": "local",
+        "APP_RUNTIME": "local",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}",
     }
     process = subprocess.Popen(

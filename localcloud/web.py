@@ -17,7 +17,7 @@ if __name__ == "__main__":
         port=int(sys.argv[1]),
         reload=True,
         reload_dirs=[str(ROOT / "src")],
-        http="orders.api.http_protocol:HttpProtocol",
+        http="app.core.http.http_protocol:HttpProtocol",
         ws="none",
         log_level="warning",
     )

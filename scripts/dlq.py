@@ -23,8 +23,8 @@ import boto3
 from botocore.exceptions import ClientError
 from scripts.command import Arguments, moment_of, reported, session, stack_of
 
-from orders.adapters.stream import MalformedRecord, event_of
-from orders.receipts import MalformedEvent, placed_order
+from app.core.events.stream import MalformedRecord, event_of
+from app.orders.receipts import MalformedEvent, placed_order
 
 QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"}
 # Messages taken from a queue stay hidden from everyone else this long, should we be killed meanwhile.

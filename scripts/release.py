@@ -1,6 +1,6 @@
 """`make release-files TAG=v1.2.3` writes a release into reports/release, `make release-publish` publishes it.
 
-The version stands in `src/orders/__init__.py` and pyproject.toml, which must agree with each other, with the
+The version stands in `src/app/__init__.py` and pyproject.toml, which must agree with each other, with the
 tag and with a section of CHANGELOG.md. The bill of materials is CycloneDX, from the hashed requirements: it
 and the signed provenance lie beside the image, never in its index, which Lambda would refuse.
 """
@@ -31,10 +31,10 @@ class ReleaseError(Exception):
 def version_of(root: Path = ROOT) -> str:
     """Return the version. Raises ReleaseError if the two places differ."""
     project = str(tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"])
-    found = re.search(r'^__version__ = "([^"]+)"', (root / "src/orders/__init__.py").read_text(), re.M)
+    found = re.search(r'^__version__ = "([^"]+)"', (root / "src/app/__init__.py").read_text(), re.M)
     package = found[1] if found else "none"
     if project != package:
-        raise ReleaseError(f"pyproject.toml says version {project}, src/orders/__init__.py says {package}")
+        raise ReleaseError(f"pyproject.toml says version {project}, src/app/__init__.py says {package}")
     return project
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import boto3
 from scripts.command import Arguments, moment_of, reported, session, stack_of
 
-from orders.domain import now, timestamp
+from app.orders.models import now, timestamp
 
 # A restore takes minutes to hours, by the table's size.
 _POLL_SECONDS = 10.0

@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from localcloud.embedded import EmbeddedAws, embedded_aws
 from tests.support import LambdaTransport, ServerTransport, a_settings
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api.app import create_app
-from orders.service import OrderService
-from orders.settings import Settings
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.http.app import create_app
+from app.core.settings import Settings
+from app.orders.service import OrderService
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 
 from localcloud.issuer import AUDIENCE, Issuer
 
-from orders.adapters.jwt import JwtAuthenticator, KeySet
+from app.core.auth.jwt import JwtAuthenticator, KeySet
 
 URL = "https://issuer.test"
 

@@ -15,11 +15,11 @@ from urllib.parse import unquote
 import httpx
 from fastapi import FastAPI
 
-from orders.adapters.dynamodb import item_of
-from orders.domain import Order, OrderStatus
-from orders.http_api import handler_of
-from orders.ports import Event
-from orders.settings import Settings
+from app.core.dynamodb.repository import item_of
+from app.core.http.lambda_adapter import handler_of
+from app.core.settings import Settings
+from app.orders.models import Order, OrderStatus
+from app.orders.ports import Event
 
 ROOT = Path(__file__).parent.parent
 

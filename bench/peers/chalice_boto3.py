@@ -9,7 +9,7 @@ from boto3.dynamodb.conditions import Key
 from chalice import BadRequestError, Chalice, NotFoundError, Response
 
 app = Chalice(app_name="orders")
-table = boto3.resource("dynamodb").Table(os.environ["ORDERS_TABLE_NAME"])
+table = boto3.resource("dynamodb").Table(os.environ["APP_TABLE_NAME"])
 PUBLIC = ("id", "customer", "product", "quantity", "status", "version", "created_at", "updated_at")
 
 

@@ -11,7 +11,7 @@ from mangum import Mangum
 from pydantic import BaseModel, Field
 
 app = FastAPI(title="Orders")
-table = boto3.resource("dynamodb").Table(os.environ["ORDERS_TABLE_NAME"])
+table = boto3.resource("dynamodb").Table(os.environ["APP_TABLE_NAME"])
 
 
 class OrderIn(BaseModel):

@@ -12,9 +12,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from orders.adapters.sigv4 import Signer
+from app.core.aws.sigv4 import Signer
 
-TABLE = os.environ["ORDERS_TABLE_NAME"]
+TABLE = os.environ["APP_TABLE_NAME"]
 HOST, PORT = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://").split(":")
 PUBLIC = ("id", "customer", "product", "quantity", "status", "version", "created_at", "updated_at")
 Credentials = namedtuple("Credentials", "access_key secret_key token")

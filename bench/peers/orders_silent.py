@@ -16,22 +16,21 @@ class Observed:
         return client
 
 
-telemetry = ModuleType("orders.telemetry")
+telemetry = ModuleType("app.core.telemetry")
 for name in ("note", "count", "called", "redact"):
     setattr(telemetry, name, nothing)
 telemetry.Telemetry = lambda _: SimpleNamespace(install=nothing)  # type: ignore[attr-defined]
-request_log = ModuleType("orders.api.request_log")
+request_log = ModuleType("app.core.http.access_log")
 request_log.begin = request_log.end = nothing  # type: ignore[attr-defined]
 request_log.ids = lambda _: []  # type: ignore[attr-defined]
 request_log.Headers = list  # type: ignore[attr-defined]
-sys.modules |= {"orders.telemetry": telemetry, "orders.api.request_log": request_log}
+sys.modules |= {"app.core.telemetry": telemetry, "app.core.http.access_log": request_log}
 
-import orders  # noqa: E402
-import orders.adapters.aws  # noqa: E402
-import orders.api  # noqa: E402
 
-orders.telemetry = telemetry  # type: ignore[attr-defined]
-orders.api.request_log = request_log  # type: ignore[attr-defined]
-orders.adapters.aws.Observed = Observed  # type: ignore[assignment,misc]
+import app.core.aws.client  # noqa: E402
 
-from orders.lambda_handler import handler  # noqa: E402, F401
+app.core.telemetry = telemetry  # type: ignore[attr-defined]
+app.core.http.access_log = request_log  # type: ignore[attr-defined]
+app.core.aws.client.Observed = Observed  # type: ignore[assignment,misc]
+
+from app.entrypoints.lambda_api import handler  # noqa: E402, F401

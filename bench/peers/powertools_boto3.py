@@ -13,7 +13,7 @@ from boto3.dynamodb.conditions import Key
 from pydantic import BaseModel, Field
 
 app = APIGatewayHttpResolver(enable_validation=True)
-table = boto3.resource("dynamodb").Table(os.environ["ORDERS_TABLE_NAME"])
+table = boto3.resource("dynamodb").Table(os.environ["APP_TABLE_NAME"])
 
 
 class OrderIn(BaseModel):

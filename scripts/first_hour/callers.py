@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from orders.adapters.lean_client import ATTEMPT_SECONDS
+from app.core.aws.json_client import ATTEMPT_SECONDS
 
 _CALLERS = 2
 # With five requests a turn this stays far below what the web ACL takes from one address.

@@ -26,7 +26,7 @@ from scripts.first_hour.left import Left
 from scripts.first_hour.run import Step, StepFailed
 from scripts.first_hour.stage import BOOTSTRAP, NAME, PARAMETERS, STAGE, Stage, expect, until
 
-from orders.domain import OrderStatus
+from app.orders.models import OrderStatus
 
 EDGE_PARAMETERS = ("Mode=block", "RequestsPerFiveMinutes=20000")  # the callers of a switch have one address
 # It fails late, when the functions' new versions are published: the network of the tasks does not exist.

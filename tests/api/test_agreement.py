@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
 from tests.support import ROOT
 
-from orders.api.schemas import NOT_WHITE_SPACE, Name
+from app.orders.schemas import NOT_WHITE_SPACE, Name
 
 DOCUMENT = json.loads((ROOT / "docs/openapi.json").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]

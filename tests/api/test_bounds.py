@@ -15,10 +15,10 @@ import pytest
 from tests.api.wire import Answer, answers, connect, exchange, received, sent, serving
 from tests.support import a_settings
 
-from orders.api import http_protocol
-from orders.api.app import create_app
-from orders.api.middleware import MAX_HEADER_BYTES
-from orders.service import OrderService
+from app.core.http import http_protocol
+from app.core.http.app import create_app
+from app.core.http.middleware import MAX_HEADER_BYTES
+from app.orders.service import OrderService
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: a\r\n"
 LAST = HEAD + b"Connection: close\r\n\r\n"

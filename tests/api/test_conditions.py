@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import AN_ORDER, an_order
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api import conditions, endpoints
-from orders.domain import ANYONE, OrderStatus
-from orders.errors import VersionConflict
-from orders.ports import StatusChange
-from orders.service import OrderService
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.errors import VersionConflict
+from app.core.http import conditions
+from app.orders import endpoints
+from app.orders.models import ANYONE, OrderStatus
+from app.orders.ports import StatusChange
+from app.orders.service import OrderService
 
 UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
 # The order is at version 2: what names it, what does not, and what is no list of entity tags.

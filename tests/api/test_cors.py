@@ -10,10 +10,10 @@ import pytest
 from tests.issuer import authenticator, bearer
 from tests.support import ServerTransport, a_settings
 
-from orders.api import middleware
-from orders.api.app import App, create_app
-from orders.service import OrderService
-from orders.settings import Settings
+from app.core.http import middleware
+from app.core.http.app import App, create_app
+from app.core.settings import Settings
+from app.orders.service import OrderService
 
 OURS, EVIL = "https://console.test", "https://evil.test"
 NOT_OURS = [

@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from tests.support import AN_ORDER
 
-from orders.adapters.memory import MemoryDocumentStore
-from orders.api.schemas import NewAttachment
-from orders.domain import AttachmentType
-from orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS
-from orders.settings import Settings
+from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.settings import Settings
+from app.orders.models import AttachmentType
+from app.orders.schemas import NewAttachment
+from app.orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS
 
 PDF = {"name": "invoice.pdf", "content_type": "application/pdf"}
 UNKNOWN = "0199a6f5-1c00-7000-8000-00000000dead"

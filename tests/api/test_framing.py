@@ -13,9 +13,9 @@ from tests.api.wire import Answer, connect, exchange, pieces, received, sent, se
 from tests.api.wire import answers as read_answers
 from tests.support import a_settings
 
-from orders.api import http_protocol
-from orders.api.app import create_app
-from orders.service import OrderService
+from app.core.http import http_protocol
+from app.core.http.app import create_app
+from app.orders.service import OrderService
 
 ORDER = b'{"customer": "John Doe", "product": "Widget", "quantity": 5}'
 HOST = b"Host: a\r\n"
@@ -47,7 +47,7 @@ class Served:
         self._application = create_app(service, a_settings())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if "orders.refusal" not in scope:
+        if "app.refusal" not in scope:
             self.paths.append(f"{scope['method']} {scope['path']}")
         self.headers.append(scope["headers"])
         await self._application(scope, receive, send)
@@ -338,7 +338,7 @@ class Slow:
             await self.let.wait()
         body = scope["path"].encode()
         headers = [(b"content-length", b"%d" % len(body)), *self.headers]
-        status = scope["orders.refusal"].status_code if "orders.refusal" in scope else 200
+        status = scope["app.refusal"].status_code if "app.refusal" in scope else 200
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support import a_settings, an_order
 
-from orders import service as service_module
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api import front
-from orders.api.app import App, create_app
-from orders.api.middleware import RequestBoundary
-from orders.domain import ANYONE, Caller
-from orders.errors import NotAuthenticated
-from orders.service import OrderService
-from orders.telemetry import Telemetry
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.errors import NotAuthenticated
+from app.core.http import fast_path
+from app.core.http.app import App, create_app
+from app.core.http.middleware import RequestBoundary
+from app.core.telemetry import Telemetry
+from app.orders import service as service_module
+from app.orders.models import ANYONE, Caller
+from app.orders.service import OrderService
 
 STORED = an_order().id
 ABSENT = STORED[:-1] + "2"
@@ -369,10 +369,10 @@ def test_a_body_that_is_cut_off_is_not_taken_for_a_whole_one(method: str, path: 
 
 def test_every_hot_endpoint_is_a_documented_one(both: dict[str, Both]) -> None:
     paths = both["open"].apps[0].openapi()["paths"]
-    for method, endpoints in front.HOT.items():
+    for method, endpoints in fast_path.HOT.items():
         for hot in endpoints:
             assert method.lower() in paths[hot.path]
-    for path in front.HEALTH:
+    for path in fast_path.HEALTH:
         assert "get" in paths[path]
 
 
@@ -405,7 +405,7 @@ ENVIRON = {
     "AWS_REGION": "eu-west-1",
     "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
     **{
-        f"ORDERS_{name}": "x"
+        f"APP_{name}": "x"
         for name in ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
     },
 }
@@ -423,7 +423,7 @@ def test_a_cold_start_imports_only_what_it_needs() -> None:
     }
     program = f"""
 import json, sys
-from orders.lambda_handler import handler
+from app.entrypoints.lambda_api import handler
 class Context: aws_request_id, function_version = "request", "7"
 answer = handler({event!r}, Context)
 print(json.dumps([answer["statusCode"], sorted(sys.modules)]))

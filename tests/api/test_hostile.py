@@ -20,10 +20,10 @@ from tests.api import hostile
 from tests.issuer import ISSUER, authenticator, bearer
 from tests.support import a_settings
 
-from orders.adapters.memory import MemoryDocumentStore
-from orders.api.app import create_app
-from orders.service import OrderService
-from orders.settings import Settings
+from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.http.app import create_app
+from app.core.settings import Settings
+from app.orders.service import OrderService
 
 PAGE = "https://console.test"  # may call, and so has to be able to read every answer
 ALICE, BOB, ADMIN = bearer("alice"), bearer("bob"), bearer("root", "orders:admin")

@@ -13,8 +13,8 @@ from tests.api.wire import exchange, serving
 from tests.issuer import authenticator, bearer
 from tests.support import AN_ORDER, a_settings
 
-from orders.api.app import create_app
-from orders.service import OrderService
+from app.core.http.app import create_app
+from app.orders.service import OrderService
 
 KNOWN = (
     f"HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\n"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
 from tests.support import sample
 
-from orders.api.app import App
-from orders.http_api import handler_of
+from app.core.http.app import App
+from app.core.http.lambda_adapter import handler_of
 
 Answer = dict[str, Any]
 Handle = Callable[[Any], tuple[Answer, dict[str, Any]]]

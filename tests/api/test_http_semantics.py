@@ -12,9 +12,9 @@ import pytest
 from tests.api.test_orders import assert_problem, place
 from tests.support import AN_ORDER, ServerTransport, a_settings
 
-from orders.adapters.memory import MemoryDocumentStore
-from orders.api.app import App, create_app
-from orders.service import OrderService
+from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.http.app import App, create_app
+from app.orders.service import OrderService
 
 UNKNOWN = "0199a6f5-1c00-7000-8000-000000000001"
 GENERATED = {"x-request-id", "x-correlation-id"}

@@ -21,14 +21,14 @@ from tests.api.wire import serving
 from tests.issuer import authenticator, bearer
 from tests.support import AN_ORDER, a_settings, an_order
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api import middleware
-from orders.api.app import App, create_app
-from orders.api.auth import AuthenticatedRoute, caller_with
-from orders.api.callers import WRITE
-from orders.api.routes import Writer
-from orders.domain import Order
-from orders.service import OrderService
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.http import middleware
+from app.core.http.app import App, create_app
+from app.core.http.auth import AuthenticatedRoute, caller_with
+from app.core.http.callers import WRITE
+from app.orders.models import Order
+from app.orders.routes import Writer
+from app.orders.service import OrderService
 
 BODY = json.dumps(AN_ORDER).encode()
 JSON = {"content-type": "application/json"}

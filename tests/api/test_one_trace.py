@@ -9,12 +9,12 @@ import httpx
 import pytest
 from tests.support import AN_ORDER, a_message, a_settings, an_envelope
 
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryEventPublisher
-from orders.receipts_handler import consume
-from orders.relay_handler import relay
-from orders.service import OrderService
-from orders.telemetry import Telemetry
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryEventPublisher
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.telemetry import Telemetry
+from app.entrypoints.lambda_receipts import consume
+from app.entrypoints.lambda_relay import relay
+from app.orders.service import OrderService
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 XRAY = f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent=53995c3f42cd8ad8;Sampled=1"

@@ -11,9 +11,9 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 from tests.issuer import authenticator, bearer
 from tests.support import ROOT, a_settings
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api.app import create_app
-from orders.service import OrderService
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.http.app import create_app
+from app.orders.service import OrderService
 
 _service = OrderService(MemoryOrderStore(), MemoryDocumentStore(), FixedCursorKey())
 _guarded = create_app(_service, a_settings(), authenticator())

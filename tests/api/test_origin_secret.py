@@ -9,8 +9,8 @@ import httpx
 import pytest
 from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
 
-from orders.api.app import create_app
-from orders.service import OrderService
+from app.core.http.app import create_app
+from app.orders.service import OrderService
 
 NEW, OLD = "new-secret-" + "n" * 40, "old-secret-" + "o" * 40
 

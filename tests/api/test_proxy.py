@@ -19,8 +19,8 @@ from tests.api.wire import Answer, connect, exchange, serving
 from tests.issuer import authenticator, bearer
 from tests.support import AN_ORDER, a_settings
 
-from orders.api.app import create_app
-from orders.service import OrderService
+from app.core.http.app import create_app
+from app.orders.service import OrderService
 
 ROUNDS = 10
 PLAIN = 'proxy_set_header Connection "";'

@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api.app import create_app
-from orders.errors import DependencyUnavailable
-from orders.service import OrderService
-from orders.settings import Settings
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.errors import DependencyUnavailable
+from app.core.http.app import create_app
+from app.core.settings import Settings
+from app.orders.service import OrderService
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01", "x-correlation-id": "mine-1"}

@@ -11,14 +11,14 @@ import httpx
 import pytest
 from tests.support import LambdaTransport, ServerTransport, a_settings
 
-from orders import __version__
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api.app import create_app
-from orders.api.errors import STATUS
-from orders.domain import Order
-from orders.errors import DependencyUnavailable, OrderError
-from orders.service import OrderService
-from orders.settings import Settings
+from app import __version__
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.errors import DependencyUnavailable, OrderError
+from app.core.http.app import create_app
+from app.core.http.errors import STATUS
+from app.core.settings import Settings
+from app.orders.models import Order
+from app.orders.service import OrderService
 
 
 def test_start_page_says_what_answers_and_no_resource_names(client: httpx.Client, settings: Settings) -> None:

@@ -18,9 +18,9 @@ from tests.api.wire import answers, connect, received
 
 SRC = Path(__file__).parents[2] / "src"
 ORDER_ID = "0199a6f5-1c00-7000-8000-000000000001"
-# As `python -m orders.server`, with less time.
+# As `python -m app.entrypoints.server`, with less time.
 PROGRAM = """
-from orders import server
+from app.entrypoints import server
 server.DRAIN_SECONDS = server.FINISH_SECONDS = 0.5
 server.main()
 """
@@ -45,7 +45,7 @@ def process(database: socket.socket) -> Iterator[tuple[subprocess.Popen[str], in
         "AWS_REGION": "eu-west-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{database.getsockname()[1]}",
         **{
-            f"ORDERS_{name}": "x"
+            f"APP_{name}": "x"
             for name in ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
         },
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvicorn
 
-from orders.api.http_protocol import HttpProtocol
+from app.core.http.http_protocol import HttpProtocol
 
 # No test waits for these; they end one that would hang.
 SECONDS = 30

@@ -54,7 +54,7 @@ def issuer() -> Iterator[Issuer]:
 def guarded_site(aws: EmbeddedAws, issuer: Issuer) -> Iterator[str]:
     """What `make run AUTH=1` serves."""
     port = _free_port()
-    with application(aws, port, {"ORDERS_AUTH_ISSUER": issuer.url, "ORDERS_AUTH_AUDIENCE": AUDIENCE}):
+    with application(aws, port, {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": AUDIENCE}):
         yield f"http://localhost:{port}"
 
 

@@ -9,11 +9,11 @@ import pytest
 from localcloud.embedded import EmbeddedAws
 from moto import mock_aws
 
-from orders.adapters.boto3_client import Boto3Client
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.adapters.lean_client import LeanClient
-from orders.adapters.memory import MemoryOrderStore
-from orders.ports import OrderStore
+from app.core.aws.boto3_client import Boto3Client
+from app.core.aws.json_client import LeanClient
+from app.core.dynamodb.memory import MemoryOrderStore
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.orders.ports import OrderStore
 
 Run = Callable[[Awaitable[None]], None]
 

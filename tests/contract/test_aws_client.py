@@ -12,12 +12,12 @@ from botocore.config import Config
 from tests.misbehaving import Behaviour, Server, answers, hangs, refuses, resets, sends, serving
 from tests.support import a_settings
 
-from orders.adapters import boto3_client, lean_client
-from orders.adapters.aws import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError, AwsClient
-from orders.adapters.boto3_client import Boto3Client
-from orders.adapters.lean_client import LeanClient
-from orders.errors import DependencyUnavailable
-from orders.telemetry import Telemetry
+from app.core.aws import boto3_client, json_client
+from app.core.aws.boto3_client import Boto3Client
+from app.core.aws.client import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError, AwsClient
+from app.core.aws.json_client import LeanClient
+from app.core.errors import DependencyUnavailable
+from app.core.telemetry import Telemetry
 
 MakeClient = Callable[[Server], AwsClient]
 
@@ -33,8 +33,8 @@ def client_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, "eu-west-1")
     # Only an answer that never comes is not waited for: any other may take its time on a busy machine.
     seconds = 0.5 if request.node.callspec.params.get("fault") is hangs else 10.0
-    monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", seconds)
-    monkeypatch.setattr(lean_client, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", seconds)
+    monkeypatch.setattr(json_client, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(boto3_client, "Config", lambda **more: Config(**more | {"read_timeout": seconds}))
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
 
@@ -122,7 +122,7 @@ def test_a_key_that_is_switched_off_is_a_dependency_that_fails(client_of: MakeCl
 
 def test_a_call_ends_by_its_deadline(client_of: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one attempt may still take its time."""
-    for module in (lean_client, boto3_client):
+    for module in (json_client, boto3_client):
         monkeypatch.setattr(module, "DEADLINE_SECONDS", 0.3)
 
     async def case() -> None:

@@ -18,13 +18,13 @@ from localcloud.issuer import AUDIENCE, Issuer
 from tests.misbehaving import answers, end, serving, silence
 from tests.support import AN_ORDER, ROOT, a_settings
 
-from orders.adapters import aws, credentials, http1, lean_client, s3
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.adapters.jwt import KeySet
-from orders.api.middleware import MAX_IN_FLIGHT
-from orders.bootstrap import build_app
-from orders.errors import DependencyUnavailable
-from orders.ports import OrderStore
+from app.core.auth.jwt import KeySet
+from app.core.aws import client, credentials, http1, json_client, s3
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.errors import DependencyUnavailable
+from app.core.http.middleware import MAX_IN_FLIGHT
+from app.main import build_app
+from app.orders.ports import OrderStore
 
 PLACES = 3
 
@@ -84,13 +84,13 @@ def few_places(monkeypatch: pytest.MonkeyPatch, dependency: str) -> None:
     """Few are soon full. And nobody gives up meanwhile, however busy the machine."""
     # Who waits for credentials holds a place of the service that needs them.
     scarce = "dynamodb" if dependency == "credentials" else dependency
-    monkeypatch.setattr(aws, "PLACES", aws.PLACES | {scarce: PLACES})
-    monkeypatch.setattr(s3, "PLACES", aws.PLACES)
+    monkeypatch.setattr(client, "PLACES", client.PLACES | {scarce: PLACES})
+    monkeypatch.setattr(s3, "PLACES", client.PLACES)
     monkeypatch.setattr(credentials, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(KeySet, "COOLDOWN_SECONDS", 90.0)
     for name in ("ATTEMPT_SECONDS", "DEADLINE_SECONDS"):
-        monkeypatch.setattr(lean_client, name, 60.0)
+        monkeypatch.setattr(json_client, name, 60.0)
     for name in ("READ_SECONDS", "DEADLINE_SECONDS"):
         monkeypatch.setattr(s3, name, 60.0)
 
@@ -169,7 +169,7 @@ def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyP
 
 
 def test_together_they_leave_places_for_what_needs_none() -> None:
-    assert sum(aws.PLACES.values()) < MAX_IN_FLIGHT
+    assert sum(client.PLACES.values()) < MAX_IN_FLIGHT
 
 
 @pytest.mark.parametrize("method", [name for name in vars(OrderStore) if not name.startswith("_")])
@@ -179,7 +179,7 @@ def test_no_method_of_the_store_goes_past_its_bound(method: str) -> None:
             raise AssertionError
 
     store = DynamoOrderStore(Unasked(), "table", 4)
-    for _ in range(aws.PLACES["dynamodb"]):
+    for _ in range(client.PLACES["dynamodb"]):
         store.bulkhead.take()
     call = getattr(store, method)
     parameters = inspect.signature(call).parameters.values()
@@ -193,12 +193,12 @@ def test_the_documentation_knows_the_places() -> None:
     text = (ROOT / "docs/reliability.md").read_text()
     _, table = text.split("| dependency | requests that may wait |")
     rows = [re.search(r"\d+", row.split("|")[2]) for row in table.split("\n\n")[0].splitlines()[2:]]
-    assert [int(found[0]) for found in rows if found] == list(aws.PLACES.values())
+    assert [int(found[0]) for found in rows if found] == list(client.PLACES.values())
 
 
 def test_a_place_is_given_back_however_the_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     few_places(monkeypatch, "s3")
-    bulkhead = aws.Bulkhead("s3")
+    bulkhead = client.Bulkhead("s3")
     for _ in range(9):
         with pytest.raises(KeyError), bulkhead:
             raise KeyError
@@ -212,4 +212,4 @@ def test_a_place_is_given_back_however_the_work_ends(monkeypatch: pytest.MonkeyP
 
 
 def test_who_makes_one_call_at_a_time_finds_a_connection() -> None:
-    assert aws.PLACES["dynamodb"] <= http1.MAX_CONNECTIONS
+    assert client.PLACES["dynamodb"] <= http1.MAX_CONNECTIONS

@@ -24,14 +24,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from localcloud.embedded import EmbeddedAws
 from tests.support import AN_ORDER, a_settings
 
-from orders import domain, service
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.adapters.lean_client import LeanClient
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore
-from orders.api.app import create_app
-from orders.api.callers import READ, WRITE
-from orders.domain import ANYONE, TRANSITIONS, Caller, OrderStatus, order_id_for
-from orders.service import OrderService
+from app.core.aws.json_client import LeanClient
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.http.app import create_app
+from app.core.http.callers import READ, WRITE
+from app.orders import models, service
+from app.orders.models import ANYONE, TRANSITIONS, Caller, OrderStatus, order_id_for
+from app.orders.service import OrderService
 
 CALLERS = ("alice", "bob")
 KEYS = ("one", "two")
@@ -228,11 +228,11 @@ class OrdersApi(RuleBasedStateMachine):
     def check(self, calls: list[Call]) -> list[httpx.Response]:
         """Send the calls at once, and narrow down what states the orders may be in now."""
         responses = self.send_at_once(calls)
-        for ref, models in self.models.items():
+        for ref, possible in self.models.items():
             touching = [n for n, call in enumerate(calls) if call.touches(ref)]
             answers = [said(responses[n], self.ids[ref]) for n in touching]
-            self.models[ref] = possible_ends(models, ref, [calls[n] for n in touching], answers)
-            assert self.models[ref], f"{ref}: no sequence of {calls} gives {answers} from {models}"
+            self.models[ref] = possible_ends(possible, ref, [calls[n] for n in touching], answers)
+            assert self.models[ref], f"{ref}: no sequence of {calls} gives {answers} from {possible}"
         return responses
 
     @rule(calls=st.lists(CALLS, min_size=1, max_size=6))
@@ -278,7 +278,7 @@ def test_a_clock_that_goes_back_loses_no_change(aws: EmbeddedAws, monkeypatch: p
         store = DynamoOrderStore(client, aws.outputs["OrdersTableName"], 4)
         orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
         placed = (await orders.place_order(ANYONE, "c", "p", 1)).order
-        monkeypatch.setattr(service, "now", lambda: domain.now() - timedelta(hours=1))
+        monkeypatch.setattr(service, "now", lambda: models.now() - timedelta(hours=1))
         shipped = await orders.change_status(ANYONE, placed.id, OrderStatus.SHIPPED, 1)
         assert (shipped.status, shipped.version) == (OrderStatus.SHIPPED, 2)
         delivered = await orders.change_status(ANYONE, placed.id, OrderStatus.DELIVERED, 2)

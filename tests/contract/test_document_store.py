@@ -23,13 +23,13 @@ from tests.misbehaving import Behaviour, Server, answers, hangs, resets, sends, 
 from tests.support import ROOT
 from tests.template.templates import mentions, template
 
-from orders.adapters import aws as aws_adapters
-from orders.adapters import s3
-from orders.adapters.memory import MemoryDocumentStore
-from orders.adapters.s3 import S3DocumentStore
-from orders.domain import AttachmentType, new_order_id
-from orders.errors import DependencyUnavailable
-from orders.ports import DocumentStore, Upload
+from app.core.aws import client as aws_adapters
+from app.core.aws import s3
+from app.core.aws.s3 import S3DocumentStore
+from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.errors import DependencyUnavailable
+from app.orders.models import AttachmentType, new_order_id
+from app.orders.ports import DocumentStore, Upload
 
 ID = "0199a6f5-1c00-7000-8000-000000000001"
 Attach = Callable[[str, str, bytes], object]
@@ -213,9 +213,9 @@ class TestS3:
                 asyncio.run(store.receipt_url(ID))
 
     def test_the_api_starts_without_the_sdk(self) -> None:
-        program = "import sys, orders.bootstrap as b; b.build_app(); sys.exit('boto3' in sys.modules)"
+        program = "import sys, app.main as b; b.build_app(); sys.exit('boto3' in sys.modules)"
         required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
-        environ = {f"ORDERS_{name}": "arn:any" for name in required}
+        environ = {f"APP_{name}": "arn:any" for name in required}
         environ |= {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT / "src"),

@@ -24,16 +24,16 @@ from botocore.exceptions import BotoCoreError, EndpointProviderError
 from tests.misbehaving import serving
 from tests.support import a_settings
 
-from orders.adapters import lean_client
-from orders.adapters.boto3_client import Boto3Client
-from orders.adapters.credentials import CredentialsChain
-from orders.adapters.endpoints import NeedsSdk, endpoint_of, region_for_sdk
-from orders.adapters.eventbridge import EventBridgePublisher
-from orders.adapters.http1 import Answer
-from orders.adapters.lean_client import LeanClient
-from orders.adapters.s3 import _new_client as new_s3_client
-from orders.bootstrap import aws_client, build_app
-from orders.errors import DependencyUnavailable
+from app.core.aws import json_client
+from app.core.aws.boto3_client import Boto3Client
+from app.core.aws.credentials import CredentialsChain
+from app.core.aws.endpoints import NeedsSdk, endpoint_of, region_for_sdk
+from app.core.aws.http1 import Answer
+from app.core.aws.json_client import LeanClient
+from app.core.aws.s3 import _new_client as new_s3_client
+from app.core.errors import DependencyUnavailable
+from app.core.events.publisher import EventBridgePublisher
+from app.main import aws_client, build_app
 
 # (our names of the call, boto3's)
 CALLS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
@@ -96,7 +96,7 @@ def by_us(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Sent | None]:
         found.append(sent(pool._url.geturl(), head["authorization"]))
         return Answer(200, b"{}")
 
-    monkeypatch.setattr("orders.adapters.http1.Pool.exchange", exchange)
+    monkeypatch.setattr("app.core.aws.http1.Pool.exchange", exchange)
 
     def call(service: str) -> Sent | None:
         prefix, json_version, operation, request = CALLS[service]
@@ -404,12 +404,12 @@ class TestWords:
             record.getMessage().split()[0] for record in caplog.records if record.levelno == logging.WARNING
         ]
         assert {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} <= set(said)
-        assert Boto3Client("kms")._client.meta.config.retries["total_max_attempts"] == lean_client.ATTEMPTS
+        assert Boto3Client("kms")._client.meta.config.retries["total_max_attempts"] == json_client.ATTEMPTS
 
     def test_of_the_server_are_one_line(self) -> None:
         required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
-        environ = {f"ORDERS_{name}": "x" for name in required} | {"PYTHONPATH": "src", "HOME": "/nowhere"}
-        command = [sys.executable, "-m", "orders.server"]
+        environ = {f"APP_{name}": "x" for name in required} | {"PYTHONPATH": "src", "HOME": "/nowhere"}
+        command = [sys.executable, "-m", "app.entrypoints.server"]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
         said = "Cannot start: AWS_REGION is not set, and no profile names a region\n"
         assert (done.returncode, done.stderr) == (1, said)

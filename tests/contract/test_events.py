@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, FormatChecker
 from tests.support import ROOT, a_record, an_envelope, an_order, sample
 
-from orders.adapters.stream import event_of
-from orders.domain import TRANSITIONS, Order, OrderStatus, timestamp
-from orders.events import ORDER_PLACED, ORDER_STATUS_CHANGED
-from orders.ports import Event
-from orders.receipts import MalformedEvent, placed_order, receipt_html
+from app.core.events.stream import event_of
+from app.orders.events import ORDER_PLACED, ORDER_STATUS_CHANGED
+from app.orders.models import TRANSITIONS, Order, OrderStatus, timestamp
+from app.orders.ports import Event
+from app.orders.receipts import MalformedEvent, placed_order, receipt_html
 
 SCHEMAS = {
     name: json.loads((ROOT / "docs" / "events" / f"{name}.json").read_text())

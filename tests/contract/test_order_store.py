@@ -14,11 +14,11 @@ import pytest
 from localcloud.embedded import EmbeddedAws
 from tests.support import an_order
 
-from orders.adapters.aws import AwsClient
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.adapters.memory import MemoryOrderStore
-from orders.domain import Order, OrderStatus, new_order_id, now, sources_of
-from orders.ports import OrderQuery, OrderStore
+from app.core.aws.client import AwsClient
+from app.core.dynamodb.memory import MemoryOrderStore
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.orders.models import Order, OrderStatus, new_order_id, now, sources_of
+from app.orders.ports import OrderQuery, OrderStore
 
 Run = Callable[[Awaitable[None]], None]
 

@@ -23,7 +23,7 @@ from scripts.first_hour.left import Left
 from scripts.first_hour.run import Run, State, Step, StepFailed, report, table
 from scripts.first_hour.stage import NAME, Stage, Target, until
 
-from orders.adapters.lean_client import ATTEMPT_SECONDS
+from app.core.aws.json_client import ATTEMPT_SECONDS
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
 

@@ -15,7 +15,7 @@ from scripts.delivery.decide import DeliveryError
 from scripts.release import ReleaseError, notes_of, sbom_of, version_of, write_files
 from tests.delivery.conftest import ROOT
 
-from orders import __version__
+from app import __version__
 
 CHANGELOG = """# Changelog
 
@@ -36,9 +36,9 @@ class TestVersion:
         assert version_of() == __version__
 
     def test_two_are_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "src/orders").mkdir(parents=True)
+        (tmp_path / "src/app").mkdir(parents=True)
         (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.0.0"\n')
-        (tmp_path / "src/orders/__init__.py").write_text('__version__ = "1.0.1"\n')
+        (tmp_path / "src/app/__init__.py").write_text('__version__ = "1.0.1"\n')
         with pytest.raises(ReleaseError, match=r"1\.0\.0.*1\.0\.1"):
             version_of(tmp_path)
 

@@ -314,21 +314,21 @@ class TestSources:
                 assert _covered(source), source
 
     def test_a_change_makes_another_key(self, tmp_path: Any) -> None:
-        for name in ("template.yaml", "src/orders/domain.py", "fargate/template.yaml"):
+        for name in ("template.yaml", "src/app/orders/models.py", "fargate/template.yaml"):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text("first")
         keys = [source_key(tmp_path)]
-        (tmp_path / "src/orders/domain.py").write_text("second")
+        (tmp_path / "src/app/orders/models.py").write_text("second")
         keys.append(source_key(tmp_path))
-        (tmp_path / "src/orders/domain.py").rename(tmp_path / "src/orders/other.py")
+        (tmp_path / "src/app/orders/models.py").rename(tmp_path / "src/app/other.py")
         keys.append(source_key(tmp_path))
         (tmp_path / "fargate/network.yaml").write_text("")
         keys.append(source_key(tmp_path))
         keys.append(source_key(tmp_path, "arm64"))
         assert len(set(keys)) == 5
         (tmp_path / "README.md").write_text("x")
-        (tmp_path / "src/orders/__pycache__").mkdir()
-        (tmp_path / "src/orders/__pycache__/x.pyc").write_text("x")
+        (tmp_path / "src/app/__pycache__").mkdir()
+        (tmp_path / "src/app/__pycache__/x.pyc").write_text("x")
         assert source_key(tmp_path) == keys[-2]
 
 

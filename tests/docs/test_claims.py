@@ -14,7 +14,7 @@ import pytest
 from cfnlint.decode import decode
 from scripts import diagram
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -91,7 +91,7 @@ def named(section: str) -> set[str]:
 @cache
 def known_words() -> set[str]:
     """Return every key and one-word value of the templates, and every word of the application."""
-    sources = [path.read_text() for path in ROOT.glob("src/orders/**/*.py")]
+    sources = [path.read_text() for path in ROOT.glob("src/app/**/*.py")]
     words = set(re.findall(r"\w+", "\n".join(sources)))
 
     def walk(value: Any) -> None:
@@ -121,7 +121,7 @@ def variables() -> set[str]:
 
 def exists(name: str, page: Path) -> bool:
     """Tell whether a path is there: from the root, from the page, or in the application's package."""
-    return any(any(base.glob(name.rstrip("/"))) for base in (ROOT, page.parent, ROOT / "src/orders"))
+    return any(any(base.glob(name.rstrip("/"))) for base in (ROOT, page.parent, ROOT / "src/app"))
 
 
 def identify(page: Path) -> str:
@@ -164,10 +164,10 @@ class TestPage:
         assert set(re.findall(r"`(\w*_\w+)(?:\(\))?`", page.read_text())) <= CODE
 
     def test_every_variable_exists(self, page: Path) -> None:
-        settings = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
+        settings = {f"APP_{field.name.upper()}" for field in fields(Settings)}
         for text in code(page):
             for name in re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", text):
-                assert name in (settings if name.startswith("ORDERS_") else variables()), name
+                assert name in (settings if name.startswith("APP_") else variables()), name
 
     def test_every_parameter_that_is_set_exists(self, page: Path) -> None:
         # In capitals it is make's or a shell's: `RUNTIME=fargate`.
@@ -227,7 +227,7 @@ def test_the_diagrams_are_those_of_the_templates() -> None:
         ("test_every_file_exists", "`nosuch.py`"),
         ("test_every_file_exists", "```sh\nsam local invoke -e events/nosuch.json\n```"),
         ("test_every_variable_exists", "`AWS_NOSUCH_ROLE`"),
-        ("test_every_variable_exists", "    ORDERS_NO_SUCH=1 python"),
+        ("test_every_variable_exists", "    APP_NO_SUCH=1 python"),
         ("test_every_parameter_that_is_set_exists", "```sh\nsam deploy NoSuchParameter=1\n```"),
         ("test_every_parameter_that_is_set_exists", "`Nosuch=lambda`"),
         ("test_every_name_with_two_humps_exists", "`NoSuchParameter`"),

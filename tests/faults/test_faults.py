@@ -40,7 +40,7 @@ from scripts.dlq import Operator
 from tests.faults.proxy import FAULTS, SERVICES, FaultProxy
 from tests.support import AN_ORDER
 
-from orders.domain import TRANSITIONS, OrderStatus
+from app.orders.models import TRANSITIONS, OrderStatus
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))  # noqa: S311
@@ -68,7 +68,7 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [*ON_A_FULL_DISK, "-m", "orders.server"],
+            [*ON_A_FULL_DISK, "-m", "app.entrypoints.server"],
             cwd=ROOT,
             env=self._environ,
             stdout=subprocess.DEVNULL,

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from orders.adapters.lean_client import LeanClient
-from orders.bootstrap import build_app
-from orders.settings import Settings
+from app.core.aws.json_client import LeanClient
+from app.core.settings import Settings
+from app.main import build_app
 
 
 @asynccontextmanager
@@ -26,7 +26,7 @@ async def api_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orders.bootstrap.LeanClient", Noted)
+        patch.setattr("app.main.LeanClient", Noted)
         transport = httpx.ASGITransport(build_app(settings))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:

@@ -53,8 +53,8 @@ def aws() -> Iterator[EmbeddedAws]:
 def target(aws: EmbeddedAws) -> Iterator[Target]:
     """The stack, and the server over it as the task that it has none of here."""
     port = free_port()
-    environ = environment("") | aws.environ | {"PORT": str(port), "ORDERS_RUNTIME": "fargate"}
-    with started([".venv/bin/python", "-m", "orders.server"], environ):
+    environ = environment("") | aws.environ | {"PORT": str(port), "APP_RUNTIME": "fargate"}
+    with started([".venv/bin/python", "-m", "app.entrypoints.server"], environ):
         url = f"http://127.0.0.1:{port}"
         wait_until_healthy(url)
         found = find(boto3.Session(), "orders-local")

@@ -14,7 +14,7 @@ from localcloud.embedded import EmbeddedAws
 from tests.local.running import api_client
 from tests.support import AN_ORDER
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 
 class CountingProxy(ThreadingHTTPServer):

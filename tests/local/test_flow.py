@@ -25,10 +25,10 @@ from scripts.dlq import main
 from tests.local.running import api_client
 from tests.support import AN_ORDER, ROOT
 
-from orders.adapters.eventbridge import EventBridgePublisher
-from orders.relay_handler import relay
-from orders.settings import Settings
-from orders.telemetry import Telemetry
+from app.core.events.publisher import EventBridgePublisher
+from app.core.settings import Settings
+from app.core.telemetry import Telemetry
+from app.entrypoints.lambda_relay import relay
 
 ORDERS = 200
 STACK = "orders-flow"
@@ -263,7 +263,7 @@ class TestWhatGetsStuck:
         self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         mend = flow.break_code(
-            "adapters/stream.py",
+            "core/events/stream.py",
             """
             sound = event_of
 

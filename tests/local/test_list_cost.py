@@ -16,9 +16,9 @@ from localcloud.embedded import embedded_aws
 from tests.support import an_order
 from tests.template.templates import template
 
-from orders.adapters.dynamodb import DynamoOrderStore, item_of
-from orders.domain import Order
-from orders.ports import OrderQuery
+from app.core.dynamodb.repository import DynamoOrderStore, item_of
+from app.orders.models import Order
+from app.orders.ports import OrderQuery
 
 SHARDS = 4
 LIMIT = 20

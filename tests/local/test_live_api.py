@@ -28,7 +28,7 @@ def api(aws: EmbeddedAws) -> Iterator[httpx.Client]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environ = os.environ | aws.environ | {"PORT": str(port), "PYTHONPATH": str(ROOT / "src")}
-    server = subprocess.Popen([sys.executable, "-m", "orders.server"], env=environ)
+    server = subprocess.Popen([sys.executable, "-m", "app.entrypoints.server"], env=environ)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             for _ in range(100):

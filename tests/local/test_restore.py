@@ -20,9 +20,9 @@ from scripts import restore as command
 from tests.local.running import api_client
 from tests.support import AN_ORDER, ROOT, an_order
 
-from orders.adapters.dynamodb import item_of
-from orders.adapters.stream import event_of
-from orders.settings import Settings
+from app.core.dynamodb.repository import item_of
+from app.core.events.stream import event_of
+from app.core.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("restore")
 

@@ -32,7 +32,7 @@ from tests.privileges import walk
 from tests.privileges.walk import Refused, Step, World
 from tests.template.templates import template
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 pytestmark = [pytest.mark.xdist_group("privileges"), pytest.mark.timeout(300)]
 
@@ -107,9 +107,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The stack with IAM enforced, what the walks find in it, and a role to try statements on."""
     template = _over_plain_http(tmp_path_factory.mktemp("stack"))
     with embedded_aws(template, auth=True) as aws, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("AWS_", "ORDERS_"))]:
+        for name in [name for name in os.environ if name.startswith(("AWS_", "APP_"))]:
             patch.delenv(name)
-        world = World(aws, Settings.from_env(aws.environ | {"ORDERS_AUTH_ISSUER": ""}))
+        world = World(aws, Settings.from_env(aws.environ | {"APP_AUTH_ISSUER": ""}))
         world.tried = aws.environ | _session(world)
         for name, value in world.tried.items():
             patch.setenv(name, value)

@@ -22,11 +22,11 @@ from localcloud.embedded import REGION, EmbeddedAws
 from tests.issuer import authenticator, bearer
 from tests.support import AN_ORDER, ServerTransport
 
-from orders.adapters.eventbridge import EventBridgePublisher
-from orders.adapters.s3 import S3DocumentStore
-from orders.bootstrap import build_app
-from orders.ports import Event
-from orders.settings import Settings
+from app.core.aws.s3 import S3DocumentStore
+from app.core.events.publisher import EventBridgePublisher
+from app.core.settings import Settings
+from app.main import build_app
+from app.orders.ports import Event
 
 ALICE, ADMIN = bearer("alice"), bearer("root", "orders:admin")
 

@@ -32,19 +32,19 @@ from tests.template.cloudwatch import Key, Metrics, Samples, composite_state, ke
 from tests.template.templates import ROOT, Evaluator, mentions, template
 from tests.unit.test_lean_client import client_of, refuses, serving
 
-from orders.adapters.memory import (
+from app.core.dynamodb.memory import (
     FixedCursorKey,
     MemoryDocumentStore,
     MemoryEventPublisher,
     MemoryOrderStore,
 )
-from orders.adapters.stream import event_of
-from orders.api import middleware
-from orders.api.app import create_app
-from orders.receipts_handler import consume
-from orders.relay_handler import relay
-from orders.service import OrderService
-from orders.telemetry import METRICS, Telemetry
+from app.core.events.stream import event_of
+from app.core.http import middleware
+from app.core.http.app import create_app
+from app.core.telemetry import METRICS, Telemetry
+from app.entrypoints.lambda_receipts import consume
+from app.entrypoints.lambda_relay import relay
+from app.orders.service import OrderService
 
 MONITORING = "monitoring/template.yaml"
 UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
@@ -820,7 +820,7 @@ WORDS = {
 
 def test_queries_ask_for_fields_that_lines_have() -> None:
     written = set()
-    for path in ROOT.glob("src/orders/**/*.py"):
+    for path in ROOT.glob("src/app/**/*.py"):
         source = path.read_text()
         written |= set(re.findall(r'"(\w+)"', source)) | set(re.findall(r"(\w+)=", source))
     for name, resource in resources("both").items():

@@ -11,7 +11,7 @@ from cfnlint.helpers import REGIONS
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from tests.template.templates import ROOT, Evaluator, mentions, template, whole_templates
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 SOURCE = template("edge/template.yaml")
 PARTITION_AWS = r"(us|eu|ap|sa|ca|me|af|il|mx)-\w+-\d$"
@@ -60,7 +60,7 @@ def test_both_origins_are_shown_the_secret_and_the_bucket_is_not() -> None:
             ((header,),) = headers
             assert header["HeaderName"].lower() == "x-origin-secret"
             assert header["HeaderValue"]["Fn::Sub"].startswith("{{resolve:secretsmanager:${OriginSecret}:")
-    middleware = (ROOT / "src/orders/api/middleware.py").read_text()
+    middleware = (ROOT / "src/app/core/http/middleware.py").read_text()
     assert 'ORIGIN_SECRET_HEADER = b"x-origin-secret"' in middleware
 
 
@@ -106,7 +106,7 @@ def test_the_generated_secret_is_one_that_the_application_takes() -> None:
     required = dict.fromkeys(
         ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN"), "x"
     )
-    environ = {f"ORDERS_{name}": each for name, each in (required | {"ORIGIN_SECRETS": made}).items()}
+    environ = {f"APP_{name}": each for name, each in (required | {"ORIGIN_SECRETS": made}).items()}
     assert Settings.from_env(environ).origin_secrets == ("n" * 48,)
 
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from tests.template.templates import ROOT
 
-from orders.http_api import handler_of
-from orders.service import OrderService
+from app.core.http.lambda_adapter import handler_of
+from app.orders.service import OrderService
 
 SAMPLES = {
     path.stem: json.loads(path.read_text())

@@ -23,7 +23,7 @@ from tests.template.templates import (
     transformed,
 )
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 ALL_TEMPLATES = ["template.yaml", "fargate/template.yaml", "fargate/network.yaml"]
 FARGATE_PREFIXES = (
@@ -268,7 +268,7 @@ class TestOneApplication:
         return dict(container)
 
     def test_environment_is_the_settings_in_both_runtimes(self) -> None:
-        names = {f"ORDERS_{field.name.upper()}" for field in fields(Settings)}
+        names = {f"APP_{field.name.upper()}" for field in fields(Settings)}
         assert self.environment().keys() == names
         container = self.container()
         secrets = container["Secrets"]["Fn::If"][1]
@@ -279,9 +279,9 @@ class TestOneApplication:
     def test_environment_has_the_same_values_in_both_runtimes(self) -> None:
         handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
         for each in self.container()["Environment"]:
-            if each["Name"] == "ORDERS_RUNTIME":
+            if each["Name"] == "APP_RUNTIME":
                 assert each["Value"] == "fargate"
-                assert self.environment()["ORDERS_RUNTIME"] == "lambda"
+                assert self.environment()["APP_RUNTIME"] == "lambda"
             else:
                 assert handed_over[each["Value"]["Ref"]] == self.environment()[each["Name"]]
 
@@ -289,7 +289,7 @@ class TestOneApplication:
         for name, resource in template()["Resources"].items():
             if resource["Type"] == "AWS::Serverless::Function":
                 own = resource["Properties"].get("Environment", {"Variables": {}})["Variables"]
-                assert own.keys() == ({"ORDERS_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
+                assert own.keys() == ({"APP_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
 
     def test_a_parameter_that_changes_publishes_the_functions_anew(self) -> None:
         source = template()
@@ -413,9 +413,9 @@ class TestOriginSecret:
         assert function["KmsKeyArn"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
         variables = function["Environment"]["Variables"]
         assert [name for name, each in variables.items() if "{{resolve" in str(each)] == [
-            "ORDERS_ORIGIN_SECRETS"
+            "APP_ORIGIN_SECRETS"
         ]
-        condition, secret, without = variables["ORDERS_ORIGIN_SECRETS"]["Fn::If"]
+        condition, secret, without = variables["APP_ORIGIN_SECRETS"]["Fn::If"]
         assert (condition, without) == ("HasOriginSecret", "")
         version = "{{resolve:secretsmanager:${OriginSecretArn}:SecretString:::${OriginSecretVersion}}}"
         assert secret == {"Fn::Sub": version}
@@ -426,7 +426,7 @@ class TestOriginSecret:
         condition, [secret], without = container["Secrets"]["Fn::If"]
         assert (condition, without) == ("HasOriginSecret", {"Ref": "AWS::NoValue"})
         assert secret == {
-            "Name": "ORDERS_ORIGIN_SECRETS",
+            "Name": "APP_ORIGIN_SECRETS",
             # arn:json-key:version-stage:version-id; the whole of it, as on Lambda.
             "ValueFrom": {
                 "Fn::If": [
@@ -487,7 +487,7 @@ class TestServer:
         assert stack.is_true({"Condition": condition}) is protected
 
     def server(self, argument: str) -> int:
-        found = re.search(rf"{argument} ?= ?(\d+)", (ROOT / "src/orders/server.py").read_text())
+        found = re.search(rf"{argument} ?= ?(\d+)", (ROOT / "src/app/entrypoints/server.py").read_text())
         assert found
         return int(found[1])
 
@@ -517,7 +517,7 @@ class TestServer:
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
 
     def test_a_task_has_no_more_processor_than_its_one_process_uses(self) -> None:
-        assert "workers" not in (ROOT / "src/orders/server.py").read_text()
+        assert "workers" not in (ROOT / "src/app/entrypoints/server.py").read_text()
         assert max(template()["Parameters"]["FargateCpuUnits"]["AllowedValues"]) == 1024
 
     def test_a_bad_deployment_is_taken_back_and_scaling_is_left_alone(self) -> None:

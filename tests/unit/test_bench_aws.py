@@ -32,7 +32,7 @@ from botocore.stub import ANY, Stubber
 from costs.model import Measured, Prices, Setup
 from tests.template.templates import template
 
-from orders.telemetry import METRICS, NAMESPACE
+from app.core.telemetry import METRICS, NAMESPACE
 
 ROOT = Path(__file__).parents[2]
 PRICES = Prices.load()

@@ -9,9 +9,9 @@ import sys
 import pytest
 from tests.support import a_settings
 
-from orders.adapters.jwt import JwtAuthenticator
-from orders.api.callers import OpenToAll
-from orders.bootstrap import build_app
+from app.core.auth.jwt import JwtAuthenticator
+from app.core.http.callers import OpenToAll
+from app.main import build_app
 
 
 @pytest.fixture(autouse=True)
@@ -44,5 +44,5 @@ def test_an_issuer_that_cannot_be_trusted_does_not_start(issuer: str, audience: 
 
 
 def test_an_open_application_does_not_load_the_token_library() -> None:
-    program = f"import sys; sys.path = {sys.path}; import orders.bootstrap; sys.exit('jwt' in sys.modules)"
+    program = f"import sys; sys.path = {sys.path}; import app.main; sys.exit('jwt' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tests.support import a_record, an_order
 
-from orders import context
-from orders.adapters.eventbridge import xray_header
-from orders.adapters.stream import event_of
+from app.core import context
+from app.core.events.publisher import xray_header
+from app.core.events.stream import event_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -41,9 +41,9 @@ from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
 from tests.template.templates import PSEUDO, Evaluator, template
 from tests.template.test_alarms import alarms
 
-from orders.api.app import create_app
-from orders.service import OrderService
-from orders.telemetry import METRICS
+from app.core.http.app import create_app
+from app.core.telemetry import METRICS
+from app.orders.service import OrderService
 
 ROOT = Path(__file__).parents[2]
 PRICES = Prices.load()

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from orders.adapters import credentials as module
-from orders.adapters import s3
-from orders.adapters.credentials import Credentials, CredentialsChain
-from orders.adapters.http1 import Answer
-from orders.errors import DependencyUnavailable
+from app.core.aws import credentials as module
+from app.core.aws import s3
+from app.core.aws.credentials import Credentials, CredentialsChain
+from app.core.aws.http1 import Answer
+from app.core.errors import DependencyUnavailable
 
 Endpoint = Callable[..., list[str]]
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import ROOT, an_order
 
-from orders.cursor import decrypt, encrypt, scope_of
-from orders.domain import ANYONE, Caller, OrderStatus, new_order_id, now
-from orders.errors import InvalidCursor
+from app.core.cursor import decrypt, encrypt, scope_of
+from app.core.errors import InvalidCursor
+from app.orders.models import ANYONE, Caller, OrderStatus, new_order_id, now
 
 KEY = b"k" * 32
 SCOPE = scope_of(ANYONE, customer=None, status=None)
@@ -92,8 +92,9 @@ def test_an_admins_cursor_is_of_use_to_that_admin_only(other: Caller) -> None:
 def test_the_first_cursor_loads_the_library_and_nothing_before_it() -> None:
     program = """
 import sys
-from orders import cursor, service
-from orders.domain import ANYONE
+from app.core import cursor
+from app.orders import service
+from app.orders.models import ANYONE
 scope = cursor.scope_of(ANYONE, customer=None, status=None)
 assert "cryptography" not in sys.modules
 cursor.encrypt("position", scope, b"k" * 32)

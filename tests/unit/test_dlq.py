@@ -17,8 +17,8 @@ from scripts import dlq
 from scripts.dlq import main
 from tests.support import a_record, an_envelope, an_order
 
-from orders.domain import OrderStatus
-from orders.events import order_placed, order_status_changed
+from app.orders.events import order_placed, order_status_changed
+from app.orders.models import OrderStatus
 
 QUEUES = ("ReceiptsQueue", "ReceiptsDeadLetterQueue", "RelayDeadLetterQueue")
 REGION = "eu-central-1"

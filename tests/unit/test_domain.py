@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import an_order
 
-from orders.domain import (
+from app.orders.models import (
     TRANSITIONS,
     Caller,
     OrderStatus,

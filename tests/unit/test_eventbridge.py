@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from tests.support import an_order
 
-from orders.adapters.eventbridge import EventBridgePublisher, xray_header
-from orders.events import order_placed
-from orders.ports import Event
+from app.core.events.publisher import EventBridgePublisher, xray_header
+from app.orders.events import order_placed
+from app.orders.ports import Event
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

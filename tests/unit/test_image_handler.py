@@ -8,7 +8,7 @@ from urllib.request import Request
 
 import pytest
 
-from orders import image_handler
+from app.entrypoints import image_digest
 
 VERSION = "arn:aws:lambda:eu-west-1:111122223333:function:orders-dev-RelayFunction-x:7"
 IMAGE = "444455556666.dkr.ecr.eu-central-1.amazonaws.com/team/orders@sha256:" + "a" * 64
@@ -55,7 +55,7 @@ def event(kind: str = "Create") -> dict[str, Any]:
 
 def answer_of(monkeypatch: pytest.MonkeyPatch, sent: list[Request], result: Any, kind: str = "Create") -> Any:
     monkeypatch.setattr("boto3.client", lambda _: FakeLambda(result))
-    image_handler.handler(event(kind), None)
+    image_digest.handler(event(kind), None)
     (request,) = sent
     assert request.get_method() == "PUT"
     assert request.get_header("Content-type") == ""
@@ -92,7 +92,7 @@ def test_a_failure_is_answered_too(monkeypatch: pytest.MonkeyPatch, sent: list[R
 
 
 def test_a_registry_that_is_not_ecr() -> None:
-    arn = image_handler.repository_arn("127.0.0.1:4566/orders:tag", VERSION)
+    arn = image_digest.repository_arn("127.0.0.1:4566/orders:tag", VERSION)
     assert arn == "arn:aws:ecr:eu-west-1:111122223333:repository/orders"
 
 
@@ -101,7 +101,7 @@ class TestConfiguration:
         sent.clear()
         asked = {**event("Update"), "ResourceProperties": {"Values": list(values)}}
         monkeypatch.setattr("boto3.client", lambda _: pytest.fail("nothing is asked of AWS"))
-        image_handler.handler(asked, None)
+        image_digest.handler(asked, None)
         assert isinstance(sent[0].data, bytes)
         answer = json.loads(sent[0].data)
         assert answer["Status"] == "SUCCESS"

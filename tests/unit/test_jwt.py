@@ -20,11 +20,11 @@ from jwt.algorithms import ECAlgorithm
 from localcloud.issuer import AUDIENCE, Issuer
 from tests.misbehaving import Behaviour, answers, resets, sends, serving
 
-from orders.adapters import jwt as module
-from orders.adapters.aws import PLACES
-from orders.adapters.jwt import LEEWAY_SECONDS, JwtAuthenticator, KeySet
-from orders.domain import Caller, order_id_for
-from orders.errors import DependencyUnavailable, NotAuthenticated
+from app.core.auth import jwt as module
+from app.core.auth.jwt import LEEWAY_SECONDS, JwtAuthenticator, KeySet
+from app.core.aws.client import PLACES
+from app.core.errors import DependencyUnavailable, NotAuthenticated
+from app.orders.models import Caller, order_id_for
 
 URL = "https://issuer.test"
 
@@ -278,7 +278,7 @@ def test_a_known_token_is_not_verified_again_and_ends_in_time(
 def test_what_is_remembered_is_bounded(
     authenticator: JwtAuthenticator, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orders.adapters.jwt._TOKENS_KEPT", 3)
+    monkeypatch.setattr("app.core.auth.jwt._TOKENS_KEPT", 3)
     for n in range(10):
         caller(authenticator, issuer.token(f"caller-{n}"))
         assert len(authenticator._known) <= 3

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orders.adapters.kms import KmsCursorKey
-from orders.errors import DependencyUnavailable
+from app.core.aws.kms import KmsCursorKey
+from app.core.errors import DependencyUnavailable
 
 
 class Kms:

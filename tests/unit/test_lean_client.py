@@ -25,12 +25,12 @@ from cryptography.x509.oid import NameOID
 from tests.misbehaving import OK, Behaviour, Server, answers, hangs, refuses, resets, sends, serving
 from tests.support import a_settings
 
-from orders.adapters import http1, lean_client
-from orders.adapters.aws import AwsCallError
-from orders.adapters.credentials import CredentialsChain
-from orders.adapters.lean_client import LeanClient
-from orders.errors import DependencyUnavailable, Overloaded
-from orders.telemetry import Telemetry
+from app.core.aws import http1, json_client
+from app.core.aws.client import AwsCallError
+from app.core.aws.credentials import CredentialsChain
+from app.core.aws.json_client import LeanClient
+from app.core.errors import DependencyUnavailable, Overloaded
+from app.core.telemetry import Telemetry
 
 ENVIRON = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "eu-west-1"}
 
@@ -49,10 +49,10 @@ def run(test: Coroutine[Any, Any, None], loops: Any = asyncio) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/nowhere")  # without a profile
     # An answer may take its time on a busy machine; a test where one never comes sets its own time.
-    monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 10.0)
-    monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 15.0)
+    monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", 10.0)
+    monkeypatch.setattr(json_client, "DEADLINE_SECONDS", 15.0)
     monkeypatch.setattr(http1, "CONNECT_SECONDS", 10.0)
-    monkeypatch.setattr(lean_client, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr(json_client, "BACKOFF_SECONDS", 0.001)
 
 
 class TestCalls:
@@ -160,7 +160,7 @@ class TestFaults:
     )
     def test_is_tried_again_then_reported(self, fault: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
         if fault is hangs:
-            monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 0.5)
+            monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", 0.5)
 
         async def test() -> None:
             async with serving(fault) as server:
@@ -171,7 +171,7 @@ class TestFaults:
                 with pytest.raises(DependencyUnavailable) as caught:
                     await client_of(server).call("GetItem", {})
                 assert caught.value.dependency == "dynamodb"
-                assert len(server.requests) == lean_client.ATTEMPTS
+                assert len(server.requests) == json_client.ATTEMPTS
 
         run(test())
 
@@ -185,7 +185,7 @@ class TestFaults:
         run(test())
 
     def test_slow_credentials_are_called_by_their_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 0.3)
+        monkeypatch.setattr(json_client, "DEADLINE_SECONDS", 0.3)
 
         async def test() -> None:
             async with serving(hangs) as source, serving() as server:
@@ -261,9 +261,9 @@ class TestFaults:
                 for _ in range(50):
                     with pytest.raises(DependencyUnavailable):
                         await client.call("GetItem", {})
-                assert len(server.requests) == 50 + lean_client.BUDGET // lean_client.RETRY_COST
+                assert len(server.requests) == 50 + json_client.BUDGET // json_client.RETRY_COST
                 server.script.clear()
-                for _ in range(lean_client.RETRY_COST):  # successes earn retries back
+                for _ in range(json_client.RETRY_COST):  # successes earn retries back
                     await client.call("GetItem", {})
                 server.script = [resets]
                 await client.call("GetItem", {})
@@ -271,8 +271,8 @@ class TestFaults:
         run(test())
 
     def test_the_deadline_bounds_the_whole_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 1.0)
-        monkeypatch.setattr(lean_client, "DEADLINE_SECONDS", 1.5)
+        monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", 1.0)
+        monkeypatch.setattr(json_client, "DEADLINE_SECONDS", 1.5)
 
         async def test() -> None:
             async with serving(hangs, hangs, hangs, hangs) as server:
@@ -289,7 +289,7 @@ class TestFaults:
     ) -> None:
         monkeypatch.setattr(http1, "MAX_CONNECTIONS", 2)
         monkeypatch.setattr(http1, "CONNECT_SECONDS", 0.3)
-        monkeypatch.setattr(lean_client, "ATTEMPT_SECONDS", 1.0)
+        monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", 1.0)
 
         async def test() -> None:
             async with serving(*[hangs] * 99) as server:
@@ -298,9 +298,9 @@ class TestFaults:
                     *(client.call("GetItem", {}) for _ in range(6)), return_exceptions=True
                 )
                 assert Counter(map(type, got)) == {DependencyUnavailable: 2, Overloaded: 4}
-                retries = 2 * (lean_client.ATTEMPTS - 1)
+                retries = 2 * (json_client.ATTEMPTS - 1)
                 assert len(server.requests) == 2 + retries
-                assert client._budget == lean_client.BUDGET - retries * lean_client.RETRY_COST
+                assert client._budget == json_client.BUDGET - retries * json_client.RETRY_COST
 
         run(test())
 
@@ -314,7 +314,7 @@ class TestFaults:
                 with pytest.raises(msgspec.ValidationError):
                     await client.call("GetItem", {}, Got)
                 assert len(server.requests) == 1
-                assert client._budget == lean_client.BUDGET
+                assert client._budget == json_client.BUDGET
 
         run(test())
 
@@ -609,7 +609,7 @@ class TestCredentials:
                     assert isinstance(caught.value.__cause__, AwsCallError)
                 assert len(source.requests) == 2
                 assert len(server.requests) == 20
-                assert client._budget == lean_client.BUDGET
+                assert client._budget == json_client.BUDGET
                 server.script.clear()  # as when a clock is right again
                 assert await client.call("GetItem", {})
 

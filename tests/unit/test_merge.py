@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.adapters.dynamodb import DynamoOrderStore
-from orders.errors import DependencyUnavailable
-from orders.ports import OrderQuery
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.errors import DependencyUnavailable
+from app.orders.ports import OrderQuery
 
 
 class CannedIndex:

@@ -9,12 +9,12 @@ import pytest
 from fastapi import FastAPI
 from tests.support import a_settings
 
-from orders.adapters import http1
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.api import middleware
-from orders.api.app import create_app
-from orders.domain import Order
-from orders.service import OrderService
+from app.core.aws import http1
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.http import middleware
+from app.core.http.app import create_app
+from app.orders.models import Order
+from app.orders.service import OrderService
 
 UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
 

@@ -12,14 +12,14 @@ import msgspec
 import pytest
 from tests.support import a_message, a_settings, an_envelope, an_order, sample
 
-from orders import context
-from orders.adapters.memory import MemoryDocumentStore
-from orders.domain import OrderStatus
-from orders.errors import DependencyUnavailable
-from orders.events import order_placed, order_status_changed
-from orders.receipts import MalformedEvent, OrderFacts, placed_order, receipt_html
-from orders.receipts_handler import consume
-from orders.telemetry import Telemetry
+from app.core import context
+from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.errors import DependencyUnavailable
+from app.core.telemetry import Telemetry
+from app.entrypoints.lambda_receipts import consume
+from app.orders.events import order_placed, order_status_changed
+from app.orders.models import OrderStatus
+from app.orders.receipts import MalformedEvent, OrderFacts, placed_order, receipt_html
 
 HOSTILE = ["<script>alert(1)</script>", "</td></table>&\"'", "{id} %s", "é漢"]
 TOLD = Telemetry(a_settings())

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from tests.support import a_record, a_settings, an_order, sample
 
-from orders.adapters.memory import MemoryEventPublisher
-from orders.adapters.stream import MalformedRecord, event_of
-from orders.domain import OrderStatus
-from orders.ports import Event
-from orders.relay_handler import relay
-from orders.telemetry import Telemetry
+from app.core.dynamodb.memory import MemoryEventPublisher
+from app.core.events.stream import MalformedRecord, event_of
+from app.core.telemetry import Telemetry
+from app.entrypoints.lambda_relay import relay
+from app.orders.models import OrderStatus
+from app.orders.ports import Event
 
 TOLD = Telemetry(a_settings())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from tests.support import an_order
 
-from orders.api.responses import Public, public
-from orders.domain import Order
+from app.core.http.responses import Public, public
+from app.orders.models import Order
 
 
 def test_callers_see_every_field_of_an_order_but_its_owner() -> None:

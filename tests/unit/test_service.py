@@ -10,9 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from orders.adapters.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from orders.domain import ANYONE, TRANSITIONS, AttachmentType, Caller, Order, OrderStatus, new_order_id
-from orders.errors import (
+from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.errors import (
     AttachmentTooLarge,
     IdempotencyKeyReused,
     IllegalTransition,
@@ -22,7 +21,8 @@ from orders.errors import (
     UploadQuotaExceeded,
     VersionConflict,
 )
-from orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS, OrderService
+from app.orders.models import ANYONE, TRANSITIONS, AttachmentType, Caller, Order, OrderStatus, new_order_id
+from app.orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS, OrderService
 
 ALICE = Caller("alice", frozenset({"orders:read", "orders:write"}))
 BOB = Caller("bob", frozenset({"orders:read", "orders:write"}))

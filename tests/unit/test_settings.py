@@ -6,20 +6,20 @@ import json
 
 import pytest
 
-from orders.settings import Settings
+from app.core.settings import Settings
 
 COMPLETE = {
-    "ORDERS_TABLE_NAME": "table",
-    "ORDERS_BUCKET_NAME": "bucket",
-    "ORDERS_EVENT_BUS_NAME": "bus",
-    "ORDERS_KMS_KEY_ARN": "key",
-    "ORDERS_CURSOR_KEY_ARN": "cursor",
+    "APP_TABLE_NAME": "table",
+    "APP_BUCKET_NAME": "bucket",
+    "APP_EVENT_BUS_NAME": "bus",
+    "APP_KMS_KEY_ARN": "key",
+    "APP_CURSOR_KEY_ARN": "cursor",
 }
 
 
 def test_reads_and_converts() -> None:
     settings = Settings.from_env(
-        COMPLETE | {"ORDERS_LIST_SHARDS": "8", "ORDERS_CORS_ORIGINS": "https://a, https://b"}
+        COMPLETE | {"APP_LIST_SHARDS": "8", "APP_CORS_ORIGINS": "https://a, https://b"}
     )
     assert settings.list_shards == 8
     assert settings.cors_origins == ("https://a", "https://b")
@@ -27,14 +27,12 @@ def test_reads_and_converts() -> None:
 
 
 def test_empty_is_as_good_as_absent() -> None:
-    assert Settings.from_env(COMPLETE | {"ORDERS_LIST_SHARDS": ""}).list_shards == 4
+    assert Settings.from_env(COMPLETE | {"APP_LIST_SHARDS": ""}).list_shards == 4
 
 
 def test_names_everything_that_is_wrong() -> None:
-    with pytest.raises(
-        ValueError, match=r"ORDERS_TABLE_NAME is not set; .*ORDERS_LIST_SHARDS is not valid: '0'"
-    ):
-        Settings.from_env({"ORDERS_LIST_SHARDS": "0"})
+    with pytest.raises(ValueError, match=r"APP_TABLE_NAME is not set; .*APP_LIST_SHARDS is not valid: '0'"):
+        Settings.from_env({"APP_LIST_SHARDS": "0"})
 
 
 class TestOriginSecrets:
@@ -42,7 +40,7 @@ class TestOriginSecrets:
 
     def test_the_next_and_the_one_before_are_taken_and_a_placeholder_is_not(self) -> None:
         def read(**secret: str) -> tuple[str, ...]:
-            settings = Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": json.dumps(secret)})
+            settings = Settings.from_env(COMPLETE | {"APP_ORIGIN_SECRETS": json.dumps(secret)})
             return settings.origin_secrets
 
         assert read(current=self.NEW, previous=self.OLD) == (self.NEW, self.OLD)
@@ -61,10 +59,10 @@ class TestOriginSecrets:
         ],
     )
     def test_what_holds_no_secret_does_not_open_the_origin(self, text: str) -> None:
-        with pytest.raises(ValueError, match="ORDERS_ORIGIN_SECRETS is not valid") as refused:
-            Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": text})
+        with pytest.raises(ValueError, match="APP_ORIGIN_SECRETS is not valid") as refused:
+            Settings.from_env(COMPLETE | {"APP_ORIGIN_SECRETS": text})
         assert "hunter2" not in str(refused.value)
 
     def test_they_are_not_shown(self) -> None:
         secret = json.dumps({"current": self.NEW})
-        assert self.NEW not in repr(Settings.from_env(COMPLETE | {"ORDERS_ORIGIN_SECRETS": secret}))
+        assert self.NEW not in repr(Settings.from_env(COMPLETE | {"APP_ORIGIN_SECRETS": secret}))

@@ -11,8 +11,8 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orders.adapters.credentials import Credentials
-from orders.adapters.sigv4 import Signer
+from app.core.aws.credentials import Credentials
+from app.core.aws.sigv4 import Signer
 
 MOMENT = datetime(2026, 1, 2, 23, 59, 59, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from tests.support import a_settings
 
-from orders import context, telemetry
-from orders.telemetry import METRICS, Telemetry, redact
+from app.core import context, telemetry
+from app.core.telemetry import METRICS, Telemetry, redact
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

@@ -95,7 +95,7 @@ def function(
     emulator.chmod(0o755)
     options = ["--read-only", "--tmpfs=/tmp", "--memory=1024m", "--publish=127.0.0.1:0:8080"]
     options += [f"--volume={emulator}:/rie:ro", "--entrypoint=/rie", *variables(reachable_aws, "lambda")]
-    command = ("python", "-m", "awslambdaric", "orders.lambda_handler.handler")
+    command = ("python", "-m", "awslambdaric", "app.entrypoints.lambda_api.handler")
     with (
         container(image, options, *command) as name,
         httpx.Client(transport=FunctionTransport(address(name)), base_url="http://api.test") as client,

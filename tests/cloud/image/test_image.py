@@ -33,7 +33,7 @@ def in_image(image: str, *command: str) -> str:
 class TestContent:
     def test_default_command_is_the_server_and_nobody_runs_it(self, image: str) -> None:
         config = inspect(image)["Config"]
-        assert config["Cmd"] == ["python", "-m", "orders.server"]
+        assert config["Cmd"] == ["python", "-m", "app.entrypoints.server"]
         assert config["Entrypoint"] is None  # Lambda names its own
         assert config["User"] == "65534:65534"
 

@@ -1,0 +1,1 @@
+"""What every resource shares; it knows none of them."""

@@ -1,0 +1,1 @@
+"""Calls to AWS: clients, connections, credentials, endpoints."""

@@ -1,0 +1,1 @@
+"""The repository of a resource, on DynamoDB and in memory."""

@@ -1,0 +1,1 @@
+"""From changes in the table to events on the bus, and to their consumers."""

@@ -1,0 +1,99 @@
+"""Pages of other origins: those listed may call the API and read all that it answers, refusals too.
+
+Without any listed, nothing of this is imported. Starlette's middleware is one layer: outside of the boundary
+it answers preflights that nothing bounds, inside of it pages could not read what the boundary refuses.
+https://fetch.spec.whatwg.org/#http-cors-protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.http.responses import problem
+
+_METHODS = ["GET", "HEAD", "POST", "PUT"]
+_HEADERS = [
+    "accept",
+    "accept-language",
+    "authorization",
+    "baggage",
+    "content-language",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "traceparent",
+    "tracestate",
+    "x-correlation-id",
+]
+_EXPOSED = b"etag, location, idempotent-replayed, retry-after, x-correlation-id, x-request-id"
+_MAX_AGE_SECONDS = 600
+
+
+class Cors:
+    """Two layers. Neither ever allows credentials: a token goes in a header, which a page has to be given."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    def readable(self, app: ASGIApp) -> ASGIApp:
+        """Let listed pages read what `app` answers. Outside of the boundary, which answers too."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_with_headers(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    message["headers"] = [*message["headers"], *self._headers(scope)]
+                await send(message)
+
+            await app(scope, receive, send_with_headers)
+
+        return answer
+
+    def preflights(self, app: ASGIApp) -> ASGIApp:
+        """Answer a browser that asks whether a page may send a request. Inside of the boundary's limits."""
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            asks = scope["type"] == "http" and scope["method"] == "OPTIONS"
+            asked = dict(scope["headers"]) if asks else {}
+            if asked.keys() >= {b"origin", b"access-control-request-method"}:
+                await self._permission(asked, scope["path"])(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return answer
+
+    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        vary = (b"vary", b"Origin")
+        origin = dict(scope["headers"]).get(b"origin")
+        if origin is None or not self._lists(origin):
+            return [vary]
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", _EXPOSED),
+            vary,
+        ]
+
+    def _permission(self, asked: dict[bytes, bytes], path: str) -> Response:
+        method = asked[b"access-control-request-method"].decode("latin-1")
+        names = asked.get(b"access-control-request-headers", b"").decode("latin-1").lower().split(",")
+        for what, allowed in (
+            ("origin", self._lists(asked[b"origin"])),
+            ("method", method in _METHODS),
+            ("header", {name.strip() for name in names} <= {"", *_HEADERS}),
+        ):
+            if not allowed:
+                detail = f"A page may not send this from another origin: the {what} is not allowed."
+                return problem(400, "Not allowed", detail, path, kind="cross-origin")
+        return Response(
+            headers={
+                "access-control-allow-methods": ", ".join(_METHODS),
+                "access-control-allow-headers": ", ".join(_HEADERS),
+                "access-control-max-age": str(_MAX_AGE_SECONDS),
+            }
+        )
+
+    def _lists(self, origin: bytes) -> bool:
+        return origin in self._origins or b"*" in self._origins

@@ -1,0 +1,121 @@
+"""From the HTTP API's events to ASGI and back, by Mangum; whatever an event holds, it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from mangum import Mangum
+from mangum.handlers import HTTPGateway
+from mangum.types import Response, Scope
+from starlette.types import Receive, Send
+
+from app.core.http.app import App
+from app.core.http.responses import problem
+from app.core.telemetry import note
+
+# What Mangum makes of an answer that began and broke off; a server ends the connection.
+_BROKEN_OFF = {
+    "status": 500,
+    "headers": [[b"content-type", b"text/plain; charset=utf-8"]],
+    "body": b"Internal Server Error",
+}
+
+
+class _Gateway(HTTPGateway):
+    """Mangum's reading of the HTTP API's events, but where it would fail or mean something else.
+
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
+    """
+
+    @classmethod
+    def infer(cls, *_: Any) -> bool:
+        """Take every event: this function serves no other kind."""
+        return True
+
+    @cached_property
+    def scope(self) -> Scope:
+        """The request. Raises whatever the faults of the event lead to."""
+        event = self.event
+        if event["version"] != "2.0":
+            raise ValueError(event["version"])
+        http = event["requestContext"]["http"]
+        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+        # Mangum takes a port from these and fails when there is none: https://github.com/Kludex/mangum/issues/303
+        apart = [(name, headers.pop(name)) for name in ("host", "x-forwarded-port") if name in headers]
+        path = http["path"]
+        _ = path.encode(), http["method"].encode()  # anything but text fails here
+        if "%" in path:  # the HTTP API has decoded it, and Mangum does so once more
+            http = {**http, "path": path.replace("%", "%25")}
+        self.event = {**event, "headers": headers, "requestContext": {"http": http}}
+        scope = super().scope
+        self.event = scope["aws.event"] = event
+        scope["headers"] += [[name.encode(), value.encode()] for name, value in apart]
+        scope["server"] = None
+        if scope["scheme"] != "http":  # X-Forwarded-Proto can be anything
+            scope["scheme"] = "https"
+        return scope
+
+    def __call__(self, response: Response) -> dict[str, Any]:
+        """Return the response as the HTTP API takes it."""
+        if response == _BROKEN_OFF:
+            detail = "Something went wrong on our side."
+            whole = problem(500, "Internal Server Error", detail, self.scope["path"])
+            response = {**response, "headers": [*map(list, whole.raw_headers)], "body": bytes(whole.body)}
+        try:
+            answer = super().__call__(response)
+        except UnicodeDecodeError:  # a header's value is Latin-1, as ASGI allows
+            headers = [[name, value.decode("latin-1").encode()] for name, value in response["headers"]]
+            answer = super().__call__({**response, "headers": headers})
+        if not response["body"] and all(name != b"content-type" for name, _ in response["headers"]):
+            del answer["headers"]["content-type"]  # Mangum adds one even where there is no content
+        return answer
+
+
+# What takes the place of an event that cannot be read.
+_NO_REQUEST = {
+    "version": "2.0",
+    "requestContext": {"http": {"method": "UNKNOWN", "path": "/", "sourceIp": ""}},
+}
+
+
+def handler_of(app: App) -> Callable[[Any, Any], dict[str, Any]]:
+    """Return the Lambda handler that serves `app`."""
+    serve = _adapter(app)
+
+    def handler(event: Any, context: Any) -> dict[str, Any]:
+        try:
+            return serve(event, context)
+        except Exception as error:  # the event's: what the application raises, it answers itself
+            return _reject(app, event, context, error)
+
+    return handler
+
+
+def _adapter(app: Any) -> Mangum:
+    # Lifespan is off: Mangum would run start-up and shutdown with every request.
+    return Mangum(app, lifespan="off", custom_handlers=[_Gateway])
+
+
+def _reject(app: App, event: Any, context: Any, error: Exception) -> dict[str, Any]:
+    try:
+        is_request = isinstance(event["requestContext"]["http"], dict)
+    except (KeyError, TypeError):
+        is_request = False
+    if is_request:
+        answer = problem(400, "Bad Request", "The request cannot be read.", "/")
+    else:
+        answer = problem(500, "Internal Server Error", "This function serves an HTTP API only.", "/")
+
+    # Of other errors the text may hold what was sent.
+    cause = repr(error) if isinstance(error, KeyError) else type(error).__name__
+
+    async def reject(scope: Scope, receive: Receive, send: Send) -> None:
+        note(error="UnreadableEvent", cause=cause)
+        await answer(scope, receive, send)
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "app.refusal": reject}, receive, send)
+
+    return _adapter(refuse)(_NO_REQUEST, context)

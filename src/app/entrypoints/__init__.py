@@ -1,0 +1,1 @@
+"""What starts the process: the server and the Lambda functions."""

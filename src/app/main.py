@@ -1,0 +1,70 @@
+"""Joins settings, adapters and application; nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from app.core.aws.client import AwsClient, Observed
+from app.core.aws.credentials import CredentialsChain
+from app.core.aws.endpoints import SET_IN_CODE, NeedsSdk, endpoint_of
+from app.core.aws.json_client import LeanClient
+from app.core.aws.kms import KmsCursorKey
+from app.core.aws.s3 import S3DocumentStore
+from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.http.app import App, create_app
+from app.core.http.callers import Authenticator
+from app.core.settings import Settings
+from app.core.telemetry import Telemetry
+from app.orders.service import OrderService
+
+_log = logging.getLogger("orders")
+
+
+def build_app(settings: Settings | None = None) -> App:
+    """Build the application, from the environment unless given settings.
+
+    From the environment it is the process's one application, and the process's logging becomes ours.
+    Raises `ValueError` when settings are missing, ours or AWS's, or cannot be followed.
+    """
+    if settings is None:
+        settings = Settings.from_env()
+        Telemetry(settings).install()
+    for name in filter(os.environ.get, SET_IN_CODE):
+        _log.warning("%s has no effect: attempts and time-outs are set in code", name)
+    credentials = CredentialsChain()  # one for all, or each would ask its source
+    dynamodb = Observed(aws_client("dynamodb", "DynamoDB_20120810", "1.0", credentials))
+    kms = Observed(aws_client("kms", "TrentService", "1.1", credentials))
+    store = DynamoOrderStore(dynamodb, settings.table_name, settings.list_shards)
+    cursor_key = KmsCursorKey(kms, settings.cursor_key_arn)
+    documents = S3DocumentStore(
+        settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes, credentials
+    )
+    service = OrderService(store, documents, cursor_key)
+    return create_app(service, settings, _authenticator(settings))
+
+
+def aws_client(
+    service: str, target_prefix: str, json_version: str, credentials: CredentialsChain
+) -> AwsClient:
+    """Return our own client, or where settings ask for what it does not do, the one over boto3."""
+    try:
+        endpoint = endpoint_of(service, dict(os.environ))  # which is quicker to ask
+    except NeedsSdk as setting:
+        from app.core.aws.boto3_client import Boto3Client
+
+        _log.warning("%s goes through boto3, which costs more time and memory: %s", service, setting)
+        return Boto3Client(service)
+    return LeanClient(
+        service, target_prefix, json_version=json_version, endpoint=endpoint, credentials=credentials
+    )
+
+
+def _authenticator(settings: Settings) -> Authenticator | None:
+    if settings.is_open:
+        _log.warning("the API is open to anyone: APP_AUTH_ISSUER is not set")
+        return None
+    # Imported here, for an open API should not wait for cryptography to be imported.
+    from app.core.auth.jwt import JwtAuthenticator
+
+    return JwtAuthenticator(settings.auth_issuer, settings.auth_audience)

@@ -1,1 +1,0 @@
-"""The ports, implemented: in memory for tests, on AWS for the rest."""

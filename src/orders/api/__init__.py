@@ -1,1 +1,0 @@
-"""HTTP: turns requests into use cases and outcomes into responses. No rules about orders live here."""
