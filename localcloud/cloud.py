@@ -26,20 +26,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.cli import CliError
+
 from localcloud import engine
-from localcloud.embedded import LOCAL_PYTHON, ROOT, aws_environ
+from localcloud.running import (
+    LOCAL_PYTHON,
+    ROOT,
+    aws_environ,
+    emulator_environ,
+    is_healthy,
+    wait_until_healthy,
+)
 
 STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local")) / "cloud"
 STACK = "orders"
 _TOOLS = ROOT / ".venv-tools"
 _BUILDS = ROOT / ".aws-sam"
 _REPOSITORY = "orders"
-_HEALTHY_SECONDS = 120
 _RUNTIMES = ("lambda", "fargate")
-
-
-class CannotDeploy(Exception):
-    """Why not, in one line."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
             case ["status"]:
                 _status()
             case _:
-                raise CannotDeploy("RUNTIME must be lambda or fargate: make cloud-up RUNTIME=fargate")
-    except CannotDeploy as error:
+                raise CliError("RUNTIME must be lambda or fargate: make cloud-up RUNTIME=fargate")
+    except CliError as error:
         print(f"make cloud: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -66,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
 def _up(runtime: str) -> None:
     started = time.monotonic()
     _require_engine()
-    _say("Starting the local AWS ...")
+    _say("Starting the local AWS emulator ...")
     endpoint = start(STATE)
     _say(f"Building the image and deploying template.yaml with Runtime={runtime} (about two minutes) ...")
     outputs = deploy(endpoint, STACK, runtime=runtime, echo=True)
@@ -79,7 +83,7 @@ def _down() -> None:
     if not STATE.exists():
         _say("Nothing is up.")
         return
-    _say("Stopping the local AWS, its functions and its tasks ...")
+    _say("Stopping the local AWS emulator, its functions and its tasks ...")
     stop(STATE)
     _say("Gone: containers, images and data.")
 
@@ -87,7 +91,7 @@ def _down() -> None:
 def _status() -> None:
     endpoint = running_endpoint(STATE)
     if not endpoint:
-        print("The local AWS is not up. make cloud-up RUNTIME=lambda|fargate starts it.")
+        print("The local AWS emulator is not up. make cloud-up RUNTIME=lambda|fargate starts it.")
         return
     print(f"  AWS       {endpoint}")
     stack = describe(endpoint, STACK)
@@ -97,7 +101,7 @@ def _status() -> None:
     outputs = stack_outputs(stack)
     url = outputs.get("ApiUrl", "")
     print(f"  Stack     {STACK}: {stack['StackStatus']}, Runtime={outputs.get('Runtime', '?')}")
-    print(f"  API       {url or '-'} ({'healthy' if url and _is_healthy(url) else 'does not answer'})")
+    print(f"  API       {url or '-'} ({'healthy' if url and is_healthy(url) else 'does not answer'})")
     for line in containers(endpoint) or ["none"]:
         print(f"  Container {line}")
 
@@ -130,9 +134,7 @@ def start(state: Path, *, auth: bool = False) -> str:
     gateway = engine.gateway()
     if gateway:
         command += ["--also-bind", gateway]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_", "PYTHON"))}
-    rie = _runtime_interface_emulator(state)
-    environ = {**clean, "PYTHONPATH": str(ROOT), "AUTH": str(auth).lower(), "LOCALCLOUD_RIE": str(rie)}
+    environ = emulator_environ(auth=auth) | {"LOCALCLOUD_RIE": str(runtime_interface_emulator(state))}
     with (state / "aws.log").open("ab") as log:
         process = subprocess.Popen(
             command,
@@ -149,7 +151,7 @@ def start(state: Path, *, auth: bool = False) -> str:
     process.stdout.close()
     process.returncode = 0  # or Popen warns that it still runs, which is the point
     if "port" not in message:
-        raise CannotDeploy(message.get("error", f"the local AWS did not start (log: {state / 'aws.log'})"))
+        raise CliError(message.get("error", f"the emulator did not start (log: {state / 'aws.log'})"))
     endpoint = f"http://127.0.0.1:{message['port']}"
     (state / "endpoint").write_text(endpoint)
     return endpoint
@@ -258,7 +260,7 @@ def deploy(
     """Run `sam build` and `sam deploy` against the emulator and return the stack's outputs.
 
     `image` deploys that local image in place of the one that was built. `echo` shows what SAM prints;
-    otherwise it is shown only when it fails. Raises `CannotDeploy`.
+    otherwise it is shown only when it fails. Raises CliError.
     """
     environ = {**os.environ, **aws_environ(endpoint), "DOCKER_BUILDKIT": "0", "SAM_CLI_TELEMETRY": "0"}
     environ.pop("AWS_PROFILE", None)
@@ -288,31 +290,21 @@ def deploy(
     )
     found = describe(endpoint, stack)
     if found is None:
-        raise CannotDeploy(f"the stack {stack} is not there after sam deploy")
+        raise CliError(f"the stack {stack} is not there after sam deploy")
     return stack_outputs(found)
 
 
 def _sam(arguments: Sequence[str], environ: Mapping[str, str], echo: bool) -> None:
     sam = _TOOLS / "bin" / "sam"
     if not sam.exists():
-        raise CannotDeploy(".venv-tools is missing: `make setup` makes it")
+        raise CliError(".venv-tools is missing: `make setup` makes it")
     # An environment of samconfig.toml that is not there: its settings are for AWS.
     command = [str(sam), *arguments, "--config-env", "localcloud", "--region", "us-east-1"]
-    if echo:
-        done = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False)
-    else:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+    shown = {} if echo else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False, **shown)
     if done.returncode:
         shown = "" if echo else "\n" + done.stdout.decode(errors="replace")[-4000:]
-        raise CannotDeploy(f"sam {arguments[0]} failed{shown or '; its error stands above'}")
+        raise CliError(f"sam {arguments[0]} failed{shown or '; its error stands above'}")
 
 
 def client(endpoint: str, service: str) -> Any:
@@ -370,39 +362,22 @@ def create_stack(endpoint: str, stack: str, template: Path, parameters: Mapping[
     return stack_outputs(formation.describe_stacks(StackName=stack)["Stacks"][0])
 
 
-def wait_until_healthy(url: str, seconds: float = _HEALTHY_SECONDS) -> None:
-    """Return when GET <url>/health answers 200. Raises `CannotDeploy`."""
-    deadline = time.monotonic() + seconds
-    while not _is_healthy(url):
-        if time.monotonic() > deadline:
-            raise CannotDeploy(f"{url}/health did not answer within {seconds:.0f} s (make cloud-status)")
-        time.sleep(0.5)
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=30) as response:  # noqa: S310  # ours
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
 # The container engine --------------------------------------------------------------------------------
 
 
 def _require_engine() -> None:
     problem = engine.problem()
     if problem:
-        raise CannotDeploy(problem)
+        raise CliError(problem)
 
 
-def _runtime_interface_emulator(state: Path) -> Path:
+def runtime_interface_emulator(directory: Path) -> Path:
     """Copy AWS's runtime interface emulator out of the SAM CLI package, made executable."""
     rapid = f"lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{engine.architecture()}"
     found = list(_TOOLS.glob(rapid))
     if not found:
-        raise CannotDeploy(".venv-tools has no runtime interface emulator: `make setup` makes it")
-    copy = state / "aws-lambda-rie"
+        raise CliError(".venv-tools has no runtime interface emulator: `make setup` makes it")
+    copy = directory / "aws-lambda-rie"
     shutil.copy(found[0], copy)
     copy.chmod(0o755)
     return copy.resolve()

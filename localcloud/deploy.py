@@ -1,7 +1,7 @@
 """Deploy a template to the emulator through CloudFormation, without SAM CLI and without Docker.
 
 Stands in for `sam build` and `sam deploy`: nested templates given by a local path are uploaded, and
-functions built from an image get a placeholder `ImageUri` (`bridges.py` runs their command directly).
+functions built from an image get a placeholder `ImageUri` (`patches/images.py` runs their command directly).
 The transform, parameters, conditions, changes and rollback are CloudFormation's.
 """
 
@@ -18,6 +18,7 @@ import botocore.session
 import yaml
 from botocore.exceptions import ClientError
 from ministack.services.cloudformation.engine import CfnLoader
+from scripts.cli import CliError
 
 PLACEHOLDER_IMAGE = "local/orders:source"
 ARTIFACTS_BUCKET = "localcloud-artifacts"
@@ -39,10 +40,6 @@ _ENVIRONMENT = {
     "APP_KMS_KEY_ARN": "DataKeyArn",
     "APP_CURSOR_KEY_ARN": "CursorKeyArn",
 }
-
-
-class DeployFailed(Exception):
-    """The stack did not reach a complete state; the message is CloudFormation's first reason."""
 
 
 def deploy(
@@ -75,11 +72,11 @@ def deploy(
         (cloudformation.update_stack if status else cloudformation.create_stack)(**request)
     except ClientError as error:
         if "No updates are to be performed" not in str(error):
-            raise DeployFailed(error.response["Error"]["Message"]) from error
+            raise CliError(error.response["Error"]["Message"]) from error
     _wait(cloudformation, stack, progress)
     status = _status(cloudformation, stack)
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-        raise DeployFailed(f"{status}: {_reason(cloudformation, stack)}")
+        raise CliError(f"{status}: {_reason(cloudformation, stack)}")
     (described,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
     resources = {
         r["LogicalResourceId"]: r["PhysicalResourceId"]
@@ -138,7 +135,7 @@ def _wait(cloudformation: Any, stack: str, progress: Callable[[str], None]) -> N
         if not running:
             return
         if time.monotonic() > deadline:
-            raise DeployFailed("no answer from CloudFormation after 300 s")
+            raise CliError("no answer from CloudFormation after 300 s")
         time.sleep(0.1)
 
 

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from app.entrypoints.server import app as api
-from localcloud.embedded import ROOT
+from localcloud.running import ROOT
 
 # As edge/template.yaml says it (tests/template compares them); {documents} is where the bucket answers.
 CONSOLE_POLICY = (

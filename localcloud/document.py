@@ -13,7 +13,7 @@ from pathlib import Path
 
 from localcloud.cloud import client, create_stack
 from localcloud.coverage import COVERAGE
-from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
+from localcloud.running import ROOT, Emulator, running_emulator
 
 DOCUMENT = ROOT / "docs" / "local-aws.md"
 _BEGIN, _END = "<!-- table: begin (written by localcloud.document) -->", "<!-- table: end -->"
@@ -32,7 +32,7 @@ _BOTH = {
 
 def table() -> str:
     """Deploy everything that can be deployed here and return the table."""
-    with embedded_aws(parameters=_BOTH, stack=_STACK) as aws:
+    with running_emulator(parameters=_BOTH, stack=_STACK) as aws:
         _deploy_the_others(aws)
         stacks = client(aws.endpoint, "cloudformation").describe_stacks()["Stacks"]
         deployed = {name for stack in stacks for name in _types_of(aws.endpoint, stack["StackName"])}
@@ -44,7 +44,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def _deploy_the_others(aws: EmbeddedAws) -> None:
+def _deploy_the_others(aws: Emulator) -> None:
     """Deploy bootstrap/, backup/, waf/ and edge/ beside the orders."""
     formation = client(aws.endpoint, "cloudformation")
     provider = client(aws.endpoint, "iam").create_open_id_connect_provider(

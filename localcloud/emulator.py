@@ -1,4 +1,4 @@
-"""Serve the emulator: ministack with our bridges, on loopback, with state that outlives a kill.
+"""Serve the emulator: ministack with our patches, on loopback, with state that outlives a kill.
 
     .venv-local/bin/python -m localcloud.emulator --port 0 [--state DIR] [--source DIR --python PATH]
         [--template template.yaml --stack NAME --parameters JSON]
@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from localcloud.lifeline import end_with_parent, say
+from localcloud.parent_watch import end_with_parent, say
 
 _SNAPSHOT_SECONDS = 5  # after a change; a snapshot that takes long spaces out the next
 _READS = re.compile(r"\.(BatchGet|Describe|Get|List|Query|Scan|Head)")
@@ -134,12 +134,12 @@ async def _serve(sockets: list[socket.socket], port: int, arguments: argparse.Na
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
-    from localcloud import bridges
+    from localcloud import patches
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    app: Any = bridges.install()
+    app: Any = patches.install()
     persistence = Persistence(arguments.state) if arguments.state else None
     if persistence:
         app = persistence.around(app)

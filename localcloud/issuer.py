@@ -17,12 +17,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
+
+if TYPE_CHECKING:
+    from app.core.auth.jwt import JwtAuthenticator
 
 AUDIENCE = "orders"
 HOME = Path(".local/issuer.json")
@@ -69,6 +72,19 @@ class Issuer:
         """Sign any claims."""
         headers = {"kid": self.jwk["kid"], "typ": "at+jwt"} | header
         return jwt.encode(claims, self._private, algorithm=self.jwk["alg"], headers=headers)
+
+    def bearer(self, sub: str, scopes: str = "orders:read orders:write") -> dict[str, str]:
+        """Return the header of a request by `sub`."""
+        return {"authorization": f"Bearer {self.token(sub, scopes)}"}
+
+    def authenticator(self) -> JwtAuthenticator:
+        """Return an authenticator that trusts this issuer only, and finds its keys without a network."""
+        from app.core.auth.jwt import JwtAuthenticator, KeySet
+
+        async def fetch(url: str) -> bytes:
+            return json.dumps(self.documents()[url.removeprefix(self.url)]).encode()
+
+        return JwtAuthenticator(self.url, AUDIENCE, KeySet(self.url, fetch))
 
     @property
     def public_jwk(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`make local RUNTIME=lambda|fargate`: the built image in a container, against the embedded AWS.
+"""`make local RUNTIME=lambda|fargate`: the built image in a container, against the local AWS emulator.
 
 lambda: `sam local start-api` under AWS's emulator of the Lambda runtime. fargate: the image's default
 command, held to what the task definition allows. The rest (table, bus, queues, their functions) is
@@ -13,17 +13,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws
+from scripts.cli import CliError
+
 from localcloud.engine import architecture, docker, gateway, problem
+from localcloud.running import ROOT, Emulator, running_emulator, wait_until_healthy
 
 BUILD = ROOT / ".aws-sam" / "local"
 IMAGE = "orders-local:latest"
-_START_SECONDS = 120
 _SAM = ROOT / ".venv-tools" / "bin" / "sam"
 _ARCHITECTURE = ["--parameter-overrides", f"Architecture={architecture()}"]
 # What fargate/template.yaml grants the task.
@@ -33,23 +32,22 @@ TASK_LIMITS = [
 ]
 
 
-class CannotServe(Exception):
-    """Why not, in one line."""
-
-
 def main(runtime: str) -> int:
     """Serve until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    doors: dict[str, Callable[[EmbeddedAws, int], contextlib.AbstractContextManager[str]]]
+    doors: dict[str, Callable[[Emulator, int], contextlib.AbstractContextManager[str]]]
     doors = {"lambda": lambda_door, "fargate": fargate_door}
     try:
         if runtime not in doors:
-            raise CannotServe("RUNTIME must be lambda or fargate: make local RUNTIME=fargate")
+            raise CliError("RUNTIME must be lambda or fargate: make local RUNTIME=fargate")
         if reason := problem():
-            raise CannotServe(reason)
-        print("Starting the local AWS, building the image ...", flush=True)
-        with embedded_aws(also_bind=gateway()) as aws, doors[runtime](aws, int(os.environ["PORT"])) as url:
+            raise CliError(reason)
+        print("Starting the local AWS emulator, building the image ...", flush=True)
+        with (
+            running_emulator(also_bind=gateway()) as aws,
+            doors[runtime](aws, int(os.environ["PORT"])) as url,
+        ):
             wait_until_healthy(url)
             print(
                 f"\n  API       {url}\n  Runtime   {runtime}, in a container\n  Stop      Ctrl-C\n",
@@ -58,13 +56,13 @@ def main(runtime: str) -> int:
             signal.pause()
     except KeyboardInterrupt:
         print("\nStopped.")
-    except (CannotServe, EmbeddedAwsError) as error:
+    except CliError as error:
         print(f"make local: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def container_environ(aws: EmbeddedAws, runtime: str) -> dict[str, str]:
+def container_environ(aws: Emulator, runtime: str) -> dict[str, str]:
     """Return what makes the image in a container use the emulator."""
     host = gateway() or "host.docker.internal"
     reachable = {"AWS_ENDPOINT_URL": f"http://{host}:{aws.port}", "APP_RUNTIME": runtime}
@@ -78,12 +76,12 @@ def build_image(tag: str = IMAGE, *arguments: str) -> str:
     environ = {**os.environ, "DOCKER_BUILDKIT": "0"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
-        raise CannotServe(f"the image does not build:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+        raise CliError(f"the image does not build:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
     return done.stdout.strip()
 
 
 @contextlib.contextmanager
-def fargate_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
+def fargate_door(aws: Emulator, port: int) -> Iterator[str]:
     """Run the image's default command in a container on `port` of loopback (0: any)."""
     variables = [f"--env={k}={v}" for k, v in container_environ(aws, "fargate").items()]
     published = [f"--publish=127.0.0.1:{port}:8080", *variables]
@@ -96,7 +94,7 @@ def container(image: str, options: list[str], *command: str) -> Iterator[str]:
     """Run a container and remove it at the end; its id is yielded."""
     started = docker("run", "--detach", *options, image, *command)
     if not started:
-        raise CannotServe("the container does not start; is the port free?")
+        raise CliError("the container does not start; is the port free?")
     try:
         yield started[0]
     finally:
@@ -109,7 +107,7 @@ def address(name: str) -> str:
 
 
 @contextlib.contextmanager
-def lambda_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
+def lambda_door(aws: Emulator, port: int) -> Iterator[str]:
     """Run `sam local start-api` on `port` of loopback."""
     template = sam_build(container_environ(aws, "lambda")["AWS_ENDPOINT_URL"])
     arguments = [
@@ -142,7 +140,7 @@ def lambda_door(aws: EmbeddedAws, port: int) -> Iterator[str]:
         _remove_forgotten(aws)
 
 
-def _remove_forgotten(aws: EmbeddedAws) -> None:
+def _remove_forgotten(aws: Emulator) -> None:
     """Remove the functions that SAM CLI left: it starts them all at once, and loses some from its list."""
     endpoint = container_environ(aws, "lambda")["AWS_ENDPOINT_URL"]
     for name in docker("ps", "--quiet", "--filter", "label=sam.cli.container.type=lambda"):
@@ -151,15 +149,15 @@ def _remove_forgotten(aws: EmbeddedAws) -> None:
 
 
 def sam_build(endpoint: str) -> Path:
-    """Run `sam build`, and return its template with the one variable that only a local AWS needs."""
+    """Run `sam build`, and return its template with the one variable that only a local AWS emulator needs."""
     command = [str(_SAM), "build", "--build-dir", str(BUILD), "--cache-dir", str(BUILD.parent / "cache")]
     command += _ARCHITECTURE
     environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotServe(f"sam build failed:\n{done.stderr[-3000:]}")
+        raise CliError(f"sam build failed:\n{done.stderr[-3000:]}")
     text = (BUILD / "template.yaml").read_text()
-    line = next(each for each in text.splitlines() if each.strip().startswith("APP_TABLE_NAME:"))
+    line = next(line for line in text.splitlines() if line.strip().startswith("APP_TABLE_NAME:"))
     indent = line[: len(line) - len(line.lstrip())]
     template = BUILD / "local.yaml"
     # `sam local` hands over only variables that the template declares.
@@ -167,32 +165,21 @@ def sam_build(endpoint: str) -> Path:
     return template
 
 
-def sam_environ(aws: EmbeddedAws) -> Mapping[str, str]:
+def sam_environ(aws: Emulator) -> Mapping[str, str]:
     """Return the environment of the `sam local` commands."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "SAM_"))}
     keys = {k: v for k, v in aws.environ.items() if k.startswith("AWS_") and k != "AWS_ENDPOINT_URL"}
     return environ | keys | {"SAM_CLI_TELEMETRY": "0"}
 
 
-def sam_arguments(aws: EmbeddedAws, template: Path) -> list[str]:
-    """Return what every `sam local` command needs to use the embedded AWS."""
+def sam_arguments(aws: Emulator, template: Path) -> list[str]:
+    """Return what every `sam local` command needs to use the local AWS emulator."""
     values = {k: v for k, v in container_environ(aws, "lambda").items() if k.startswith("APP_")}
     variables = BUILD / "variables.json"
     variables.write_text(json.dumps({"Parameters": values}))
     arguments = ["--template", str(template), "--env-vars", str(variables), "--region", "us-east-1"]
     arguments += ["--skip-pull-image", *_ARCHITECTURE]
     return arguments if gateway() else [*arguments, "--add-host", "host.docker.internal:host-gateway"]
-
-
-def wait_until_healthy(url: str, seconds: float = _START_SECONDS) -> float:
-    """Return, in seconds, how long GET /health took to answer 200. Raises `CannotServe`."""
-    started = time.monotonic()
-    while time.monotonic() - started < seconds:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=30) as response:  # noqa: S310
-            if response.status == 200:
-                return time.monotonic() - started
-        time.sleep(0.02)
-    raise CannotServe(f"{url}/health did not answer within {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -15,19 +15,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from localcloud.embedded import ROOT, EmbeddedAws, EmbeddedAwsError, embedded_aws, stop
+from scripts.cli import CliError
+
+from localcloud.running import ROOT, Emulator, is_healthy, running_emulator, stop
 
 STATE = Path(os.environ.get("LOCALCLOUD_STATE", ROOT / ".local"))  # the tests keep theirs apart
 _START_SECONDS = 30
-
-
-class CannotRun(Exception):
-    """Why not, in one line."""
 
 
 def main() -> int:
@@ -42,28 +39,28 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped. Your orders are kept in .local/ for the next start.")
         return 0
-    except (CannotRun, EmbeddedAwsError) as error:
+    except CliError as error:
         print(f"make run: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)  # nothing may cut the orderly stop short
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # nothing may cut the orderly stop short
     raise KeyboardInterrupt
 
 
 def _port(text: str) -> int:
     if not text.isdigit() or not 0 < int(text) < 65536:
-        raise CannotRun(f"PORT must be a number from 1 to 65535, not {text!r}")
+        raise CliError(f"PORT must be a number from 1 to 65535, not {text!r}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", int(text)))
         except OSError as error:
             hint = f"choose another: make run PORT={int(text) % 65535 + 1}"
-            raise CannotRun(f"port {text} is not free ({error.strerror}); {hint}") from error
+            raise CliError(f"port {text} is not free ({error.strerror}); {hint}") from error
     return int(text)
 
 
@@ -76,13 +73,13 @@ def _only_one() -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
     except BlockingIOError as error:
-        raise CannotRun("another `make run` works in this directory; stop that one first") from error
+        raise CliError("another `make run` works in this directory; stop that one first") from error
     except PermissionError as error:
-        raise CannotRun(f"cannot write to {STATE}: {error.strerror}") from error
+        raise CliError(f"cannot write to {STATE}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
-def _aws() -> Iterator[EmbeddedAws]:
+def _aws() -> Iterator[Emulator]:
     started = time.monotonic()
     deployed: list[str] = []
 
@@ -91,16 +88,16 @@ def _aws() -> Iterator[EmbeddedAws]:
         if sys.stdout.isatty():
             print(f"\r\033[K  {len(deployed)} resources, {resource}", end="", flush=True)
 
-    _say("Starting the local AWS and deploying template.yaml to it ...")
+    _say("Starting the local AWS emulator and deploying template.yaml to it ...")
     try:
-        with embedded_aws(state=STATE / "aws", log=STATE / "aws.log", progress=progress) as aws:
+        with running_emulator(state=STATE / "aws", log=STATE / "aws.log", progress=progress) as aws:
             if deployed and sys.stdout.isatty():
                 print("\r\033[K", end="")
             what = f"{len(deployed)} resources deployed" if deployed else "nothing to deploy"
             _say(f"Ready after {time.monotonic() - started:.1f} s ({what}). Starting the API ...")
             yield aws
-    except EmbeddedAwsError as error:
-        raise CannotRun(f"{error} (log: {STATE / 'aws.log'})") from error
+    except CliError as error:
+        raise CliError(f"{error} (log: {STATE / 'aws.log'})") from error
 
 
 @contextlib.contextmanager
@@ -108,7 +105,7 @@ def _issuer() -> Iterator[dict[str, str]]:
     """With AUTH=1, serve the development issuer, and yield what makes the API ask for its tokens."""
     given = os.environ.get("AUTH") or "0"
     if given not in {"0", "1"}:
-        raise CannotRun(f"AUTH is 0 or 1, which asks for tokens, not {given!r}")
+        raise CliError(f"AUTH is 0 or 1, which asks for tokens, not {given!r}")
     if given == "0":
         yield {}
         return
@@ -118,7 +115,7 @@ def _issuer() -> Iterator[dict[str, str]]:
     try:
         server = issuer.serve()
     except OSError as error:
-        raise CannotRun(f"the issuer's address {issuer.url} is not free ({error.strerror})") from error
+        raise CliError(f"the issuer's address {issuer.url} is not free ({error.strerror})") from error
     with contextlib.closing(server.socket):
         yield {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": AUDIENCE}
         server.shutdown()
@@ -126,7 +123,7 @@ def _issuer() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def application(
-    aws: EmbeddedAws, port: int, auth: dict[str, str] | None = None
+    aws: Emulator, port: int, auth: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Serve the API and the console on `port` of loopback over `aws`."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_"))}
@@ -145,24 +142,16 @@ def application(
     )
     try:
         deadline = time.monotonic() + _START_SECONDS
-        while not _answers(port):
+        while not is_healthy(f"http://127.0.0.1:{port}", seconds=1):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise CannotRun("the API did not start; its error stands above")
+                raise CliError("the API did not start; its error stands above")
             time.sleep(0.05)
         yield process
     finally:
         stop(process)
 
 
-def _answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
-
-
-def _panel(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> str:
+def _panel(aws: Emulator, port: int, auth: dict[str, str]) -> str:
     lines = [
         ("API", f"http://localhost:{port}"),
         ("Docs", f"http://localhost:{port}/docs"),
@@ -179,12 +168,12 @@ def _panel(aws: EmbeddedAws, port: int, auth: dict[str, str]) -> str:
     return "\n".join(["", *(f"  {name:<8}{value}" for name, value in lines), ""])
 
 
-def _watch(aws: EmbeddedAws, application: subprocess.Popen[bytes]) -> None:
+def _watch(aws: Emulator, application: subprocess.Popen[bytes]) -> None:
     while True:
         if aws.process.poll() is not None:
-            raise CannotRun(f"the local AWS ended by itself (log: {STATE / 'aws.log'})")
+            raise CliError(f"the local AWS emulator ended by itself (log: {STATE / 'aws.log'})")
         if application.poll() is not None:
-            raise CannotRun("the API ended by itself; its error stands above")
+            raise CliError("the API ended by itself; its error stands above")
         time.sleep(0.3)
 
 

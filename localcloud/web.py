@@ -6,8 +6,8 @@ import sys
 
 import uvicorn
 
-from localcloud.embedded import ROOT
-from localcloud.lifeline import end_with_parent
+from localcloud.parent_watch import end_with_parent
+from localcloud.running import ROOT
 
 if __name__ == "__main__":
     end_with_parent()

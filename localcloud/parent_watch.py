@@ -16,7 +16,7 @@ def end_with_parent() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
 def say(**message: object) -> None:

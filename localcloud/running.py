@@ -1,13 +1,13 @@
-"""The local AWS as a context manager, for tests and for `make run`. Standard library only.
+"""The local AWS emulator as a context manager, for tests and for `make run`. Standard library only.
 
-    with embedded_aws() as aws:            # about 2 s: template.yaml deployed, nothing persisted
+    with running_emulator() as aws:        # about 2 s: template.yaml deployed, nothing persisted
         aws.endpoint                       # http://127.0.0.1:<free port>
         aws.outputs["OrdersTableName"]     # the stack's outputs
         aws.resources["ReceiptsQueue"]     # logical id -> physical id
         aws.environ                        # AWS_* and APP_* for a process or `Settings.from_env`
 
 The functions of the template (relay, receipts, custom resource) run from `src` without Docker, by the
-image's own command; see `bridges.images_without_docker`. `auth=True` enforces IAM: then the functions
+image's own command; see `patches.images`. `auth=True` enforces IAM: then the functions
 have their roles' rights and nothing more, while `aws.environ` is the account's root.
 """
 
@@ -18,26 +18,26 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from scripts.cli import CliError
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL_PYTHON = ROOT / ".venv-local" / "bin" / "python"
 REGION = "us-east-1"
-# What the local run leaves out: it would only be recorded here, and costs seconds.
+# What the local run leaves out: it would only be a stub here, and costs seconds.
 LOCAL_PARAMETERS = {"Runtime": "lambda"}
 _STOP_SECONDS = 15
 
 
-class EmbeddedAwsError(Exception):
-    """The emulator did not start, or the template was not deployed; the message is one line."""
-
-
 @dataclass
-class EmbeddedAws:
+class Emulator:
     """A running emulator with the project's stack on it."""
 
     endpoint: str
@@ -66,8 +66,33 @@ def aws_environ(endpoint: str) -> dict[str, str]:
     }
 
 
+def emulator_environ(*, auth: bool) -> dict[str, str]:
+    """Return the environment of the emulator's process: nothing of the user's AWS, and nothing of ours."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_", "PYTHON"))}
+    return clean | {"PYTHONPATH": str(ROOT), "AUTH": str(auth).lower()}
+
+
+def is_healthy(url: str, seconds: float = 30) -> bool:
+    """Return whether GET <url>/health answers 200."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=seconds) as response:  # noqa: S310  # ours
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def wait_until_healthy(url: str, seconds: float = 120) -> float:
+    """Return, in seconds, how long GET <url>/health took to answer 200. Raises CliError."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        if is_healthy(url):
+            return time.monotonic() - started
+        time.sleep(0.02)
+    raise CliError(f"{url}/health did not answer within {seconds:.0f} s")
+
+
 @contextmanager
-def embedded_aws(
+def running_emulator(
     template: Path | None = ROOT / "template.yaml",
     *,
     parameters: Mapping[str, str] = LOCAL_PARAMETERS,
@@ -80,13 +105,13 @@ def embedded_aws(
     also_bind: str = "",
     log: Path | None = None,
     progress: Callable[[str], object] = str,
-) -> Iterator[EmbeddedAws]:
+) -> Iterator[Emulator]:
     """Start the emulator, deploy `template` (None: nothing), and stop it at the end.
 
     `state` keeps everything in that directory for the next start; the functions run from `source`
     (None: they are deployed, and fail when invoked); `environ` adds variables to the emulator's;
     `also_bind` is one more address to listen on, for containers; `port` 0 is any that is free;
-    `log` takes what it writes. Raises `EmbeddedAwsError`.
+    `log` takes what it writes. Raises CliError.
     """
     command = [str(LOCAL_PYTHON), "-m", "localcloud.emulator", "--stack", stack]
     command += ["--parameters", json.dumps(dict(parameters)), "--port", str(port)]
@@ -107,23 +132,21 @@ def embedded_aws(
 @contextmanager
 def _started(
     command: list[str], auth: bool, environ: Mapping[str, str], log: Path | None
-) -> Iterator[EmbeddedAws]:
+) -> Iterator[Emulator]:
     if not LOCAL_PYTHON.exists():
-        raise EmbeddedAwsError(".venv-local is missing: `make setup` makes it")
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "APP_", "PYTHON"))}
-    env = {**clean, "PYTHONPATH": str(ROOT), "AUTH": str(auth).lower(), **environ}
+        raise CliError(".venv-local is missing: `make setup` makes it")
     with _log_file(log) as errors:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=env,
+            env=emulator_environ(auth=auth) | dict(environ),
             stdin=subprocess.PIPE,  # closing it ends the emulator, also when we are killed
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,  # Ctrl-C is for us; we stop the emulator
         )
     try:
-        yield EmbeddedAws("", process)
+        yield Emulator("", process)
     finally:
         stop(process)
 
@@ -138,12 +161,12 @@ def _log_file(log: Path | None) -> Iterator[int | IO[bytes]]:
         yield file
 
 
-def _await_deployment(aws: EmbeddedAws, deploys: bool, progress: Callable[[str], object]) -> None:
+def _await_deployment(aws: Emulator, deploys: bool, progress: Callable[[str], object]) -> None:
     assert aws.process.stdout is not None  # noqa: S101  # it is a pipe
     for line in aws.process.stdout:
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
-            raise EmbeddedAwsError(message["error"])
+            raise CliError(message["error"])
         if "progress" in message:
             progress(message["progress"])
         if "port" in message:
@@ -156,11 +179,11 @@ def _await_deployment(aws: EmbeddedAws, deploys: bool, progress: Callable[[str],
         if "deployed" in message or (aws.endpoint and not deploys):
             threading.Thread(target=aws.process.stdout.read, daemon=True).start()  # never block it
             return
-    raise EmbeddedAwsError(f"the emulator ended with code {aws.process.wait()} before it was ready")
+    raise CliError(f"the emulator ended with code {aws.process.wait()} before it was ready")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Let a child end in order (it sees its input close), then make it."""
+    """Let a child end by itself (it sees its input close), then make it."""
     if process.stdin:
         process.stdin.close()
     try:
