@@ -47,7 +47,7 @@ def main(files: list[str]) -> int:
 
 
 def groups(pins: set[tuple[str, str]]) -> list[list[str]]:
-    """Share the pins out so that none of the groups names a package twice, which pip-audit refuses."""
+    """Share the pins out so that none of the groups names a package twice, which pip-audit rejects."""
     shared: list[dict[str, str]] = []
     for name, version in sorted(pins):
         free = next((group for group in shared if name not in group), None)
@@ -60,7 +60,7 @@ def groups(pins: set[tuple[str, str]]) -> list[list[str]]:
 def vulnerabilities(found: list[dict]) -> list[str]:
     """Return a line for each flaw that is not accepted."""
     return sorted(
-        f"{each['name']} {each['version']}: {flaw['id']}, mended in {', '.join(flaw['fix_versions']) or '-'}"
+        f"{each['name']} {each['version']}: {flaw['id']}, fixed in {', '.join(flaw['fix_versions']) or '-'}"
         for each in found
         for flaw in each.get("vulns", [])
         if not {flaw["id"], *flaw["aliases"]} & ACCEPTED.keys()

@@ -1,6 +1,6 @@
-"""`make dlq`: what got stuck on its way from the table to the receipts, and how to move it on.
+"""`make dlq`: the messages in the dead-letter queues, why they failed, and how to deliver them again.
 
-    list                            what sits in each dead-letter queue, and why (changes nothing)
+    list                            the messages in each queue and why they failed (changes nothing)
     redrive [--queue relay]         deliver it again; says what it would do, does it with --yes
     replay --from T --to T          every event of a time window again, from the archive; likewise
 
@@ -14,17 +14,21 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
-from scripts.command import Arguments, moment_of, reported, session, stack_of
+from scripts.aws import messages_in, session
+from scripts.cli import Arguments, CliError, batches, moment_of, run_command, stack_of
+from scripts.stack import Stack
 
-from app.core.events.stream import MalformedRecord, event_of
-from app.orders.receipts import MalformedEvent, placed_order
+from app.core.events.consumer import MalformedEvent
+from app.core.events.stream import MalformedRecord
+from app.entrypoints.lambda_relay import event_reader
+from app.orders.receipts import write_receipt
 
 QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"}
 # Messages taken from a queue stay hidden from everyone else this long, should we be killed meanwhile.
@@ -41,10 +45,6 @@ _EMPTY_PAGES = 100
 Say = Callable[[str], None]
 
 
-class Stuck(Exception):
-    """This cannot be done, and why, in one line."""
-
-
 @dataclass(frozen=True)
 class Message:
     """One message of a dead-letter queue."""
@@ -56,7 +56,7 @@ class Message:
     attributes: dict[str, str]
 
 
-class Operator:
+class DeadLetterQueues:
     """The commands, on one stack."""
 
     def __init__(self, resources: dict[str, str], say: Say = print) -> None:
@@ -67,7 +67,7 @@ class Operator:
     def show(self, queues: list[str], limit: int) -> None:
         """Say what is in the queues and why, and leave it there."""
         for queue in queues:
-            count = self._count(queue)
+            count = messages_in(self._sqs, self._id(QUEUES[queue]))
             self._say(f"{QUEUES[queue]}: {count or 'no'} message{'' if count == 1 else 's'}")
             taken: list[Message] = []
             for batch in self._batches(queue, limit) if count else ():
@@ -82,7 +82,7 @@ class Operator:
         """Deliver what is in the queues again; return whether all of it went."""
         complete = True
         for queue in queues:
-            count = self._count(queue)
+            count = messages_in(self._sqs, self._id(QUEUES[queue]))
             if not really or not count:
                 self._say(f"{QUEUES[queue]}: {f'would deliver {count}' if count else 'nothing to deliver'}")
                 continue
@@ -120,7 +120,7 @@ class Operator:
         if running:
             name = running["ReplayName"]
             if (running["EventStartTime"], running["EventEndTime"]) != (start, end):
-                raise Stuck(f"the replay {name} of another window is under way; wait for it")
+                raise CliError(f"the replay {name} of another window is under way; wait for it")
             self._say(f"{name} is under way already")
         else:
             name = f"orders-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
@@ -148,15 +148,8 @@ class Operator:
 
     def _id(self, logical_id: str) -> str:
         if logical_id not in self._ids:
-            raise Stuck(f"the stack has no {logical_id}")
+            raise CliError(f"the stack has no {logical_id}")
         return self._ids[logical_id]
-
-    def _count(self, queue: str) -> int:
-        """About how many messages wait, those included that somebody is looking at."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        url = self._id(QUEUES[queue])
-        found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-        return sum(int(found.get(name, 0)) for name in names)
 
     def _batches(self, queue: str, limit: int | None = None) -> Iterator[list[Message]]:
         """Take the messages, each once, hiding them from others for a while."""
@@ -177,7 +170,7 @@ class Operator:
             yield batch
 
     def _put_back(self, queue: str, messages: list[Message]) -> None:
-        for ten in _tens(messages):
+        for ten in batches(messages, 10):
             self._sqs.change_message_visibility_batch(
                 QueueUrl=self._id(QUEUES[queue]),
                 Entries=[
@@ -187,7 +180,7 @@ class Operator:
             )
 
     def _delete(self, queue: str, messages: list[Message]) -> None:
-        for ten in _tens(messages):
+        for ten in batches(messages, 10):
             self._sqs.delete_message_batch(
                 QueueUrl=self._id(QUEUES[queue]),
                 Entries=[{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(ten)],
@@ -198,12 +191,12 @@ class Operator:
             return _receipt_reason(message)
         try:
             context, batch = _failure(message)
-        except Stuck as problem:
+        except CliError as problem:
             return str(problem)
         tries = f"{context['condition']} after {context['approximateInvokeCount']} tries"
         try:
             problems = [_record_reason(record) for record in self._records(batch)]
-        except Stuck as gone:
+        except CliError as gone:
             problems = [str(gone)]
         return f"{batch['batchSize']} record(s), {tries}: {'; '.join(problems)}"
 
@@ -225,12 +218,12 @@ class Operator:
         for message in messages:
             try:
                 entry = _entry(message) | {"EventBusName": self._id("OrdersEventBus")}
-            except Stuck as problem:
+            except CliError as problem:
                 self._say(f"  {message.id}: {problem}")
                 continue
             [answer] = events.put_events(Entries=[entry])["Entries"]
             if answer.get("ErrorCode"):
-                self._say(f"  {message.id}: the bus refuses it: {answer['ErrorCode']}")
+                self._say(f"  {message.id}: the bus rejects it: {answer['ErrorCode']}")
             else:
                 delivered.append(message)
         return delivered
@@ -250,15 +243,15 @@ class Operator:
         for message in messages:
             try:
                 records = self._records(_failure(message)[1])
-                for start in range(0, len(records), _RECORDS):
-                    self._relay(records[start : start + _RECORDS])
-            except Stuck as problem:
+                for some in batches(records, _RECORDS):
+                    self._relay(some)
+            except CliError as problem:
                 self._say(f"  {message.id}: {problem}")
             else:
                 delivered.append(message)
         return delivered
 
-    def _relay(self, records: list[dict[str, Any]]) -> None:
+    def _relay(self, records: Sequence[dict[str, Any]]) -> None:
         answer = boto3.client("lambda").invoke(
             FunctionName=self._id("RelayFunction"),
             Qualifier="live",
@@ -266,12 +259,12 @@ class Operator:
         )
         outcome = json.loads(answer["Payload"].read() or "null")
         if answer.get("FunctionError"):
-            raise Stuck(f"the relay failed: {(outcome or {}).get('errorMessage', 'no reason given')}")
+            raise CliError(f"the relay failed: {(outcome or {}).get('errorMessage', 'no reason given')}")
         failed = {each["itemIdentifier"] for each in outcome["batchItemFailures"]}
         if failed:
             still = [r for r in records if r["dynamodb"]["SequenceNumber"] in failed]
-            raise Stuck(
-                "the relay still refuses it: " + "; ".join(_record_reason(record) for record in still)
+            raise CliError(
+                "the relay still rejects it: " + "; ".join(_record_reason(record) for record in still)
             )
 
     def _records(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -298,25 +291,14 @@ class Operator:
                         records.append(record)
                 empty = 0 if answer["Records"] else empty + 1
                 iterator = answer.get("NextShardIterator")
-        except ClientError as refused:
-            code = refused.response["Error"]["Code"]
+        except ClientError as rejected:
+            code = rejected.response["Error"]["Code"]
             if code not in ("TrimmedDataAccessException", "ResourceNotFoundException"):
                 raise
-            raise Stuck("it has left the stream, which keeps records for 24 hours") from refused
+            raise CliError("it has left the stream, which keeps records for 24 hours") from rejected
         if reached < last or not records:
-            raise Stuck("the stream does not give all of it")
+            raise CliError("the stream does not give all of it")
         return [record | {"eventSourceARN": batch["streamArn"]} for record in records]
-
-
-def resources_of(stack: str) -> dict[str, str]:
-    """Return the stack's resources: logical id to physical id."""
-    pages: Any = boto3.client("cloudformation").get_paginator("list_stack_resources")
-    return {
-        resource["LogicalResourceId"]: resource["PhysicalResourceId"]
-        for page in pages.paginate(StackName=stack)
-        for resource in page["StackResourceSummaries"]
-        if resource.get("PhysicalResourceId")
-    }
 
 
 def _running(events: Any, archive_arn: str) -> Iterator[dict[str, Any]]:
@@ -351,7 +333,7 @@ def _failure(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
         failure = json.loads(message.body)
         return failure["requestContext"], failure["DDBStreamBatchInfo"]
     except (KeyError, TypeError, ValueError) as problem:
-        raise Stuck("it does not say which record it is about") from problem
+        raise CliError("it does not say which record it is about") from problem
 
 
 def _entry(message: Message) -> dict[str, Any]:
@@ -365,7 +347,7 @@ def _entry(message: Message) -> dict[str, Any]:
             "Time": event["time"],
         }
     except (KeyError, TypeError, ValueError) as problem:
-        raise Stuck("it is no event") from problem
+        raise CliError("it is no event") from problem
 
 
 def _receipt_reason(message: Message) -> str:
@@ -375,20 +357,24 @@ def _receipt_reason(message: Message) -> str:
         reason = f"{attributes['ERROR_CODE']} {attributes.get('ERROR_MESSAGE', '')}"
         return f"not delivered by the bus to {target}: {reason}"
     try:
-        placed = placed_order(message.body)
+        write_receipt.read(message.body)
     except MalformedEvent as problem:
         return f"unreadable: {problem}"
-    event_id = placed.event_id if placed else json.loads(message.body).get("detail", {}).get("event_id")
-    return f"{event_id}: readable with the code here; the function's log says what went wrong"
+    event = json.loads(message.body)
+    detail = event["detail"]
+    event_id = detail.get("event_id") if isinstance(detail, dict) else None
+    named = f"{event['detail-type']} {event_id or 'without an id'}"
+    return f"{named}: readable with the code here; the function's log says what went wrong"
 
 
 def _record_reason(record: dict[str, Any]) -> str:
     try:
-        event = event_of(record)
+        event = event_reader().to_event(record)
     except MalformedRecord as problem:
         key = record["dynamodb"].get("Keys", {}).get("pk", {}).get("S", "unknown")
         return f"{key} unreadable: {problem}"
-    return f"{event.id if event else 'no event'}: readable with the code here"
+    named = f"{event.detail_type} {event.event_id}" if event else "no event"
+    return f"{named}: readable with the code here"
 
 
 def _plain(value: Any) -> Any:
@@ -396,10 +382,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return int(value.timestamp())
     raise TypeError(type(value).__name__)
-
-
-def _tens(messages: list[Message]) -> Iterator[list[Message]]:
-    return (messages[start : start + 10] for start in range(0, len(messages), 10))
 
 
 def _moment(text: str) -> datetime:
@@ -414,7 +396,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--stack", type=stack_of, default="orders-dev", help="name of the stack (%(default)s)"
     )
     commands = parser.add_subparsers(dest="command")
-    listing = commands.add_parser("list", help="what sits in the queues, and why")
+    listing = commands.add_parser("list", help="the messages in the queues, and why they failed")
     listing.add_argument("--limit", type=int, default=50, help="messages of each queue (%(default)s)")
     again = commands.add_parser("redrive", help="deliver it again")
     for command in (listing, again):
@@ -427,20 +409,20 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--yes", action="store_true", help="do it, and do not only say so")
     parser.set_defaults(command="list", limit=50, queue=None)
     asked = parser.parse_args(arguments)
-    return reported("make dlq", lambda: _run(asked), Stuck)
+    return run_command("make dlq", lambda: _run(asked))
 
 
 def _run(asked: argparse.Namespace) -> int:
     if asked.command == "replay" and (asked.start >= asked.end or asked.end > datetime.now(UTC)):
-        raise Stuck("--from must be before --to, and --to not in the future")
-    session()
-    operator, queues = Operator(resources_of(asked.stack)), asked.queue or list(QUEUES)
+        raise CliError("--from must be before --to, and --to not in the future")
+    stack = Stack(session().client("cloudformation"), asked.stack)
+    dead, queues = DeadLetterQueues(stack.ids()), asked.queue or list(QUEUES)
     if asked.command == "list":
-        operator.show(queues, asked.limit)
+        dead.show(queues, asked.limit)
         return 0
     if asked.command == "redrive":
-        return 0 if operator.redrive(queues, asked.yes) else 1
-    return 0 if operator.replay(asked.start, asked.end, asked.yes) else 1
+        return 0 if dead.redrive(queues, asked.yes) else 1
+    return 0 if dead.replay(asked.start, asked.end, asked.yes) else 1
 
 
 if __name__ == "__main__":

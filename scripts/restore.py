@@ -1,12 +1,13 @@
-"""`make restore STACK=orders-prod TO=2026-11-22T10:00:00Z`: bring back orders as they were at a moment.
+"""`make restore STACK=orders-prod TO=2026-11-22T10:00:00Z`: bring back what the table held at a moment.
 
 DynamoDB restores a moment of the last 35 days into a new table. This makes that table, compares it with
-the live one order by order, and says what it would do; with --yes it puts back the orders that are gone, and
+the live one item by item, and says what it would do; with --yes it puts back the items that are gone, and
 with --overwrite those that differ too. The live table stays the stack's; the new one is deleted at the end.
 With TABLE=orders-restored in place of TO it compares with a table that is there already, say from AWS Backup
 (docs/reliability.md), and leaves it there.
-Orders placed since are never touched. What is put back is a new version of its order, so that no event id or
-entity tag is used twice. The relay publishes an order that was overwritten; one that was gone makes no event.
+An item is an order, a product or whatever `app.resources` names. What was created since is never touched.
+What is put back is a new version, so that no event id or entity tag is used twice. The relay publishes what
+was overwritten, if its resource has an event for that; what was gone makes no event.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/PointInTimeRecovery_Howitworks.html
 """
@@ -24,31 +25,33 @@ from datetime import UTC, datetime
 from typing import Any
 
 import boto3
-from scripts.command import Arguments, moment_of, reported, session, stack_of
+from scripts.aws import session
+from scripts.cli import Arguments, CliError, moment_of, run_command, say, stack_of
+from scripts.stack import Stack
 
-from app.orders.models import now, timestamp
+from app.core.times import now, timestamp
+from app.resources import load
 
 # A restore takes minutes to hours, by the table's size.
 _POLL_SECONDS = 10.0
 _WAIT_SECONDS = 6 * 3600
 _BATCH = 100  # keys of one BatchGetItem
-# How far an order's version moves when it is put back. The live one is gone or may be spoilt, so nobody knows
-# how far it had got; no order has this many changes.
+# How far an item's version moves when it is put back. The live one is gone or may be spoilt, so nobody knows
+# how far it had got; no item has this many changes.
 _LEAP = 1000
-# What each write of an order sets anew.
+# What each write sets anew.
 _OF_THE_WRITE = {"version", "updated_at", "write_id", "traceparent", "correlation_id"}
+
+# What the keys of every resource's items begin with.
+_PREFIXES = tuple(f"{module.source.prefix}#" for module in load("events").values())
 
 Item = dict[str, Any]
 Say = Callable[[str], None]
 
 
-class CannotRestore(Exception):
-    """Why not, in one line."""
-
-
 @dataclass
 class Outcome:
-    """How many orders of the moment are in the live table as they were, differ, or are gone."""
+    """How many items of the moment are in the live table as they were, differ, or are gone."""
 
     same: int = 0
     different: int = 0
@@ -74,7 +77,7 @@ def put_back(table: str, then: str, *, write: bool, overwrite: bool, say: Say) -
             if write and (present is None or overwrite):
                 outcome.written += _put(dynamodb, table, item, present)
         seen = outcome.same + outcome.different + outcome.gone
-        say(f"{seen} orders compared: {outcome.gone} gone, {outcome.different} different")
+        say(f"{seen} items compared: {outcome.gone} gone, {outcome.different} different")
     return outcome
 
 
@@ -98,7 +101,7 @@ def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL
         deadline = time.monotonic() + _WAIT_SECONDS
         while (status := dynamodb.describe_table(TableName=then)["Table"]["TableStatus"]) != "ACTIVE":
             if time.monotonic() > deadline:
-                raise CannotRestore(f"{then} is still {status} after {_WAIT_SECONDS // 3600} hours")
+                raise CliError(f"{then} is still {status} after {_WAIT_SECONDS // 3600} hours")
             say(f"{then} is {status} ...")
             time.sleep(poll_seconds)
         yield then
@@ -111,32 +114,32 @@ def table_at(table: str, moment: datetime, say: Say, poll_seconds: float = _POLL
 
 
 def restored(table: str, then: str) -> str:
-    """Return `then`, a table that was restored by other means. Raises `CannotRestore` if it was not."""
+    """Return `then`, a table that was restored by other means. Raises CliError if it was not."""
     dynamodb = boto3.client("dynamodb")
     try:
         found = dynamodb.describe_table(TableName=then)["Table"]
     except dynamodb.exceptions.ResourceNotFoundException as why:
-        raise CannotRestore(f"there is no table {then}") from why
+        raise CliError(f"there is no table {then}") from why
     live = dynamodb.describe_table(TableName=table)["Table"]
     if found["TableArn"] == live["TableArn"]:
-        raise CannotRestore(f"{then} is the stack's own table")
+        raise CliError(f"{then} is the stack's own table")
     if found["KeySchema"] != live["KeySchema"]:
-        raise CannotRestore(f"{then} holds no orders: its key is another one")
+        raise CliError(f"{then} is no copy of it: its key is another one")
     if found["TableStatus"] != "ACTIVE":
-        raise CannotRestore(f"{then} is {found['TableStatus']}; wait until it is ACTIVE")
+        raise CliError(f"{then} is {found['TableStatus']}; wait until it is ACTIVE")
     return then
 
 
 def _batches(dynamodb: Any, table: str) -> Iterator[list[Item]]:
-    """Yield every order of the restored table, which nobody else reads or writes.
+    """Yield every entity of the restored table, which nobody else reads or writes.
 
     What is counted of attachments and uploads stays as it is in the live table.
     """
     for page in dynamodb.get_paginator("scan").paginate(
         TableName=table, PaginationConfig={"PageSize": _BATCH}
     ):
-        if orders := [item for item in page["Items"] if item["pk"]["S"].startswith("order#")]:
-            yield orders
+        if items := [item for item in page["Items"] if item["pk"]["S"].startswith(_PREFIXES)]:
+            yield items
 
 
 def _live(dynamodb: Any, table: str, items: list[Item]) -> dict[str, Item]:
@@ -150,7 +153,7 @@ def _live(dynamodb: Any, table: str, items: list[Item]) -> dict[str, Item]:
         if not asked:
             return found
         time.sleep(1)
-    raise CannotRestore(f"{table} goes on refusing reads; try again when it has less to do")
+    raise CliError(f"{table} goes on rejecting reads; try again when it has less to do")
 
 
 def _same(present: Item, item: Item) -> bool:
@@ -192,35 +195,25 @@ def _put(dynamodb: Any, table: str, item: Item, present: Item | None) -> int:
     return 1
 
 
-def table_of(stack: str) -> str:
-    """Return the stack's table. Raises `CannotRestore`."""
-    described = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
-    for output in described.get("Outputs", []):
-        if output["OutputKey"] == "OrdersTableName":
-            return str(output["OutputValue"])
-    raise CannotRestore(f"stack {stack} has no output OrdersTableName")
-
-
 def main(argv: list[str]) -> int:
     """Restore, or say what that would do."""
     parser = Arguments(prog="make restore", description=__doc__)
     parser.add_argument("--stack", type=stack_of, required=True)
     parser.add_argument("--to", type=_moment, help="the moment, as 2026-11-22T10:00:00Z")
     parser.add_argument("--table", help="in place of the moment: a table that was restored already")
-    parser.add_argument("--yes", action="store_true", help="put back the orders that are gone")
-    parser.add_argument("--overwrite", action="store_true", help="with --yes: the orders that differ, too")
+    parser.add_argument("--yes", action="store_true", help="put back the items that are gone")
+    parser.add_argument("--overwrite", action="store_true", help="with --yes: the items that differ, too")
     asked = parser.parse_args(argv)
     if bool(asked.to) == bool(asked.table):
         parser.error("give either TO=, a moment as 2026-11-22T10:00:00Z, or TABLE=, a table restored already")
-    return reported("make restore", lambda: _run(asked), CannotRestore)
+    return run_command("make restore", lambda: _run(asked))
 
 
 def _run(asked: argparse.Namespace) -> int:
-    session()
-    table = table_of(asked.stack)
-    with table_at(table, asked.to, _say) if asked.to else nullcontext(restored(table, asked.table)) as then:
-        outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=_say)
-    print(f"{outcome.same} orders are as they were, {outcome.gone} were gone, {outcome.different} differ.")
+    table = Stack(session().client("cloudformation"), asked.stack).output("OrdersTableName")
+    with table_at(table, asked.to, say) if asked.to else nullcontext(restored(table, asked.table)) as then:
+        outcome = put_back(table, then, write=asked.yes, overwrite=asked.overwrite, say=say)
+    print(f"{outcome.same} items are as they were, {outcome.gone} were gone, {outcome.different} differ.")
     print(
         f"{outcome.written} put back." if asked.yes else "Nothing was changed; --yes puts back what is gone."
     )
@@ -237,10 +230,6 @@ def _moment(text: str) -> datetime | None:
     if moment > datetime.now(UTC):
         raise argparse.ArgumentTypeError(f"{text} lies in the future")
     return moment.astimezone(UTC)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

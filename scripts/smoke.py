@@ -7,7 +7,6 @@ anyone may go, and that it really asks; `--access closed` demands that it asks, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -19,14 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from scripts.cli import Arguments, CliError, run_command, say
+
 READY_SECONDS = 120.0  # names spread and first tasks start
 WORD_SECONDS = 15.0  # while it waits, it says so this often
 LIST_SECONDS = 15.0  # an index follows its table, usually within a second
 _REQUEST_SECONDS = 35.0  # longer than the API's own limit
-
-
-class SmokeFailed(Exception):
-    """The deployed API did not do what it must; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Api:
             with error:
                 return _answer(error.code, error)
         except (OSError, ValueError) as error:
-            raise SmokeFailed(f"{method} {path}: no answer from {self._url}: {error}") from None
+            raise CliError(f"{method} {path}: no answer from {self._url}: {error}") from None
 
 
 def _answer(status: int, source: Any) -> Answer:
@@ -74,7 +71,7 @@ def _answer(status: int, source: Any) -> Answer:
 
 def _expect(condition: bool, what: str, answer: Answer) -> None:
     if not condition:
-        raise SmokeFailed(f"{what}: got {answer.status} {str(answer.body)[:200]}")
+        raise CliError(f"{what}: got {answer.status} {str(answer.body)[:200]}")
 
 
 def _until(
@@ -89,7 +86,7 @@ def _until(
         try:
             answer = look()
             why = f"answers {answer.status}"
-        except SmokeFailed as failed:
+        except CliError as failed:
             if time.monotonic() > deadline:
                 raise
             why = str(failed)
@@ -103,9 +100,9 @@ def _until(
 
 
 def smoke(
-    api: Api, *, access: str = "any", ready_seconds: float = READY_SECONDS, say: Callable[[str], None] = print
+    api: Api, *, access: str = "any", ready_seconds: float = READY_SECONDS, say: Callable[[str], None] = say
 ) -> None:
-    """Go through the API once. Raises SmokeFailed at the first thing that is wrong."""
+    """Go through the API once. Raises CliError at the first thing that is wrong."""
     started = time.monotonic()
 
     def passed(what: str) -> None:
@@ -130,7 +127,7 @@ def smoke(
         passed("closed to callers without a token; set SMOKE_TOKEN to go further")
         return
     if access == "closed" and not api.token:
-        raise SmokeFailed(f"POST /orders without a token must be 401: got {answer.status}")
+        raise CliError(f"POST /orders without a token must be 401: got {answer.status}")
     _expect(answer.status == 201, "POST /orders is not 201", answer)
     placed = answer.body
     _expect(placed["customer"] == customer and placed["quantity"] == 1, "the order is another", answer)
@@ -160,28 +157,23 @@ def smoke(
     passed("cancelled")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the smoke test against the address given; return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Arguments(prog="make smoke", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("api_url")
     parser.add_argument("--access", default="any", help="any, open or closed")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     if given.access not in ("any", "open", "closed"):
-        print(f"error: ACCESS is open or closed, not {given.access!r}", file=sys.stderr)
-        return 2
+        parser.error(f"ACCESS is open or closed, not {given.access!r}")
     if not given.api_url.startswith(("https://", "http://")):
-        print("error: API_URL must be an http or https address", file=sys.stderr)
-        return 2
-    print(f"smoke test of {given.api_url}", flush=True)
-    try:
-        smoke(Api(given.api_url, os.environ.get("SMOKE_TOKEN", "")), access=given.access)
-    except SmokeFailed as error:
-        print(f"error: smoke test failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
-    print("smoke test passed", flush=True)
+        parser.error("API_URL must be an http or https address")
+    return run_command("make smoke", lambda: _run(given.api_url, given.access))
+
+
+def _run(url: str, access: str) -> int:
+    say(f"smoke test of {url}")
+    smoke(Api(url, os.environ.get("SMOKE_TOKEN", "")), access=access)
+    say("smoke test passed")
     return 0
 
 

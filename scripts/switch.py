@@ -2,13 +2,13 @@
 
 The edge (edge/template.yaml) is the address that stays. The steps, each a parameter of one of the stacks:
 
-    raise    the new runtime beside the old one            orders stack: BothRuntimes=true
-    ask      it, directly, until it answers ten times in a row; otherwise nothing is moved
-    move     requests to it                                edge stack: its origin, and then ActiveOrigin
-    watch    the address that stays; if it does not answer, requests are moved back
-    drain    what the old runtime still has in hand
-    forget   the old runtime's address                     edge stack: its origin is taken out
-    remove   the old runtime                               orders stack: Runtime, BothRuntimes=false
+    deploy-new     the new runtime comes up beside the old one   orders stack: BothRuntimes=true
+    health-check   it must answer ten times in a row, directly; otherwise no traffic is shifted
+    shift-traffic  requests go to it                             edge stack: its origin, then ActiveOrigin
+    verify         the address that stays must answer; if it does not, traffic is shifted back
+    drain          the old runtime finishes its requests
+    detach-old     the old runtime's address is removed          edge stack: its origin
+    remove-old     the old runtime is deleted                    orders stack: Runtime, BothRuntimes=false
 
 The steps are worked out from what is there. So a switch that was interrupted goes on where it stopped,
 and `make switch` to the other runtime is the way back from any step.
@@ -17,45 +17,36 @@ and `make switch` to the other runtime is the way back from any step.
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
-import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
-from botocore.exceptions import ClientError
-from scripts.command import Arguments, reported, session, stack_of
+import urllib3
+from scripts.aws import origin_secret, session
+from scripts.cli import Arguments, CliError, run_command, stack_of
+from scripts.stack import Stack
 
 IN_A_ROW = 10
-_ASK_SECONDS = 120  # new tasks and functions are up when their stack says so; the rest is cold starts
-_WATCH_SECONDS = 60
+_HEALTH_CHECK_SECONDS = 120  # the stack says when new tasks and functions are up; the rest is cold starts
+_VERIFY_SECONDS = 60
 _PAUSE_SECONDS = 0.5
 _TIMEOUT_SECONDS = 10
-_STACK_SECONDS = 3600  # a distribution takes minutes, a load balancer with its tasks too
-_CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
-_DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE")
 
 
 class Step(StrEnum):
-    """What is done, in this order."""
+    """What is done, step by step."""
 
-    RAISE = "raise"
-    ASK = "ask"
-    MOVE = "move"
-    WATCH = "watch"
+    DEPLOY_NEW = "deploy-new"
+    HEALTH_CHECK = "health-check"
+    SHIFT_TRAFFIC = "shift-traffic"
+    VERIFY = "verify"
     DRAIN = "drain"
-    FORGET = "forget"
-    REMOVE = "remove"
-
-
-class Stopped(Exception):
-    """Why the switch went no further, and how things stand now."""
+    DETACH_OLD = "detach-old"
+    REMOVE_OLD = "remove-old"
 
 
 @dataclass(frozen=True)
@@ -76,15 +67,15 @@ def plan(state: State, to: str) -> list[Step]:
     """Return the steps from `state` to `to` alone, serving."""
     steps: list[Step] = []
     if to not in state.standing:
-        steps.append(Step.RAISE)
+        steps.append(Step.DEPLOY_NEW)
     if state.active != to:
-        steps += [Step.ASK, Step.MOVE, Step.WATCH, Step.DRAIN]
+        steps += [Step.HEALTH_CHECK, Step.SHIFT_TRAFFIC, Step.VERIFY, Step.DRAIN]
     elif other(to) in state.standing:  # an earlier switch stopped after its move
-        steps += [Step.WATCH, Step.DRAIN]
+        steps += [Step.VERIFY, Step.DRAIN]
     if other(to) in state.known or state.active != to:
-        steps.append(Step.FORGET)
+        steps.append(Step.DETACH_OLD)
     if other(to) in state.standing:
-        steps.append(Step.REMOVE)
+        steps.append(Step.REMOVE_OLD)
     return steps
 
 
@@ -113,85 +104,15 @@ class Address:
     def serves(self, runtime: str) -> bool:
         """Whether it is ready, and `runtime` is what answers."""
         try:
-            status, _ = self._get("/health/ready")
-            status_of_root, about = self._get("/")
-            return status == status_of_root == 200 and json.loads(about)["runtime"] == runtime
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            ready, about = self._get("/health/ready"), self._get("/")
+            return ready.status == about.status == 200 and bool(about.json()["runtime"] == runtime)
+        except (urllib3.exceptions.HTTPError, ValueError, KeyError):
             return False
 
-    def _get(self, path: str) -> tuple[int, bytes]:
-        parts = urlsplit(self.url)
-        if parts.scheme == "https":
-            connection: http.client.HTTPConnection = _NamedHttps(parts, self.certificate_name)
-        else:
-            connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_SECONDS)
-        try:
-            connection.request("GET", parts.path.rstrip("/") + path, headers=dict(self.headers))
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-
-class _NamedHttps(http.client.HTTPSConnection):
-    """HTTPS whose certificate is checked against a given name: the load balancer's is for the origin's."""
-
-    def __init__(self, parts: Any, name: str) -> None:
-        self._tls = ssl.create_default_context()
-        self._name = name or parts.hostname
-        super().__init__(parts.netloc, timeout=_TIMEOUT_SECONDS, context=self._tls)
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
-
-
-class Stack:
-    """A CloudFormation stack, changed by its parameters alone: its template stays as it is."""
-
-    def __init__(self, name: str, pause_seconds: float = 2.0) -> None:
-        self.name = name
-        self._pause = pause_seconds
-        self._cloudformation = boto3.client("cloudformation")
-        self.parameters: dict[str, str] = {}
-        self.outputs: dict[str, str] = {}
-        self.read()
-
-    def read(self) -> str:
-        """Read the stack; return its status."""
-        (stack,) = self._cloudformation.describe_stacks(StackName=self.name)["Stacks"]
-        self.parameters = {
-            p["ParameterKey"]: p.get("ParameterValue", "") for p in stack.get("Parameters", [])
-        }
-        self.outputs = {o["OutputKey"]: o["OutputValue"] for o in stack.get("Outputs", [])}
-        return str(stack["StackStatus"])
-
-    def change(self, **changes: str) -> None:
-        """Update the stack to the changed parameters, and wait for it. Raises `Stopped`."""
-        missing = changes.keys() - self.parameters.keys()
-        if missing:
-            raise Stopped(f"stack {self.name} has no parameter {', '.join(sorted(missing))}")
-        parameters = [
-            {"ParameterKey": key, "ParameterValue": changes[key]}
-            if key in changes
-            else {"ParameterKey": key, "UsePreviousValue": True}
-            for key in self.parameters
-        ]
-        try:
-            self._cloudformation.update_stack(
-                StackName=self.name,
-                UsePreviousTemplate=True,
-                Parameters=parameters,
-                Capabilities=_CAPABILITIES,
-            )
-        except ClientError as error:
-            if "No updates are to be performed" not in str(error):
-                raise Stopped(f"stack {self.name}: {error.response['Error']['Message']}") from error
-        deadline = time.monotonic() + _STACK_SECONDS
-        while (status := self.read()).endswith("_IN_PROGRESS") and time.monotonic() < deadline:
-            time.sleep(self._pause)
-        if status not in _DONE:
-            raise Stopped(f"stack {self.name} is {status}; its events say why")
+    def _get(self, path: str) -> urllib3.BaseHTTPResponse:
+        name = self.certificate_name or urlsplit(self.url).hostname
+        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_SECONDS, server_hostname=name) as http:
+            return http.request("GET", self.url.rstrip("/") + path, headers=self.headers)
 
 
 class Switch:
@@ -205,82 +126,76 @@ class Switch:
 
     def state(self) -> State:
         """Return how things stand."""
-        orders, edge = self._orders.parameters, self._edge.parameters
+        orders, edge = self._orders.parameters(), self._edge.parameters()
         both = orders["BothRuntimes"] == "true"
         standing = frozenset({"lambda", "fargate"} if both else {orders["Runtime"]})
         known = frozenset(side for side in ("lambda", "fargate") if edge[_origin(side)])
         return State(standing, edge["ActiveOrigin"], known)
 
     def run(self, to: str) -> None:
-        """Do what is left to do. Raises `Stopped`."""
+        """Do what is left to do. Raises `CliError`."""
         steps = plan(self.state(), to)
         if not steps:
             print(f"{to} serves already, and alone.")
         for number, step in enumerate(steps, 1):
             started = time.monotonic()
-            side = other(to) if step in (Step.DRAIN, Step.FORGET, Step.REMOVE) else to
-            print(f"[{number}/{len(steps)}] {step} {side} ...", flush=True)
+            side = other(to) if step in (Step.DRAIN, Step.DETACH_OLD, Step.REMOVE_OLD) else to
+            print(f"[{number}/{len(steps)}] {step}: {side} ...", flush=True)
             self._do(step, to)
             print(f"      done after {time.monotonic() - started:.1f} s", flush=True)
 
     def _do(self, step: Step, to: str) -> None:
         match step:
-            case Step.RAISE:
+            case Step.DEPLOY_NEW:
                 self._orders.change(BothRuntimes="true")
-            case Step.ASK:
-                self._ask(to)
-            case Step.MOVE:
-                self._move(to)
-            case Step.WATCH:
-                self._watch(to)
+            case Step.HEALTH_CHECK:
+                self._health_check(to)
+            case Step.SHIFT_TRAFFIC:
+                self._shift_traffic(to)
+            case Step.VERIFY:
+                self._verify(to)
             case Step.DRAIN:
                 time.sleep(self._drain_seconds)
-            case Step.FORGET:
+            case Step.DETACH_OLD:
                 self._edge.change(**{_origin(other(to)): ""})
-            case Step.REMOVE:
+            case Step.REMOVE_OLD:
                 self._orders.change(Runtime=to, BothRuntimes="false")
 
-    def _ask(self, to: str) -> None:
-        if not healthy(lambda: self._direct(to).serves(to), _ASK_SECONDS):
-            raise Stopped(
-                f"{to} does not answer; nothing was moved, {other(to)} serves. "
+    def _health_check(self, to: str) -> None:
+        if not healthy(lambda: self._direct(to).serves(to), _HEALTH_CHECK_SECONDS):
+            raise CliError(
+                f"{to} does not answer; no traffic was shifted, {other(to)} serves. "
                 f"`make switch TO={other(to)}` takes {to} away again."
             )
 
     def _direct(self, side: str) -> Address:
-        url = self._orders.outputs.get({"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[side], "")
-        arn = self._orders.parameters.get("OriginSecretArn", "")
-        name = self._edge.parameters.get("FargateOriginName", "") if side == "fargate" else ""
-        return Address(url, {"X-Origin-Secret": _secret(arn)} if arn else {}, name)
+        url = self._orders.outputs().get({"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[side], "")
+        arn = self._orders.parameters().get("OriginSecretArn", "")
+        name = self._edge.parameters().get("FargateOriginName", "") if side == "fargate" else ""
+        return Address(url, {"X-Origin-Secret": origin_secret(boto3, arn)} if arn else {}, name)
 
-    def _move(self, to: str) -> None:
-        origins = {
-            _origin(side): self._orders.outputs.get(_origin(side), "") for side in ("lambda", "fargate")
-        }
+    def _shift_traffic(self, to: str) -> None:
+        outputs = self._orders.outputs()
+        origins = {_origin(side): outputs.get(_origin(side), "") for side in ("lambda", "fargate")}
         # First where it is: that makes the DNS record of FargateOriginName, and nobody asks for it before.
         self._edge.change(**origins)
         self._edge.change(ActiveOrigin=to)
 
-    def _watch(self, to: str) -> None:
-        if healthy(lambda: self._front.serves(to), _WATCH_SECONDS):
+    def _verify(self, to: str) -> None:
+        if healthy(lambda: self._front.serves(to), _VERIFY_SECONDS):
             return
         if other(to) in self.state().standing and other(to) in self.state().known:
             self._edge.change(ActiveOrigin=other(to))
-            raise Stopped(
+            raise CliError(
                 f"{to} did not answer at {self._front.url}; {other(to)} serves again. "
                 f"`make switch TO={other(to)}` takes {to} away."
             )
-        raise Stopped(f"{to} does not answer at {self._front.url}")
+        raise CliError(f"{to} does not answer at {self._front.url}")
 
 
 def _origin(side: str) -> str:
     """Name the parameter of the edge, and output of the orders stack, that is the side's host."""
     return {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}[side]
-
-
-def _secret(arn: str) -> str:
-    value = boto3.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
-    return str(json.loads(value)["current"])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -298,10 +213,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
     parser.add_argument(
-        "--front", help="the address that stays, where its name leads nowhere (the local AWS)"
+        "--front", help="the address that stays, where its name leads nowhere (the local AWS emulator)"
     )
     options = parser.parse_args(arguments)
-    return reported("make switch", lambda: _run(options), Stopped)
+    return run_command("make switch", lambda: _run(options))
 
 
 def _runtime(text: str) -> str:
@@ -310,20 +225,13 @@ def _runtime(text: str) -> str:
     return text
 
 
-def _edge(name: str) -> Stack:
-    """Return the stack of the edge. Raises Stopped if there is none."""
-    try:
-        return Stack(name)
-    except ClientError as error:
-        if "does not exist" not in str(error):
-            raise
-        raise Stopped(f"there is no {name}, where requests are switched: `make edge` makes it") from error
-
-
 def _run(options: argparse.Namespace) -> int:
-    session()
-    orders, edge = Stack(options.stack), _edge(options.edge or f"{options.stack}-edge")
-    front = Address(edge.outputs["EdgeUrl"])
+    formation = session().client("cloudformation")
+    orders, edge = Stack(formation, options.stack), Stack(formation, options.edge or f"{options.stack}-edge")
+    orders.require()
+    if not (url := edge.outputs().get("EdgeUrl")):
+        raise CliError(f"there is no {edge.name}, where requests are switched: `make deploy-cdn` makes it")
+    front = Address(url)
     if options.front:
         headers = {"Host": urlsplit(front.url).netloc, "X-Forwarded-Proto": "https"}
         front = Address(options.front, headers)

@@ -94,11 +94,11 @@ def transformed(source: Template) -> Template:
     for resource in source["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":  # as `sam package` leaves it
             resource["Properties"]["ImageUri"] = f"{ACCOUNT_ID}.dkr.ecr.{REGION}.amazonaws.com/orders:tag"
-    # In the environment of the local AWS: the newest translator excludes our own pydantic.
+    # In the environment of the local AWS emulator: the newest translator excludes our own pydantic.
     python = ROOT / ".venv-local/bin/python"
     if not python.exists():
         raise ValueError(
-            "The environment of the local AWS is missing, which has SAM's translator: make setup"
+            "The environment of the local AWS emulator is missing, which has SAM's translator: make setup"
         )
     command = [str(python), str(ROOT / "scripts/translate.py"), REGION]
     made = subprocess.run(command, input=json.dumps(source), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""SAM's transform, of a template in JSON on standard input. It runs in the environment of the local AWS."""
+"""SAM's transform, of a template in JSON on standard input. It runs in the environment of the emulator."""
 
 import json
 import logging

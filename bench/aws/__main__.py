@@ -29,11 +29,12 @@ import uvloop
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from costs.model import PRICES, Measured, Prices, load_measured
-from scripts.command import Arguments, NotReady, explained, session, stack_of
+from scripts.aws import SDK_ERRORS, explained, session
+from scripts.cli import Arguments, CliError, ask, stack_of
 
 from bench.aws import bill, report, starts
 from bench.aws.callers import ENDPOINTS, WARM_UP, Budget, Callers, Spent
-from bench.aws.target import CannotMeasure, Door, Target, find
+from bench.aws.target import Door, Target, find
 from bench.processes import ROOT
 
 REPORTS = ROOT / "reports/bench-aws"
@@ -198,9 +199,9 @@ class Bench:
         return found
 
     def _that_take_orders(self, budgets: Mapping[Door, Budget], say: Callable[[str], None]) -> list[Door]:
-        """Place an order at each address, and cancel it. Raises `CannotMeasure` when none takes one."""
+        """Place an order at each address, and cancel it. Raises CliError when none takes one."""
         say("asking each address for one order")
-        refused: list[CannotMeasure] = []
+        refused: list[CliError] = []
 
         async def ask(door: Door) -> None:
             async with Callers(door, self._token, budgets[door], self._customer) as callers:
@@ -214,7 +215,7 @@ class Bench:
             try:
                 uvloop.run(ask(door))
                 doors.append(door)
-            except CannotMeasure as why:
+            except CliError as why:
                 refused.append(why)
                 self.missing.append(f"{door.name}: {why}")
         if not doors:
@@ -280,7 +281,7 @@ class Bench:
                     figures["steps"] = await self._steps(callers)
             except Spent:
                 self.missing.append(f"{door.name}: ended early, for as many requests as announced were sent")
-            except CannotMeasure as why:
+            except CliError as why:
                 self.missing.append(f"{door.name}: ended early: {why}")
             finally:
                 await callers.cancel()
@@ -386,12 +387,9 @@ def write(found: dict[str, Any], directory: Path) -> Path:
 
 def agreed(target: Target, yes: bool) -> bool:
     """Ask whether to begin; for prod its name is to be typed."""
-    try:
-        if target.stage == "prod":
-            return input(f"Type {target.stack} to go on: ").strip() == target.stack
-        return yes or input("Go on? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    if target.stage == "prod":
+        return ask(f"Type {target.stack} to go on: ") == target.stack
+    return yes or (ask("Go on? [y/N] ") or "").lower() in ("y", "yes")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -427,7 +425,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("make bench-aws: not begun; nothing was sent", file=sys.stderr)
             return 1
         page = write(bench.run(lambda text: print(f"  {text}", flush=True)), REPORTS)
-    except (CannotMeasure, NotReady, BotoCoreError, ClientError, ValueError, OSError) as error:
+    except (CliError, *SDK_ERRORS, ValueError, OSError) as error:
         print(f"make bench-aws: {explained(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

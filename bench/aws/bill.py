@@ -25,7 +25,7 @@ from costs.model import (
 from bench.aws.callers import ENDPOINTS, percentile
 from bench.aws.target import WORKERS, Target
 
-INDEXES = ("orders-by-shard", "orders-by-customer", "orders-by-owner")
+INDEXES = ("by-shard", "by-filter", "by-owner")
 _PERIOD = 60  # of every metric that is read; the measured interval is whole minutes
 _METRICS_A_CALL = (
     500  # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
+from scripts.cli import CliError
 
-from bench.aws.target import CannotMeasure, Door
+from bench.aws.target import Door
 from bench.load import Connection
 
 _REQUEST_SECONDS = 35.0  # longer than the API's own limit
@@ -28,7 +29,8 @@ _POLL_SECONDS = 0.1
 WARM_UP = 8  # requests to each endpoint before those that count
 STEPS = (1, 2, 4, 8, 16, 32, 64, 128)
 
-# As docs/openapi.json has them (a test compares): the path, and the answer that is right.
+# As docs/openapi.json has them (a test compares): the path, and the answer that is right. Not those of products,
+# which are those of orders with other fields.
 ENDPOINTS: dict[str, int] = {
     "POST /orders": 201,
     "GET /orders/{order_id}": 200,
@@ -144,7 +146,7 @@ class Caller:
         milliseconds = (time.perf_counter() - started) * 1e3
         self._budget.received_bytes += wire.received - before
         if status == 401:
-            raise CannotMeasure(f"{self._door.url} asks for a token: TOKEN=... (of one who may place orders)")
+            raise CliError(f"{self._door.url} asks for a token: TOKEN=... (of one who may place orders)")
         return Answer(status, bytes(wire.body), milliseconds)
 
     def close(self) -> None:
@@ -283,9 +285,9 @@ class Callers:
         return sample
 
     async def begin(self) -> None:
-        """Place one order. Raises `CannotMeasure` when that is not possible."""
+        """Place one order. Raises CliError when that is not possible."""
         if not (await self._side_by_side("POST /orders", [""])).milliseconds:
-            raise CannotMeasure(f"POST {self.door.url}/orders places no order: {self._trouble}")
+            raise CliError(f"POST {self.door.url}/orders places no order: {self._trouble}")
 
     async def endpoints(self, requests: int, receipt_seconds: float, polls: int) -> dict[str, Any]:
         """Ask for each endpoint `requests` times, after `WARM_UP` that do not count, and cancel what was placed."""
@@ -299,7 +301,7 @@ class Callers:
         for endpoint in ("GET /", "GET /health", "GET /health/ready", "POST /orders", "GET /orders"):
             await ask(endpoint, nobody)
         if not self.placed:
-            raise CannotMeasure(f"{self.door.url} takes no orders any more: {self._trouble}")
+            raise CliError(f"{self.door.url} takes no orders any more: {self._trouble}")
         mine = list(self.placed)
         each = (mine * len(nobody))[: len(nobody)]
         for endpoint in (
@@ -364,7 +366,7 @@ class Callers:
             caller = await free.get()
             try:
                 await self._one(caller, endpoint, sample, self._order_for(endpoint))
-            except (CannotMeasure, Spent) as why:
+            except (CliError, Spent) as why:
                 broken.append(why)
             finally:
                 free.put_nowait(caller)
@@ -395,7 +397,7 @@ class Callers:
         if "{order_id}" not in endpoint:
             return ""
         if not self.placed:
-            raise CannotMeasure(f"{self.door.url} takes no orders any more")
+            raise CliError(f"{self.door.url} takes no orders any more")
         if endpoint.startswith("PUT"):
             return self.placed.pop(0)
         return random.choice(self.placed)  # noqa: S311
@@ -406,7 +408,7 @@ class Callers:
         At most `requests` in all. The last step is the first one that was not borne.
         """
         if not self.placed:
-            raise CannotMeasure(f"{self.door.url} takes no orders any more: {self._trouble}")
+            raise CliError(f"{self.door.url} takes no orders any more: {self._trouble}")
         order_id, allowed = self.placed[0], requests
         found: list[dict[str, float]] = []
         for connections in STEPS:
@@ -462,7 +464,7 @@ async def _ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def _kinds(count: int) -> list[str]:
-    """Return what is asked for, in turn: in each ten the shares of the mix, in an order of their own."""
+    """Return what is asked for, in turn: in each ten the shares of the mix, shuffled."""
 
     def tens() -> Iterator[str]:
         shuffled = random.Random(0)  # noqa: S311 - the same in every run

@@ -20,7 +20,9 @@ def page(found: Mapping[str, Any], plot_name: str) -> str:
     title = f"# {about['stack']} in {about['region']}, {about['began'][:10]}"
     parts = [title, f"Made by `make bench-aws STACK={about['stack']}`. {_setting(about)}"]
     if about["local"]:
-        parts.append("**A local AWS answered. This shows that the command works, and nothing of AWS.**")
+        parts.append(
+            "**A local AWS emulator answered. This shows that the command works, and nothing of AWS.**"
+        )
     parts += [f"![Latency of each endpoint]({plot_name})", "## Cold starts", *_starts(found)]
     parts += ["## Endpoints", *_endpoints(found)]
     if found.get("throughput"):

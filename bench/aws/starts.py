@@ -21,9 +21,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+from scripts.cli import CliError
 
 from bench.aws.callers import percentile
-from bench.aws.target import CannotMeasure, Target
+from bench.aws.target import Target
 from bench.child import event_of
 
 LEVELS = ("DEBUG", "INFO")  # at both of them reports are written, and each change is a new start
@@ -43,7 +44,7 @@ Report = dict[str, float]
 """Figures of one call, by the names of `_FIELDS`; those that the report has."""
 
 
-class CallFailed(CannotMeasure):
+class CallFailed(CliError):
     """A function failed when it was called for its report."""
 
 
@@ -139,7 +140,7 @@ def _put_back(functions: Any, name: str, logging: Mapping[str, str]) -> None:
         _settled(functions, name)
     except (BotoCoreError, ClientError) as error:
         by_hand = f"aws lambda update-function-configuration --function-name {name} --logging-config"
-        raise CannotMeasure(
+        raise CliError(
             f"{name} could not be put back ({error}); do so by: {by_hand} '{json.dumps(logging)}'"
         ) from None
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from scripts.delivery.stack import Stack, outputs_of, parameters_of
+from scripts.aws import origin_secret
+from scripts.cli import CliError
+from scripts.stack import Stack, outputs_of, parameters_of
 
 WORKERS = ("RelayFunction", "ReceiptsFunction")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class CannotMeasure(Exception):
-    """Why nothing, or nothing more, is measured; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +53,22 @@ class Target:
 
 
 def find(session: Any, name: str) -> Target:
-    """Read the stack, its nested stacks and its edge. Raises `CannotMeasure`."""
+    """Read the stack, its nested stacks and its edge. Raises CliError."""
     cloudformation = session.client("cloudformation")
     stack, edge = Stack(cloudformation, name, str), Stack(cloudformation, f"{name}-edge", str)
-    found = stack.describe()
-    if found is None:
-        where = cloudformation.meta.region_name
-        raise CannotMeasure(
-            f"there is no stack {name} in {where}; STACK=orders-dev names it, AWS_REGION its region"
-        )
+    found = stack.require()
     status = found["StackStatus"]
     if not status.endswith("_COMPLETE") or status in ("ROLLBACK_COMPLETE", "DELETE_COMPLETE"):
-        raise CannotMeasure(f"stack {name} is {status}; measure it when it stands still")
+        raise CliError(f"stack {name} is {status}; measure it when it stands still")
     outputs = outputs_of(found)
     if "OrdersTableName" not in outputs:
-        raise CannotMeasure(f"stack {name} is no stack of this project: it has no output OrdersTableName")
+        raise CliError(f"stack {name} is no stack of this project: it has no output OrdersTableName")
     return Target(
         name,
         cloudformation.meta.region_name,
         urlsplit(cloudformation.meta.endpoint_url).hostname in _LOOPBACK,
         parameters_of(found),
-        {each["LogicalResourceId"]: each.get("PhysicalResourceId", "") for each in stack.resources()},
+        stack.ids(),
         _doors(session, parameters_of(found), outputs, edge.describe() or {}),
     )
 
@@ -85,7 +77,7 @@ def _doors(
     session: Any, parameters: Mapping[str, str], outputs: Mapping[str, str], edge: Mapping[str, Any]
 ) -> tuple[Door, ...]:
     secret = parameters.get("OriginSecretArn", "")
-    headers = {"X-Origin-Secret": _secret(session, secret)} if secret else {}
+    headers = {"X-Origin-Secret": origin_secret(session, secret)} if secret else {}
     # A load balancer's certificate names the domain, or what the edge calls it (docs/edge.md).
     named = parameters_of(edge).get("FargateOriginName", "")
     names = {"lambda": "", "fargate": named or parameters.get("DomainName", "")}
@@ -95,10 +87,5 @@ def _doors(
     if url := outputs_of(edge).get("EdgeUrl", ""):
         doors.append(Door("edge", url, limited=True))
     if not doors:
-        raise CannotMeasure("the stack has neither output LambdaApiUrl nor FargateApiUrl; deploy it anew")
+        raise CliError("the stack has neither output LambdaApiUrl nor FargateApiUrl; deploy it anew")
     return tuple(doors)
-
-
-def _secret(session: Any, arn: str) -> str:
-    value = session.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
-    return str(json.loads(value)["current"])

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
-from scripts.delivery.decide import DeliveryError
+from scripts.cli import CliError, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 SAM = ROOT / ".venv-tools" / "bin" / "sam"
@@ -34,7 +32,8 @@ _LOCAL_IMAGE = re.compile(r"(?m)^( +ImageUri:) (\w+:\w+)$")  # as `sam build` le
 _NESTED = re.compile(r"(?m)^( +TemplateURL:) (?!https?:)(\S+)$")
 # What an attestation is made of; a workflow's step reads it.
 SUBJECTS = "reports/artifact/SHA256SUMS"
-_BUILD_SECONDS = 1800
+# Lambda rejects an image whose index holds attestations, which newer builders add unasked.
+_NO_ATTESTATIONS = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 
 
 def source_key(root: Path = ROOT, architecture: str = "x86_64") -> str:
@@ -82,24 +81,24 @@ class Artifacts:
         return body
 
     def named(self, key: str) -> str:
-        """Return the artifact's name, `<key>@<hash>`. Raises DeliveryError if there is none."""
+        """Return the artifact's name, `<key>@<hash>`. Raises CliError if there is none."""
         return f"{key}@{_sha256(self._manifest(key))}"
 
     def _manifest(self, key: str) -> bytes:
         manifest = self._read(key, "release.json")
         if manifest is None:
-            raise DeliveryError(f"there is no artifact {key} in s3://{self.bucket}/{self.prefix}/")
+            raise CliError(f"there is no artifact {key} in s3://{self.bucket}/{self.prefix}/")
         return manifest
 
     def verified(self, name: str) -> tuple[bytes, str]:
         """Return the manifest and the template of an artifact, if all of it is what was built.
 
-        Raises DeliveryError if not, or if there is none.
+        Raises CliError if not, or if there is none.
         """
         key, _, wanted = name.partition("@")
         manifest = self._manifest(key)
         if wanted and _sha256(manifest) != wanted:
-            raise DeliveryError(
+            raise CliError(
                 f"artifact {key} is not what was built: its hash is {_sha256(manifest)}, not {wanted}"
             )
         files = json.loads(manifest).get("files", {})
@@ -107,7 +106,7 @@ class Artifacts:
         for file in {*files, "template.yaml"}:
             body = self._read(key, file)
             if body is None or _sha256(body) != files.get(file):
-                raise DeliveryError(f"artifact {key} is not what was built: {file} is another, or gone")
+                raise CliError(f"artifact {key} is not what was built: {file} is another, or gone")
             bodies[file] = body
         return manifest, bodies["template.yaml"].decode()
 
@@ -197,7 +196,7 @@ class Artifacts:
         """
         images = {found[2] for found in _LOCAL_IMAGE.finditer(built)}
         if len(images) != 1:
-            raise DeliveryError(f"sam build must make one image for all functions, not {sorted(images)}")
+            raise CliError(f"sam build must make one image for all functions, not {sorted(images)}")
         digest = self._push(images.pop(), key)
         return _LOCAL_IMAGE.sub(rf"\1 {self.repository}@{digest}", built)
 
@@ -216,23 +215,23 @@ class Artifacts:
             asked = self._ecr.describe_images(repositoryName=name, imageIds=[{"imageTag": tag}])
         except self._ecr.exceptions.ImageNotFoundException:
             return None
-        found = asked["imageDetails"]  # the local AWS answers with none, and does not raise
+        found = asked["imageDetails"]  # the local AWS emulator answers with none, and does not raise
         return str(found[0]["imageDigest"]) if found else None
 
 
 def put_once(s3: Any, bucket: str, key: str, body: bytes) -> None:
-    """Write an object, unless it is there. Raises DeliveryError if it is, with other contents."""
+    """Write an object, unless it is there. Raises CliError if it is, with other contents."""
     try:
         s3.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
             raise
         if s3.get_object(Bucket=bucket, Key=key)["Body"].read() != body:
-            raise DeliveryError(f"s3://{bucket}/{key} is there already, with other contents") from None
+            raise CliError(f"s3://{bucket}/{key} is there already, with other contents") from None
 
 
 def attested(manifest: bytes, repository: str, workflow: str) -> None:
-    """Return if the workflow of the repository built what the manifest names. Raises DeliveryError.
+    """Return if the workflow of the repository built what the manifest names. Raises CliError.
 
     GitHub keeps the attestation: https://cli.github.com/manual/gh_attestation_verify
     """
@@ -241,9 +240,9 @@ def attested(manifest: bytes, repository: str, workflow: str) -> None:
         path.write_bytes(manifest)
         who = ("--repo", repository, "--cert-identity", workflow, "--deny-self-hosted-runners")
         try:
-            _run("gh", "attestation", "verify", str(path), *who)
-        except DeliveryError as error:
-            raise DeliveryError(
+            run_program("gh", "attestation", "verify", str(path), *who, cwd=ROOT)
+        except CliError as error:
+            raise CliError(
                 f"GitHub has no attestation that {workflow} built this artifact ({error}); "
                 "if it was built elsewhere, run the workflow Deploy with `force`"
             ) from None
@@ -255,23 +254,9 @@ def _sha256(body: bytes) -> str:
 
 def _sam(*words: str) -> None:
     if not SAM.exists():
-        raise DeliveryError("SAM CLI is missing: run `make setup`")
-    _run(str(SAM), *words)
+        raise CliError("SAM CLI is missing: run `make setup`")
+    run_program(str(SAM), *words, cwd=ROOT, SAM_CLI_TELEMETRY="0", **_NO_ATTESTATIONS)
 
 
 def _docker(*words: str, put: str = "") -> None:
-    _run("docker", *words, put=put)
-
-
-def _run(program: str, *words: str, put: str = "") -> None:
-    # Lambda refuses an image whose index holds attestations, which newer builders add unasked.
-    environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    command, shown = [program, *words], f"{Path(program).name} {words[0]}"
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=environ, timeout=_BUILD_SECONDS, text=True, input=put)
-    except FileNotFoundError:
-        raise DeliveryError(f"there is no `{program}` command") from None
-    except subprocess.TimeoutExpired:
-        raise DeliveryError(f"{shown} took longer than {_BUILD_SECONDS} s") from None
-    if done.returncode:
-        raise DeliveryError(f"{shown} failed; its output is above")
+    run_program("docker", *words, cwd=ROOT, text=put, **_NO_ATTESTATIONS)

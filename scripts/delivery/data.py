@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
-from scripts.command import explained, is_denied, one_line
+from scripts.aws import explained, is_denied, messages_in
+from scripts.cli import batches, one_line
 
-# List prices of us-east-1 in USD, a month: order of magnitude for a report, not a bill.
+# List prices of us-east-1 in USD, a month: rough figures for a report, not a bill.
 # https://aws.amazon.com/kms/pricing/, /dynamodb/pricing/on-demand/, /s3/pricing/
 KEY_PRICE = 1.00
 TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
@@ -20,7 +21,7 @@ KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
 _LOGS = ("AccessLogsBucket", "LogsBucket")  # the second is an edge's
 _GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
 _BATCH = 1000  # of DeleteObjects
-# How often a removal is tried that AWS refuses for now. With the usual pause that is two minutes.
+# How often a removal is tried that AWS rejects for now. With the usual pause that is two minutes.
 _TRIES = 60
 # What passes by itself: others at work on the resource, throttling, logs that still arrive. A bus says that
 # it has rules for a while after they went: https://github.com/anomalyco/ion/issues/809
@@ -72,7 +73,7 @@ def retained(resources: Iterable[Mapping[str, Any]], declared: Mapping[str, Mapp
 class Data:
     """Looks into and removes retained resources. `connect` makes a client by service name.
 
-    `pause_seconds` is the time between two tries of what AWS refuses for now.
+    `pause_seconds` is the time between two tries of what AWS rejects for now.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Data:
 
     def held(self, kept: Iterable[Kept]) -> bool:
         """Tell whether any of it holds data. What cannot be looked into counts as holding some."""
-        looks = {
+        looks: dict[str, Callable[[str], bool]] = {
             "AWS::DynamoDB::Table": self._table_holds,
             "AWS::S3::Bucket": self._bucket_holds,
-            "AWS::SQS::Queue": self._queue_holds,
+            "AWS::SQS::Queue": lambda url: messages_in(self._connect("sqs"), url) > 0,
         }
         return any(
             self._holds(looks[k.kind], k.physical_id)
@@ -106,11 +107,6 @@ class Data:
     def _bucket_holds(self, name: str) -> bool:
         found = self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
         return bool(found.get("Versions") or found.get("DeleteMarkers"))
-
-    def _queue_holds(self, url: str) -> bool:
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self._connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)
-        return any(int(found.get("Attributes", {}).get(name, 0)) for name in names)
 
     def stand(self, kept: Iterable[Kept]) -> bool:
         """Tell whether any of it is still to be removed. A stack's bus and archive are never the last."""
@@ -146,8 +142,7 @@ class Data:
         try:
             for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
                 found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-                for start in range(0, len(found), _BATCH):
-                    batch = found[start : start + _BATCH]
+                for batch in batches(found, _BATCH):
                     objects = [{"Key": o["Key"], "VersionId": o["VersionId"]} for o in batch]
                     answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
                     if errors := answer.get("Errors", []):
@@ -200,7 +195,7 @@ class Data:
         return left
 
     def _persist(self, remove: Callable[[str], Any], resource: Kept) -> None:
-        """Remove the resource, unless it is gone; try again while AWS refuses it for now."""
+        """Remove the resource, unless it is gone; try again while AWS rejects it for now."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 remove(resource.physical_id)

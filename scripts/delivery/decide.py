@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from scripts.cli import CliError
 from scripts.templates import Evaluator, Template
 
 PRODUCTION = "prod"
-
-
-class DeliveryError(Exception):
-    """The command cannot go on; the message is one line that says what to do."""
 
 
 class Action(Enum):
@@ -26,7 +23,7 @@ class Action(Enum):
     UPDATE = "update"
     DELETE_THEN_CREATE = "delete, then create"
     WAIT = "wait"
-    REFUSE = "refuse"
+    REJECT = "reject"
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ _FAILED_CREATION = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED")
 _EVENTS = "`aws cloudformation describe-stack-events --stack-name {stack}` says why"
 _HELP = {
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-updating-stacks-continueupdaterollback.html
-    "UPDATE_ROLLBACK_FAILED": f"{_EVENTS}; mend that, never delete the stack, then "
+    "UPDATE_ROLLBACK_FAILED": f"{_EVENTS}; fix that, never delete the stack, then "
     "`aws cloudformation continue-update-rollback --stack-name {stack}`, and deploy again",
     "UPDATE_FAILED": f"{_EVENTS}; go back with `aws cloudformation rollback-stack --stack-name {{stack}}`, "
     "and deploy again",
@@ -76,12 +73,12 @@ def decide(status: str | None, *, holds_data: bool, stack: str = "it") -> Decisi
     if status in _FAILED_CREATION:
         if holds_data:
             return Decision(
-                Action.REFUSE,
+                Action.REJECT,
                 "its creation failed, and what is left of it holds data or cannot be looked into; "
                 "look at it, then `make destroy`",
             )
         return Decision(Action.DELETE_THEN_CREATE, "its creation failed and it never held data")
-    return Decision(Action.REFUSE, f"the stack is {status}: {_HELP.get(status, _EVENTS).format(stack=stack)}")
+    return Decision(Action.REJECT, f"the stack is {status}: {_HELP.get(status, _EVENTS).format(stack=stack)}")
 
 
 _PREVIEW = re.compile(r"preview([0-9]+)")
@@ -93,19 +90,19 @@ def bootstrap_stage(stage: str) -> str:
 
 
 def stack_name(service: str, stage: str) -> str:
-    """Return the name of a stage's stack. Raises DeliveryError for what cannot be a stage.
+    """Return the name of a stage's stack. Raises CliError for what cannot be a stage.
 
     A pull request's is `<service>-preview-<number>`, so that every name of a bootstrap's stage begins alike.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]{1,15}", stage):
-        raise DeliveryError(f"STAGE must be two to sixteen lower-case letters or digits, not {stage!r}")
+        raise CliError(f"STAGE must be two to sixteen lower-case letters or digits, not {stage!r}")
     if stage in ("bootstrap", "preview"):
-        raise DeliveryError(f"the stage {stage!r} is taken by the bootstrap")
+        raise CliError(f"the stage {stage!r} is taken by the bootstrap")
     return f"{service}-" + _PREVIEW.sub(r"preview-\1", stage)
 
 
 def check_stage(stage: str, samconfig: Mapping[str, Any]) -> None:
-    """Return if a stage of this name is meant to be. Raises DeliveryError.
+    """Return if a stage of this name is meant to be. Raises CliError.
 
     A misspelt one would be deployed as a new stage with the default parameters.
     """
@@ -114,7 +111,7 @@ def check_stage(stage: str, samconfig: Mapping[str, Any]) -> None:
     known |= {named(_overrides(samconfig, name)).get("Stage", "dev") for name in known}
     if stage not in known and not _PREVIEW.fullmatch(stage) and not stage.startswith("test"):
         names = ", ".join(sorted(known - {"default"}))
-        raise DeliveryError(
+        raise CliError(
             f"there is no stage {stage!r}: it is one of {names}, begins with `preview` and a number, or with "
             f"`test`; another one needs its section [{stage}.deploy.parameters] in samconfig.toml"
         )
@@ -134,42 +131,42 @@ def stage_parameters(samconfig: Mapping[str, Any], stage: str, extra: Sequence[s
     """
     parameters = named([*_overrides(samconfig, stage), f"Stage={stage}", *extra])
     if parameters["Stage"] != stage:
-        raise DeliveryError(f"Stage={parameters['Stage']} contradicts STAGE={stage}")
+        raise CliError(f"Stage={parameters['Stage']} contradicts STAGE={stage}")
     return parameters
 
 
 def named(pairs: Iterable[str]) -> dict[str, str]:
-    """Return the values of Name=value pairs by name, the last one of each. Raises DeliveryError."""
+    """Return the values of Name=value pairs by name, the last one of each. Raises CliError."""
     values: dict[str, str] = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not separator or not name.isalnum():
-            raise DeliveryError(f"a parameter is Name=value, not {pair!r}")
+            raise CliError(f"a parameter is Name=value, not {pair!r}")
         values[name] = value
     return values
 
 
 def checked_parameters(parameters: Mapping[str, str], declared: Mapping[str, Any]) -> dict[str, str]:
-    """Return the parameters if the template declares them and takes their values. Raises DeliveryError."""
+    """Return the parameters if the template declares them and takes their values. Raises CliError."""
     if unknown := sorted(set(parameters) - set(declared)):
-        raise DeliveryError(f"the template has no parameter {', '.join(unknown)}")
+        raise CliError(f"the template has no parameter {', '.join(unknown)}")
     for name, value in parameters.items():
-        if why := _refused(value, declared[name] or {}):
-            raise DeliveryError(f"{name}={value} is refused: {why}")
+        if why := _rejected(value, declared[name] or {}):
+            raise CliError(f"{name}={value} is rejected: {why}")
     return dict(parameters)
 
 
 def check_rules(source: Template, given: Mapping[str, str], region: str, partition: str) -> None:
-    """Return if the template's rules admit the parameters. Raises DeliveryError.
+    """Return if the template's rules admit the parameters. Raises CliError.
 
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/rules-section-structure.html
     """
     here = {"AWS::Region": region, "AWS::Partition": partition}
     if refusals := Evaluator(source, **{**here, **given}).refusals():
-        raise DeliveryError(" ".join(refusals))
+        raise CliError(" ".join(refusals))
 
 
-def _refused(value: str, declared: Mapping[str, Any]) -> str:
+def _rejected(value: str, declared: Mapping[str, Any]) -> str:
     """Return why a template does not take the value, or nothing.
 
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html
@@ -203,9 +200,9 @@ def serving(parameters: Mapping[str, str]) -> set[str]:
 
 
 def keeps_serving(active: str, parameters: Mapping[str, str]) -> None:
-    """Return if the runtime that the edge sends requests to stays up. Raises DeliveryError."""
+    """Return if the runtime that the edge sends requests to stays up. Raises CliError."""
     if active not in serving(parameters):
-        raise DeliveryError(
+        raise CliError(
             f"the edge sends requests to {active}, which these parameters take away: "
             f"give Runtime={active} or BothRuntimes=true, or `make switch` first"
         )
@@ -218,32 +215,30 @@ def architecture(parameters: Mapping[str, str], declared: Mapping[str, Any]) -> 
 
 
 def check_artifact(stage: str, name: str) -> None:
-    """Return if a stage may be given an artifact of this name, or none. Raises DeliveryError.
+    """Return if a stage may be given an artifact of this name, or none. Raises CliError.
 
     A key is the hash of the sources, followed by a time if that was taken.
     """
     if stage == PRODUCTION and "@" not in name:
-        raise DeliveryError(
-            "name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it"
-        )
+        raise CliError("name what dev ran with its hash: ARTIFACT=<key>@<hash>, as `make package` says it")
     if name and not re.fullmatch(r"[0-9a-f]{32}(-[0-9]{8}T[0-9]{6})?(@[0-9a-f]{64})?", name):
-        raise DeliveryError(f"ARTIFACT is <key>@<hash>, as `make package` says it, not {name!r}")
+        raise CliError(f"ARTIFACT is <key>@<hash>, as `make package` says it, not {name!r}")
 
 
 def check_destroy(stage: str, *, yes: bool, data: bool) -> None:
-    """Return if a stage may be destroyed in this way. Raises DeliveryError for production's data."""
+    """Return if a stage may be destroyed in this way. Raises CliError for production's data."""
     if stage == PRODUCTION and (yes or data):
-        raise DeliveryError("YES and DATA are not for production: type the stack's name, remove data by hand")
+        raise CliError("YES and DATA are not for production: type the stack's name, remove data by hand")
 
 
 def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:
-    """Return if the stack may go. Raises DeliveryError.
+    """Return if the stack may go. Raises CliError.
 
     Production is never destroyed without typing its name, and its data never by this command.
     """
     check_destroy(stage, yes=yes, data=data)
     if not yes and typed != stack:
-        raise DeliveryError("the name typed is not the stack's; nothing was done")
+        raise CliError("the name typed is not the stack's; nothing was done")
 
 
 @dataclass(frozen=True)
@@ -264,14 +259,14 @@ class Record:
 
 
 def rollback_target(records: Sequence[Record]) -> Record:
-    """Return the newest deployment to go back to, of those before the present one. Raises DeliveryError.
+    """Return the newest deployment to go back to, of those before the present one. Raises CliError.
 
     Skips what runs now and what was rolled back from and not deployed again since, so that two rollbacks
     in a row go back two steps and never forth.
     """
     ordered = sorted(records, key=lambda record: record.at)
     if not ordered:
-        raise DeliveryError("no deployment is recorded, so there is none to go back to")
+        raise CliError("no deployment is recorded, so there is none to go back to")
     skipped: set[str] = set()
     for record in ordered:
         skipped.discard(record.release)
@@ -281,7 +276,7 @@ def rollback_target(records: Sequence[Record]) -> Record:
     for record in reversed(ordered):
         if record.release not in skipped:
             return record
-    raise DeliveryError("there is no earlier deployment to go back to")
+    raise CliError("there is no earlier deployment to go back to")
 
 
 def stale_previews(stacks: Iterable[str], service: str, open_numbers: Iterable[int]) -> list[str]:
@@ -292,15 +287,15 @@ def stale_previews(stacks: Iterable[str], service: str, open_numbers: Iterable[i
 
 
 def open_pull_requests(text: str) -> list[int]:
-    """Read the numbers of the open pull requests: 'none', or numbers between spaces. Raises DeliveryError.
+    """Read the numbers of the open pull requests: 'none', or numbers between spaces. Raises CliError.
 
-    An empty text is refused: a listing that failed must not look like 'every pull request is closed'.
+    An empty text is rejected: a listing that failed must not look like 'every pull request is closed'.
     """
     words = text.split()
     if words == ["none"]:
         return []
     if not words or not all(word.isdigit() for word in words):
-        raise DeliveryError("OPEN must be the numbers of the open pull requests, or 'none'")
+        raise CliError("OPEN must be the numbers of the open pull requests, or 'none'")
     return [int(word) for word in words]
 
 

@@ -10,12 +10,12 @@ OK, NOTE, FIX, UNKNOWN = "ok", "note", "fix", "unknown"
 
 
 class Row(NamedTuple):
-    """One line of the table. `mend` is the one command that mends it."""
+    """One line of the table. `fix` is the one command that fixes it."""
 
     state: str
     what: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def default_of(template: str, parameter: str) -> str:

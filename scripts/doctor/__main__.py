@@ -54,8 +54,8 @@ def table(machine: Sequence[Row], account: Sequence[Row], *, colour: bool) -> st
             state = f"{row.state:7}"
             shown = f"\033[{_COLOURS[row.state]}m{state}\033[0m" if colour else state
             lines.append(f"  {shown}  {row.what:{width}}  {row.found}")
-            if row.mend:
-                lines.append(f"{'':11}{'':{width}}  -> {row.mend}")
+            if row.fix:
+                lines.append(f"{'':11}{'':{width}}  -> {row.fix}")
         lines.append("")
     counts = {state: sum(row.state == state for row in [*machine, *account]) for state in _COLOURS}
     lines.append(

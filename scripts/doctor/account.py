@@ -30,10 +30,10 @@ from botocore.exceptions import (
     UnknownRegionError,
 )
 from botocore.exceptions import ConnectionError as NotConnected
-from scripts.command import endpoints_in, is_denied, one_line, wrong_endpoint
+from scripts.aws import endpoints_in, is_denied, wrong_endpoint
+from scripts.cli import CliError, one_line
 from scripts.delivery.decide import (
     Action,
-    DeliveryError,
     bootstrap_stage,
     check_stage,
     decide,
@@ -220,7 +220,7 @@ class Account:
         return [found[what] for what, _ in checks]
 
     def _ask(self, service: str, operation: str, region: str | None = None, **request: Any) -> Any:
-        """Return AWS's answer. Raises Unseen if it is refused or does not come."""
+        """Return AWS's answer. Raises Unseen if it is rejected or does not come."""
         try:
             with self._lock:  # a session is not safe to share, its clients are
                 key = (service, region or self.region)
@@ -251,8 +251,8 @@ class Account:
         try:
             credentials = self._aws.get_credentials()
         except MissingDependencyException as error:  # `aws login` needs botocore[crt]
-            mend = 'eval "$(aws configure export-credentials --format env)"'
-            return [Row(FIX, what, _line(error), mend), *rows], "no credentials"
+            fix = 'eval "$(aws configure export-credentials --format env)"'
+            return [Row(FIX, what, _line(error), fix), *rows], "no credentials"
         except (BotoCoreError, ClientError) as error:
             return [Row(FIX, what, _line(error), sign_in), *rows], "no credentials"
         if credentials is None:
@@ -264,15 +264,15 @@ class Account:
             who = client.get_caller_identity()
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            found = f"found by {how}, and refused: {code}"
-            mend = sign_in if credentials.method in ("sso", "login") else _NO_CREDENTIALS
+            found = f"found by {how}, and rejected: {code}"
+            fix = sign_in if credentials.method in ("sso", "login") else _NO_CREDENTIALS
             if code == "SignatureDoesNotMatch" and "expired" in str(error).lower():
-                found, mend = f"{found}; this machine's clock is wrong", "sudo timedatectl set-ntp true"
-            return [Row(FIX, what, found, mend), *rows], "the credentials are refused"
+                found, fix = f"{found}; this machine's clock is wrong", "sudo timedatectl set-ntp true"
+            return [Row(FIX, what, found, fix), *rows], "the credentials are rejected"
         except (HTTPClientError, NotConnected) as error:
             found = f"found by {how}; AWS did not answer: {_line(error)}"
-            mend = rows[0].mend if rows else f"curl -sS https://sts.{home}.amazonaws.com"
-            return [Row(FIX, what, found, mend), *rows], "AWS did not answer"
+            fix = rows[0].fix if rows else f"curl -sS https://sts.{home}.amazonaws.com"
+            return [Row(FIX, what, found, fix), *rows], "AWS did not answer"
         except BotoCoreError as error:  # an SSO session that ended, a process that failed
             return [Row(FIX, what, f"found by {how}: {_line(error)}", sign_in), *rows], "no credentials"
         found = f"{who['Arn']} of account {who['Account']}, by {how}"
@@ -318,7 +318,7 @@ class Account:
         if self._sdk_region != self.region:
             # SAM CLI: "Please provide a region via the --region parameter or by the AWS_DEFAULT_REGION ..."
             found += f"; but SAM CLI takes {self._sdk_region or 'none'}"
-            # Two that are set the commands refuse.
+            # Two that are set the commands reject.
             state = FIX if self._environ.get("AWS_DEFAULT_REGION") else NOTE
             return Row(state, what, found, f"export AWS_DEFAULT_REGION={self.region}")
         return Row(OK, what, found)
@@ -342,8 +342,8 @@ class Account:
             return self._no_such_region(opted)
         if opted[self.region] == "not-opted-in":
             # https://docs.aws.amazon.com/accounts/latest/reference/manage-acct-regions.html
-            mend = f"aws account enable-region --region-name {self.region}"
-            return Row(FIX, "region", f"{self.region} is not enabled in this account", mend)
+            fix = f"aws account enable-region --region-name {self.region}"
+            return Row(FIX, "region", f"{self.region} is not enabled in this account", fix)
         if self.region not in self._known:
             found = f"{self.region} is enabled, and newer than the SDK, which does not know it"
             return Row(NOTE, "region", found, "make lock")
@@ -362,10 +362,10 @@ class Account:
         if lacking:
             # https://docs.aws.amazon.com/systems-manager/latest/userguide/parameter-store-public-parameters-global-infrastructure.html
             path = f"/aws/service/global-infrastructure/regions/{self.region}/services"
-            mend = (
+            fix = (
                 f"aws ssm get-parameters-by-path --region us-east-1 --path {path} --query Parameters[].Value"
             )
-            services = Row(NOTE, "services", f"the SDK knows no endpoint here of {', '.join(lacking)}", mend)
+            services = Row(NOTE, "services", f"the SDK knows no endpoint here of {', '.join(lacking)}", fix)
         else:
             services = Row(OK, "services", "all that the templates are made of have an endpoint here")
         if self.partition == "aws":
@@ -398,7 +398,7 @@ class Account:
         status = self._status(stack)
         action = decide(status, holds_data=True).action
         found = f"{stack} is {status}" if status else f"there is no {stack} yet"
-        if action is Action.REFUSE:
+        if action is Action.REJECT:
             return Row(FIX, what, found, _BLOCKED_STACKS.get(str(status), removal).format(name=stack))
         if action is Action.WAIT:
             events = f"aws cloudformation describe-stack-events --stack-name {stack} --max-items 5"
@@ -414,8 +414,8 @@ class Account:
         self._ask("s3", "list_buckets", MaxBuckets=1)
         status = self._status(_SAM_STACK)
         if status and not (status.endswith("_COMPLETE") and status != "ROLLBACK_COMPLETE"):
-            mend = f"aws cloudformation delete-stack --stack-name {_SAM_STACK}"
-            return Row(FIX, what, f"`sam deploy` puts its files into {_SAM_STACK}, which is {status}", mend)
+            fix = f"aws cloudformation delete-stack --stack-name {_SAM_STACK}"
+            return Row(FIX, what, f"`sam deploy` puts its files into {_SAM_STACK}, which is {status}", fix)
         return Row(OK, what, "answers, and may be listed")
 
     # Quotas
@@ -504,7 +504,7 @@ class Account:
     def _zones(self) -> Row:
         """Return whether the zones that the stack takes carry Fargate and NAT gateways.
 
-        Fn::GetAZs gives those with a default subnet, or all if none has one, in alphabetical order.
+        Fn::GetAZs gives those with a default subnet, or all if none has one, sorted by name.
         https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/intrinsic-function-reference-getavailabilityzones.html
         """
         kind = [{"Name": "zone-type", "Values": ["availability-zone"]}]
@@ -524,13 +524,11 @@ class Account:
         bad = [f"{name} carries no {lacking[name]}" for name in taken if name in lacking]
         fit = [name for name in sorted(ids) if name not in lacking][:2]
         if len(fit) < 2:
-            mend = "export AWS_DEFAULT_REGION=eu-central-1"
-            return Row(
-                self._blocks_fargate, "zones", f"{text}; the region has no two that carry it all", mend
-            )
+            fix = "export AWS_DEFAULT_REGION=eu-central-1"
+            return Row(self._blocks_fargate, "zones", f"{text}; the region has no two that carry it all", fix)
         if bad or len(taken) < 2:
-            mend = f"make deploy STAGE={self.stage} PARAMETERS=AvailabilityZones={','.join(fit)}"
-            return Row(self._blocks_fargate, "zones", "; ".join([text, *bad]), mend)
+            fix = f"make deploy STAGE={self.stage} PARAMETERS=AvailabilityZones={','.join(fit)}"
+            return Row(self._blocks_fargate, "zones", "; ".join([text, *bad]), fix)
         return Row(OK, "zones", f"{text} carry Fargate and NAT gateways")
 
     # Identities
@@ -546,8 +544,8 @@ class Account:
             return Row(OK, what, "those of ECS, load balancing and scaling are there")
         found = f"{len(missing)} of 3 are missing; AWS makes each at first use, perhaps too late for it"
         names = " ".join(SERVICE_LINKED_ROLES[role] for role in missing)
-        mend = f"for name in {names}; do aws iam create-service-linked-role --aws-service-name $name; done"
-        return Row(NOTE, what, found, mend)
+        fix = f"for name in {names}; do aws iam create-service-linked-role --aws-service-name $name; done"
+        return Row(NOTE, what, found, fix)
 
     def _provider(self) -> Row:
         """Return whether GitHub's tokens are taken here. An account has room for one such provider."""
@@ -569,9 +567,9 @@ class Account:
         known = self._ask("iam", "get_open_id_connect_provider", OpenIDConnectProviderArn=arn)["ClientIDList"]
         if "sts.amazonaws.com" not in known:
             # https://docs.github.com/en/actions/how-tos/secure-your-work/security-harden-deployments/oidc-in-aws
-            mend = "aws iam add-client-id-to-open-id-connect-provider --client-id sts.amazonaws.com"
-            mend += f" --open-id-connect-provider-arn {arn}"
-            return Row(NOTE, what, f"{arn} takes no tokens for sts.amazonaws.com", mend)
+            fix = "aws iam add-client-id-to-open-id-connect-provider --client-id sts.amazonaws.com"
+            fix += f" --open-id-connect-provider-arn {arn}"
+            return Row(NOTE, what, f"{arn} takes no tokens for sts.amazonaws.com", fix)
         if status is None:
             command = f'{command[:-1]} OidcProviderArn={arn}"'
             return Row(NOTE, what, f"{arn} is there; the stack {bootstrap} is not", command)
@@ -604,7 +602,7 @@ def look(environ: Mapping[str, str]) -> list[Row]:
     """Return the account's rows."""
     try:
         return Account(session(environ), environ, boto3.Session().region_name).rows()
-    except DeliveryError as error:
+    except CliError as error:
         return [Row(FIX, "stage", str(error), "make doctor STAGE=dev")]
     except ProfileNotFound as error:
         return [

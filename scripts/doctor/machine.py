@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,8 @@ class Machine:
         version = ".".join(str(part) for part in self._python)
         if self._python < OLDEST_PYTHON:
             newer = next((name for name in _pythons() if self._says(name, "--version") is not None), "")
-            mend = f"make doctor PYTHON={newer}" if newer else self._install("python3")
-            return [Row(FIX, "Python", f"{version}; 3.11 or newer is needed", mend)]
+            fix = f"make doctor PYTHON={newer}" if newer else self._install("python3")
+            return [Row(FIX, "Python", f"{version}; 3.11 or newer is needed", fix)]
         if not importlib.util.find_spec("ensurepip"):
             return [Row(FIX, "Python", f"{version} lacks the module venv", self._install("python3-venv"))]
         return [Row(OK, "Python", version)]
@@ -83,8 +82,8 @@ class Machine:
     def make(self) -> list[Row]:
         text = self._says("make", "--version")
         if text is None:
-            mend = "xcode-select --install" if self._platform == "darwin" else self._install("make")
-            return [Row(FIX, "make", "not on the PATH", mend)]
+            fix = "xcode-select --install" if self._platform == "darwin" else self._install("make")
+            return [Row(FIX, "make", "not on the PATH", fix)]
         if "GNU Make" not in text:
             return [Row(FIX, "make", "not GNU Make", self._install("make"))]
         version = _version(text)
@@ -98,8 +97,8 @@ class Machine:
         what = "container engine"
         if not self._which("docker"):
             mac = self._platform == "darwin"
-            mend = "brew install --cask docker-desktop" if mac else self._install("docker.io", dnf="docker")
-            return [Row(FIX, what, "no `docker` on the PATH", mend)]
+            fix = "brew install --cask docker-desktop" if mac else self._install("docker.io", dnf="docker")
+            return [Row(FIX, what, "no `docker` on the PATH", fix)]
         # https://docs.docker.com/reference/cli/docker/system/info/
         code, out, problem = self._run("docker", "info", "--format", "{{json .}}")
         info = _json(out)
@@ -122,8 +121,8 @@ class Machine:
         place = engine_root if os.path.isdir(engine_root) else str(self._root)
         free = shutil.disk_usage(place).free / 1e9
         state = OK if free >= _ROOMY_GB else NOTE if free >= _LEAST_GB else FIX
-        mend = "" if state == OK else "docker system prune --all"
-        return Row(state, "disk", f"{free:.0f} GB free at {place}", mend)
+        fix = "" if state == OK else "docker system prune --all"
+        return Row(state, "disk", f"{free:.0f} GB free at {place}", fix)
 
     def _wake(self, problem: str) -> str:
         if "permission denied" in problem.lower():
@@ -149,7 +148,7 @@ class Machine:
         return [Row(FIX, what, "`sam` is not on the PATH, or does not start", f"make setup && {take}")]
 
     def aws(self) -> list[Row]:
-        """Return whether there is an AWS CLI that signs in; most rows of the account are mended by it."""
+        """Return whether there is an AWS CLI that signs in; most rows of the account are fixed by it."""
         what = "AWS CLI"
         version = _version(self._says("aws", "--version") or "")
         if version and _numbers(version) >= _AWS_CLI_WITH_SSO:
@@ -157,22 +156,22 @@ class Machine:
         old = f"{version} cannot `aws configure sso`"
         # https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html
         file = "awscli-exe-linux-$(uname -m).zip"
-        mend = (
+        fix = (
             f"curl -fsSO https://awscli.amazonaws.com/{file} && unzip -qo {file} && sudo aws/install --update"
         )
         if self._platform == "darwin":
-            mend = "brew install awscli"
+            fix = "brew install awscli"
         found = old if version else "`aws` is not on the PATH; the commands for the account need it"
-        return [Row(NOTE, what, found, mend)]
+        return [Row(NOTE, what, found, fix)]
 
     def node(self) -> list[Row]:
         version = _version(self._says("node", "--version") or "")
-        mend = self._install("nodejs npm", brew="node")
+        fix = self._install("nodejs npm", brew="node")
         if not version or not self._which("npm"):
             missing = "npm" if version else "node"
-            return [Row(NOTE, "node", f"{missing} is not on the PATH; `make check` needs it", mend)]
+            return [Row(NOTE, "node", f"{missing} is not on the PATH; `make check` needs it", fix)]
         if _numbers(version) < OLDEST_NODE:
-            return [Row(NOTE, "node", f"{version}; `make check` needs {OLDEST_NODE[0]} or newer", mend)]
+            return [Row(NOTE, "node", f"{version}; `make check` needs {OLDEST_NODE[0]} or newer", fix)]
         return [Row(OK, "node", version)]
 
     def git(self) -> list[Row]:
@@ -210,19 +209,17 @@ class Machine:
             return [Row(NOTE, what, found, "gh repo create --private --source . --push")]
         # https://docs.github.com/en/rest/actions/oidc
         ask = f"gh api repos/{name} --jq '\"OwnerId=\\(.owner.id) RepositoryId=\\(.id)\"'"
-        repository = self._github(f"repos/{name}")
+        repository = _json(self._run("gh", "api", f"repos/{name}")[1])
         if not repository.get("id"):
-            reason = (
-                "GitHub did not say" if self._may_ask_github() else "there is neither `gh` nor GITHUB_TOKEN"
-            )
+            reason = "GitHub did not say" if self._which("gh") else "there is no `gh`"
             return [Row(UNKNOWN, what, f"could not look at {name}: {reason}", ask)]
         owner, number = repository["owner"]["id"], repository["id"]
         ids = f"OwnerId={owner} RepositoryId={number}"
-        form = self._github(f"repos/{name}/actions/oidc/customization/sub")
+        form = _json(self._run("gh", "api", f"repos/{name}/actions/oidc/customization/sub")[1])
         if form.get("use_default") is False:
             found = f"{ids}; its subject is customized, and the roles trust GitHub's own forms only"
-            mend = f"gh api -X PUT repos/{name}/actions/oidc/customization/sub -F use_default=true"
-            return [Row(NOTE, what, found, mend)]
+            fix = f"gh api -X PUT repos/{name}/actions/oidc/customization/sub -F use_default=true"
+            return [Row(NOTE, what, found, fix)]
         immutable, sure = form.get("use_immutable_subject"), True
         if immutable is None:  # the right to read it is an administrator's
             immutable, sure = repository.get("created_at", "") >= _IMMUTABLE_SINCE, False
@@ -230,25 +227,6 @@ class Machine:
         subject = f"repo:{own}@{owner}/{short}@{number}:…" if immutable else f"repo:{name}:…"
         likely = "" if sure else " (by its age)"
         return [Row(OK, what, f"{subject}{likely}; bootstrap takes Repository={name} {ids}")]
-
-    def _may_ask_github(self) -> bool:
-        return bool(self._which("gh") or self._environ.get("GITHUB_TOKEN") or self._environ.get("GH_TOKEN"))
-
-    def _github(self, path: str) -> dict[str, Any]:
-        """Return GitHub's answer, or nothing: by `gh`, else by a token."""
-        if self._which("gh"):
-            return _json(self._run("gh", "api", path)[1])
-        token = self._environ.get("GITHUB_TOKEN") or self._environ.get("GH_TOKEN")
-        api = self._environ.get("GITHUB_API_URL", "https://api.github.com")
-        if not token or not api.startswith(("https://", "http://127.0.0.1")):
-            return {}
-        headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json"}
-        try:
-            request = urllib.request.Request(f"{api}/{path}", headers=headers)  # noqa: S310 (checked above)
-            with urllib.request.urlopen(request, timeout=_COMMAND_SECONDS) as answer:  # noqa: S310
-                return _json(answer.read().decode())
-        except (OSError, ValueError):
-            return {}
 
     def _which(self, command: str) -> str | None:
         return shutil.which(command, path=self._environ.get("PATH", ""))

@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError
 from costs.model import HOURS, Prices, Setup, Traffic, fargate_front, lambda_front, load_measured, shared
-from scripts.command import NotReady, explained, session
+from scripts.aws import session
+from scripts.cli import Arguments, CliError, ask, run_command, say
 from scripts.delivery.artifact import ROOT, SAM
 from scripts.first_hour.run import REMOVE, Run, State, report, table
 from scripts.first_hour.stage import BOOTSTRAP, NAME, Stage, Target
@@ -37,20 +37,11 @@ _WEB_ACL_MONTH = 5.0 + 3 * 1.0
 _STATE = ROOT / ".local" / "test-aws" / "state.json"
 
 
-class Refused(Exception):
-    """Why nothing was begun, in one line that says what to do."""
-
-
 def find_target() -> Target:
-    """Return the account that the environment leads to. Raises Refused."""
-    try:
-        made = session()
-        sts = made.client("sts")
-        account = sts.get_caller_identity()["Account"]
-    except NotReady as error:
-        raise Refused(str(error)) from None
-    except (BotoCoreError, ClientError) as error:
-        raise Refused(explained(error)) from None
+    """Return the account that the environment leads to. Raises CliError."""
+    made = session()
+    sts = made.client("sts")
+    account = sts.get_caller_identity()["Account"]
     endpoint = str(sts.meta.endpoint_url)
     local = not (urlsplit(endpoint).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
     return Target(made, account, made.region_name, endpoint, local)
@@ -92,44 +83,36 @@ def plan(target: Target, skip: Iterable[str]) -> str:
 
 
 def check_machine() -> None:
-    """Return if this machine can build the image. Raises Refused."""
+    """Return if this machine can build the image. Raises CliError."""
     if not SAM.exists():
-        raise Refused("SAM CLI is missing: run `make setup`")
+        raise CliError("SAM CLI is missing: run `make setup`")
     docker = shutil.which("docker")
     if not docker:
-        raise Refused("there is no `docker` command: the image is built with it")
+        raise CliError("there is no `docker` command: the image is built with it")
     if subprocess.run([docker, "info"], capture_output=True, timeout=60, check=False).returncode:
-        raise Refused("no container engine answers (docker info): start Docker")
+        raise CliError("no container engine answers (docker info): start Docker")
 
 
 def known_state(stage: Stage, path: Path, *, clean: bool) -> State:
-    """Return the state to go on with, or a fresh one if nothing is there. Raises Refused."""
+    """Return the state to go on with, or a fresh one if nothing is there. Raises CliError."""
     target = stage.target
     where = f"{target.account} {target.region}" + (f" {target.endpoint}" if target.local else "")
-    found = State.load(path)
+    try:
+        found = State.load(path)
+    except (KeyError, ValueError) as error:
+        raise CliError(f"{path} cannot be read ({error!r}): remove it, then {REMOVE}") from None
     if found and found.where != where:
-        raise Refused(
+        raise CliError(
             f"an unfinished run is in {found.where}, this is {where}: finish that one first ({REMOVE})"
         )
     if found:
         return found
     if not clean and (there := stage.stacks()):
         names = ", ".join(each.name for each in there)
-        raise Refused(
+        raise CliError(
             f"there is {names} already, which no unfinished run made: `{REMOVE}` removes it with its data"
         )
     return State(path, where)
-
-
-def _ask(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _write(folder: Path, target: Target, state: State) -> None:
@@ -147,7 +130,7 @@ def _write(folder: Path, target: Target, state: State) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the steps; return 0 if all passed, 1 if not, 2 if nothing was begun, 130 if interrupted."""
-    parser = argparse.ArgumentParser(prog="make test-aws", description=__doc__)
+    parser = Arguments(prog="make test-aws", description=__doc__)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--keep", action="store_true", help="stop at a failed step, and leave all of it there"
@@ -159,25 +142,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, default=_STATE, help="where an unfinished run is kept")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports")
     given = parser.parse_args(argv)
-    skip = given.skip.split()
-    try:
-        optional = [step.name for step in STEPS if step.optional]
-        if wrong := sorted(set(skip) - set(optional)):
-            raise Refused(f"SKIP={' '.join(wrong)}: only these can be left out: {', '.join(optional)}")
-        target = find_target()
-        log = given.reports / "test-aws.log"
-        stage = Stage(target, {}, given.state.parent, log, say)
-        state = known_state(stage, given.state, clean=given.clean)
-        if not given.clean:
-            check_machine()
-            say(plan(target, skip))
-        if not given.yes and not _ask(
-            f"Remove {NAME} with its data? [y/N] " if given.clean else "Go on? [y/N] "
-        ):
-            raise Refused("nothing was done; YES=1 does not ask")
-    except (Refused, ValueError) as error:
-        print(f"make test-aws: {error}", file=sys.stderr)
-        return 2
+    return run_command("make test-aws", lambda: _run(given), failed=2)
+
+
+def _run(given: argparse.Namespace) -> int:
+    skip, optional = given.skip.split(), [step.name for step in STEPS if step.optional]
+    if wrong := sorted(set(skip) - set(optional)):
+        raise CliError(f"SKIP={' '.join(wrong)}: only these can be left out: {', '.join(optional)}")
+    target = find_target()
+    log = given.reports / "test-aws.log"
+    stage = Stage(target, {}, given.state.parent, log, say)
+    state = known_state(stage, given.state, clean=given.clean)
+    if not given.clean:
+        check_machine()
+        say(plan(target, skip))
+    question = f"Remove {NAME} with its data? [y/N] " if given.clean else "Go on? [y/N] "
+    if not given.yes and (ask(question) or "").lower() not in ("y", "yes"):
+        raise CliError("nothing was done; YES=1 does not ask")
     stage.facts = state.facts
     if not given.state.exists():
         log.unlink(missing_ok=True)

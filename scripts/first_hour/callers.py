@@ -29,9 +29,9 @@ class Callers:
     wrong: list[str] = field(default_factory=list)
     orders: list[dict[str, Any]] = field(default_factory=list)
     # Where the database does not answer in time, the application says so (503, Retry-After), and callers ask
-    # again. That is no fault of the application if the database did not answer us either: the local AWS is
+    # again. That is no fault of the application if the database did not answer us either: the emulator is
     # one process for the database and the control plane.
-    refused: list[tuple[float, float]] = field(default_factory=list)
+    rejected: list[tuple[float, float]] = field(default_factory=list)
     silences: list[tuple[float, float]] = field(default_factory=list)
     slowest_seconds: float = 0.0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -51,23 +51,23 @@ class Callers:
 
     def report(self) -> dict[str, Any]:
         """Return what was sent, who answered, and what failed."""
-        unexcused = self.refused_without_reason()
+        unexcused = self.rejected_without_reason()
         return {
             "requests": sum(self.sent.values()),
             "by_method": dict(self.sent),
             "orders": len(self.orders),
             "answered_by": dict(self.answered_by),
             "failed_or_wrong": len(self.wrong) + len(unexcused),
-            "refused_while_the_database_was_silent": len(self.refused) - len(unexcused),
+            "rejected_while_the_database_was_silent": len(self.rejected) - len(unexcused),
             "first_wrong": self.wrong[:10],
             "slowest_seconds": round(self.slowest_seconds, 2),
         }
 
-    def refused_without_reason(self) -> list[tuple[float, float]]:
+    def rejected_without_reason(self) -> list[tuple[float, float]]:
         """Return when the application said that the database is late, although it was not."""
         return [
             (begun, ended)
-            for begun, ended in self.refused
+            for begun, ended in self.rejected
             if not any(start < ended and begun < end for start, end in self.silences)
         ]
 
@@ -121,7 +121,7 @@ class Callers:
         finally:
             self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - started)
         if answer.status_code == 503 and ":dependency-unavailable" in answer.text:
-            self.refused.append((started, time.monotonic()))
+            self.rejected.append((started, time.monotonic()))
             # A PUT may have been done all the same, and then its If-Match would be stale.
             if self._stop.wait(int(answer.headers["retry-after"])) or method == "PUT":
                 return None

@@ -10,9 +10,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
-from scripts.command import one_line
+from scripts.cli import one_line
+from scripts.delivery.cdn import WEB_ACL_REGION
 from scripts.delivery.data import Data, Kept
-from scripts.delivery.edge import WEB_ACL_REGION
 
 
 class Ask(NamedTuple):
@@ -87,6 +87,7 @@ _KINDS = {
     "queue": "AWS::SQS::Queue",
     "bus": "AWS::Events::EventBus",
     "archive": "AWS::Events::Archive",
+    "key": "AWS::KMS::Key",
 }
 
 
@@ -132,9 +133,7 @@ class Leftovers:
         known = [Kept(_KINDS[each.what], each.what, each.name) for each in left if each.what in _KINDS]
         Data(self._connect, say).remove(known)
         for each in left:
-            if each.what == "key":
-                self._connect("kms").schedule_key_deletion(KeyId=each.name, PendingWindowInDays=7)
-            elif each.what == "log group":
+            if each.what == "log group":
                 self._connect("logs", each.region).delete_log_group(logGroupName=each.name)
             elif each.what == "repository":
                 self._connect("ecr").delete_repository(repositoryName=each.name, force=True)

@@ -1,4 +1,4 @@
-"""Steps in order: what became of each, what it took, and the report. Knows no AWS."""
+"""Steps in sequence: what became of each, what it took, and the report. Knows no AWS."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
+from scripts.cli import CliError, one_line
+
 REMOVE = "make test-aws CLEAN=1"
-_NOT_HERE = "Not shown on the local AWS: "
-
-
-class StepFailed(Exception):
-    """What is not as it must be, in one line."""
+_NOT_HERE = "Not shown on the emulator: "
 
 
 class Result(StrEnum):
@@ -173,10 +171,10 @@ class Run:
         started = time.monotonic()
         try:
             outcome = Outcome(Result.PASSED, note=step.do(self._context))
-        except StepFailed as error:
+        except CliError as error:
             outcome = Outcome(Result.FAILED, note=str(error))
         except Exception as error:  # whatever it is, what was made costs, and is to be removed
-            outcome = Outcome(Result.FAILED, note=" ".join(f"{type(error).__name__}: {error}".split()))
+            outcome = Outcome(Result.FAILED, note=one_line(f"{type(error).__name__}: {error}"))
         except KeyboardInterrupt:
             outcome = Outcome(Result.INTERRUPTED)
         outcome.seconds = time.monotonic() - started
@@ -211,7 +209,7 @@ def report(steps: Sequence[Step], outcomes: dict[str, Outcome], *, where: str, w
     head = ["step", "result", "seconds", "what it shows", "noted"] + ["not shown here"] * local
     lines = [f"# make test-aws: {where}", "", when, ""]
     if local:
-        lines += ["The local AWS stands in for a real one. The last column says what it cannot show.", ""]
+        lines += ["A local AWS emulator stands in for AWS. The last column says what it cannot show.", ""]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for step in steps:
         outcome = outcomes.get(step.name, Outcome(Result.NOT_REACHED))

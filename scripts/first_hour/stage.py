@@ -16,11 +16,12 @@ from typing import Any
 
 import httpx
 from localcloud.engine import architecture
-from scripts.delivery.__main__ import SERVICE, Delivery
+from scripts.cli import CliError
+from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import ROOT, SOURCES
-from scripts.delivery.stack import Stack, parameters_of
+from scripts.delivery.stacks import SERVICE
 from scripts.first_hour.left import Left, Leftovers
-from scripts.first_hour.run import StepFailed
+from scripts.stack import Stack, parameters_of
 
 STAGE = "testaws"  # whatever begins with "test" is a stage for a while
 NAME = f"{SERVICE}-{STAGE}"
@@ -50,7 +51,7 @@ class Target:
         return self.session.client(service, region_name=region)
 
     def __str__(self) -> str:
-        return f"the local AWS at {self.endpoint}" if self.local else f"account {self.account}, {self.region}"
+        return f"the emulator at {self.endpoint}" if self.local else f"account {self.account}, {self.region}"
 
 
 class Stage:
@@ -94,20 +95,20 @@ class Stage:
         return self.delivery("deploy", "--artifact", artifact, "--parameters", given)
 
     def smoke(self) -> None:
-        self.run("scripts/smoke.py", self.url, "--access", "open")
+        self.run("-m", "scripts.smoke", self.url, "--access", "open")
 
     def run(self, *words: str) -> str:
-        """Run a program of the project; return what it said. Raises StepFailed with its error."""
+        """Run a program of the project; return what it said. Raises CliError with its error."""
         status, said = self._run(words)
         if status:
-            raise StepFailed(f"{' '.join(words[:3])}: {_error(said)}")
+            raise CliError(f"{' '.join(words[:3])}: {_error(said)}")
         return said
 
     def fail(self, *words: str) -> str:
-        """Run a program that must fail; return its error. Raises StepFailed if it does not."""
+        """Run a program that must fail; return its error. Raises CliError if it does not."""
         status, said = self._run(words)
         if status != 1:
-            raise StepFailed(f"{' '.join(words[:3])}: must fail, and ended with {status}")
+            raise CliError(f"{' '.join(words[:3])}: must fail, and ended with {status}")
         return _error(said)
 
     def _run(self, words: tuple[str, ...]) -> tuple[int, str]:
@@ -164,7 +165,7 @@ class Stage:
         return httpx.Client(base_url=self.url, timeout=60)
 
     def edge(self) -> httpx.Client:
-        """Call the edge; on the local AWS, which has no DNS and no TLS, as the owner of its name would."""
+        """Call the edge; on the emulator, which has no DNS and no TLS, as the owner of its name would."""
         made = self.stack(f"{NAME}-edge").outputs()
         if not self.target.local:
             return httpx.Client(base_url=made["EdgeUrl"], timeout=60)
@@ -192,11 +193,11 @@ def _error(said: str) -> str:
 
 def expect(condition: Any, what: str) -> None:
     if not condition:
-        raise StepFailed(what)
+        raise CliError(what)
 
 
 def until(seconds: float, look: Callable[[], Any], what: str) -> Any:
-    """Return what `look` finds; names that spread answer nobody at first. Raises StepFailed."""
+    """Return what `look` finds; names that spread answer nobody at first. Raises CliError."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -206,5 +207,5 @@ def until(seconds: float, look: Callable[[], Any], what: str) -> Any:
         if found:
             return found
         if time.monotonic() > deadline:
-            raise StepFailed(f"{what}: not within {seconds:.0f} s{why}")
+            raise CliError(f"{what}: not within {seconds:.0f} s{why}")
         time.sleep(0.5)

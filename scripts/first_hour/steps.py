@@ -1,6 +1,6 @@
 """The steps of the first hour: what a user would type, and what must be true after it.
 
-Each docstring says what the step shows on AWS and what the local AWS cannot show; docs/proven.md has it.
+Each docstring says what the step shows on AWS and what the emulator cannot show; docs/proven.md has it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 from botocore.exceptions import ClientError
 from scripts import restore as restoring
-from scripts.command import one_line
+from scripts.aws import messages_in
+from scripts.cli import CliError, one_line
 from scripts.delivery.artifact import ROOT
 from scripts.delivery.data import Data
-from scripts.delivery.decide import DeliveryError
 from scripts.first_hour.callers import Callers
 from scripts.first_hour.left import Left
-from scripts.first_hour.run import Step, StepFailed
+from scripts.first_hour.run import Step
 from scripts.first_hour.stage import BOOTSTRAP, NAME, PARAMETERS, STAGE, Stage, expect, until
 
 from app.orders.models import OrderStatus
@@ -46,7 +46,7 @@ _DRAIN_SECONDS = 5  # `make switch` waits a minute; these callers' requests take
 def bootstrap(stage: Stage) -> str:
     """IAM accepts the roles, their policies and the boundary; the stores are made.
 
-    Not shown on the local AWS: what IAM refuses; that GitHub's token gets a role, as only a workflow shows.
+    Not shown on the emulator: what IAM rejects; that GitHub's token gets a role, as only a workflow shows.
     """
     stage.copy_sources()
     providers = stage.client("iam").list_open_id_connect_providers()["OpenIDConnectProviderList"]
@@ -59,7 +59,7 @@ def bootstrap(stage: Stage) -> str:
 def package(stage: Stage) -> str:
     """The image is built and pushed once, named by its digest, and not again while the sources are the same.
 
-    Not shown on the local AWS: that ECR refuses a tag that exists, and its scan.
+    Not shown on the emulator: that ECR rejects a tag that exists, and its scan.
     """
     given = ("--parameters", " ".join(PARAMETERS))
     stage.delivery("package", *given)
@@ -89,7 +89,7 @@ def _artifact(said: str) -> str:
 def fail_first(stage: Stage) -> str:
     """A first deployment that fails is rolled back and leaves no key, which would cost.
 
-    Not shown on the local AWS: what CloudFormation cannot delete then.
+    Not shown on the emulator: what CloudFormation cannot delete then.
     """
     why = _deploy_broken(stage, stage.facts["artifact"])
     expect(stage.stack(NAME).status() == "ROLLBACK_COMPLETE", f"{NAME} is {stage.stack(NAME).status()}")
@@ -110,7 +110,7 @@ def _deploy_broken(stage: Stage, artifact: str) -> str:
 def deploy(stage: Stage) -> str:
     """Every service accepts its resources, from the execution role and within the boundary; the API answers.
 
-    Not shown on the local AWS: quotas, what services refuse, IAM's rights of the deployment, TLS, X-Ray.
+    Not shown on the emulator: quotas, what services reject, IAM's rights of the deployment, TLS, X-Ray.
     """
     stage.deploy(stage.facts["artifact"])
     stage.smoke()
@@ -121,9 +121,9 @@ def deploy(stage: Stage) -> str:
 
 
 def walk(stage: Stage) -> str:
-    """Orders are placed, read, listed and changed, conditions hold, a file is uploaded by the presigned form.
+    """Orders and products are created, read and listed; orders change, conditions hold, a file is uploaded.
 
-    Not shown on the local AWS: encryption by KMS behind DynamoDB and S3, the HTTP API's own limits.
+    Not shown on the emulator: encryption by KMS behind DynamoDB and S3, the HTTP API's own limits.
     """
     with stage.api() as api:
         body = {"customer": "John Doe", "product": "Widget", "quantity": 5}
@@ -150,8 +150,22 @@ def walk(stage: Stage) -> str:
         _asked(api, 400, "GET", "/orders", params={"cursor": "garbage"})
         _asked(api, 404, "GET", "/orders/unknown")
         _attach(api, one)
-        stage.facts |= {"order": order["id"], "moment": datetime.now(UTC).isoformat()}
+        product = _add_product(api)
+        stage.facts |= {"order": order["id"], "product": product, "moment": datetime.now(UTC).isoformat()}
     return f"order {order['id']}"
+
+
+def _add_product(api: httpx.Client) -> str:
+    """Add a product, read it and find it in the list; return its id."""
+    body = {"name": "Widget", "price_cents": 1999, "category": "tools"}
+    added = _asked(api, 201, "POST", "/products", json=body).json()
+    expect(_asked(api, 200, "GET", f"/products/{added['id']}").json() == added, "GET is another product")
+    until(
+        30,
+        lambda: added in api.get("/products", params={"category": "tools"}).json()["items"],
+        "GET /products lists the product",
+    )
+    return str(added["id"])
 
 
 def _asked(api: httpx.Client, status: int, method: str, path: str, **more: Any) -> httpx.Response:
@@ -184,7 +198,7 @@ def _attach(api: httpx.Client, order: str) -> str:
 def receipt(stage: Stage) -> str:
     """An order's receipt is there: by stream, relay, bus, rule, encrypted queue, function and bucket.
 
-    Not shown on the local AWS: that the key's policy lets EventBridge write to the encrypted queue.
+    Not shown on the emulator: that the key's policy lets EventBridge write to the encrypted queue.
     """
     started = time.monotonic()
     with stage.api() as api:
@@ -198,8 +212,8 @@ def receipt(stage: Stage) -> str:
 
         try:
             found = until(_RECEIPT_SECONDS, address, "the receipt is there")
-        except StepFailed as error:
-            raise StepFailed(f"{error}; {_where_events_are(stage)}") from error
+        except CliError as error:
+            raise CliError(f"{error}; {_where_events_are(stage)}") from error
         seconds = time.monotonic() - started
         expect(order in httpx.get(found, timeout=60).text, "the receipt is another order's")
     return f"after {seconds:.1f} s"
@@ -207,11 +221,8 @@ def receipt(stage: Stage) -> str:
 
 def _where_events_are(stage: Stage) -> str:
     """Tell how far events came: what the rule could not deliver, and what lies in each queue."""
-    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    said = []
-    for url in stage.kinds("queue"):
-        found = stage.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-        said.append(f"{url.rsplit('/', 1)[1]}: {sum(int(found[name]) for name in names)}")
+    sqs = stage.client("sqs")
+    said = [f"{url.rsplit('/', 1)[1]}: {messages_in(sqs, url)}" for url in stage.kinds("queue")]
     now = time.time()
     failed = stage.client("cloudwatch").get_metric_statistics(
         Namespace="AWS/Events", MetricName="FailedInvocations", Period=3600, Statistics=["Sum"],
@@ -231,7 +242,7 @@ def _rule(stage: Stage) -> list[dict[str, str]]:
 def retry(stage: Stage) -> str:
     """An update with changed code fails late and is rolled back; then the same artifact is deployed.
 
-    Not shown on the local AWS: by what Lambda itself tells that a function has not changed.
+    Not shown on the emulator: by what Lambda itself tells that a function has not changed.
     """
     before = stage.version()
     for path in (stage.sources / "pyproject.toml", *(stage.sources / "src").glob("*/__init__.py")):
@@ -255,7 +266,7 @@ def retry(stage: Stage) -> str:
 def rollback(stage: Stage) -> str:
     """`make rollback` brings back the code and the parameters of the deployment before.
 
-    Not shown on the local AWS: CodeDeploy, which moves the alias, and its alarms.
+    Not shown on the emulator: CodeDeploy, which moves the alias, and its alarms.
     """
     before = stage.version()
     stage.delivery("rollback")
@@ -268,10 +279,10 @@ def rollback(stage: Stage) -> str:
 def edge(stage: Stage) -> str:
     """CloudFront, the web ACL, the origin secret and the console come up; the origin answers nobody else.
 
-    Not shown on the local AWS: that the firewall refuses anything; TLS, caching, compression; that a browser
+    Not shown on the emulator: that the firewall rejects anything; TLS, caching, compression; that a browser
     may upload from the console.
     """
-    stage.delivery("edge", "--parameters", " ".join(EDGE_PARAMETERS))
+    stage.delivery("deploy-cdn", "--parameters", " ".join(EDGE_PARAMETERS))
     made = stage.stack(f"{NAME}-edge").outputs()
     _behind_the_edge(stage, made)
     with stage.edge() as edge:
@@ -301,17 +312,17 @@ def _behind_the_edge(stage: Stage, edge: Mapping[str, str]) -> None:
 
 
 def _expect_closed(stage: Stage, runtime: str) -> None:
-    """Call a side past the edge, which must not answer. Raises StepFailed."""
+    """Call a side past the edge, which must not answer. Raises CliError."""
     address = stage.outputs[{"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[runtime]]
     answer = httpx.get(f"{address}/orders", timeout=60)
-    refused = f"{runtime} answers others than the edge {answer.status_code}, not 403: {answer.text[:200]}"
-    expect(answer.status_code == 403, refused)
+    rejected = f"{runtime} answers others than the edge {answer.status_code}, not 403: {answer.text[:200]}"
+    expect(answer.status_code == 403, rejected)
 
 
 def _only_on_aws(edge: httpx.Client, made: Mapping[str, str], form: str, policy: str) -> None:
     """Check the firewall, and that a browser may upload from the console."""
     attack = {"customer": "${jndi:ldap://127.0.0.1/a}"}  # AWSManagedRulesKnownBadInputsRuleSet: Log4JRCE
-    until(_EDGE_SECONDS, lambda: edge.get("/orders", params=attack).status_code == 403, "the web ACL refuses")
+    until(_EDGE_SECONDS, lambda: edge.get("/orders", params=attack).status_code == 403, "the web ACL rejects")
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(form))
     allowed = re.split(r"[;\s]+", policy)
     expect(origin in allowed, f"the console's policy does not let it send to {origin}: {policy}")
@@ -324,14 +335,18 @@ def _only_on_aws(edge: httpx.Client, made: Mapping[str, str], form: str, policy:
 def switch(stage: Stage) -> str:
     """The runtime is switched to Fargate and back under callers, and no request fails or is answered wrong.
 
-    Not shown on the local AWS: how long a distribution, tasks and a load balancer take; edge locations that
+    Not shown on the emulator: how long a distribution, tasks and a load balancer take; edge locations that
     disagree meanwhile.
     """
     words = ["--stack", NAME, "--drain-seconds", str(_DRAIN_SECONDS)]
     words += ["--front", stage.target.endpoint] if stage.target.local else []
     stage.run("-m", "scripts.switch", "lambda", *words)  # takes up one that was interrupted
     planned = stage.run("-m", "scripts.switch", "fargate", "--plan", *words).strip()
-    expect(planned == "raise -> ask -> move -> watch -> drain -> forget -> remove", f"planned: {planned}")
+    expect(
+        planned
+        == "deploy-new -> health-check -> shift-traffic -> verify -> drain -> detach-old -> remove-old",
+        f"planned: {planned}",
+    )
     said = stage.run("-m", "scripts.switch", "lambda", *words)
     expect(said.startswith("lambda serves already, and alone."), "a switch to what serves does something")
     switches = []
@@ -362,12 +377,13 @@ def switch(stage: Stage) -> str:
 
 
 def restore(stage: Stage) -> str:
-    """The table as it was after the walk is restored beside the live one; an order deleted since comes back.
+    """The table as it was after the walk is restored beside the live one; what was deleted since comes back.
 
-    Not shown on the local AWS: that the moment is the one asked for (there it is always now), and the minutes
+    Not shown on the emulator: that the moment is the one asked for (there it is always now), and the minutes
     that a restore takes.
     """
-    table, order = stage.outputs["OrdersTableName"], stage.facts["order"]
+    table = stage.outputs["OrdersTableName"]
+    gone = {f"/{kind}s/{stage.facts[kind]}": f"{kind}#{stage.facts[kind]}" for kind in ("order", "product")}
     moment = datetime.fromisoformat(stage.facts["moment"])
     dynamodb = stage.client("dynamodb")
     started = time.monotonic()
@@ -378,12 +394,15 @@ def restore(stage: Stage) -> str:
 
     until(900, lambda: _restorable(dynamodb, table, moment), f"{table} can be restored to {moment}")
     with restoring.table_at(table, moment, say) as then:
-        dynamodb.delete_item(TableName=table, Key={"pk": {"S": f"order#{order}"}})
+        for key in gone.values():
+            dynamodb.delete_item(TableName=table, Key={"pk": {"S": key}})
         with stage.front() as api:
-            _asked(api, 404, "GET", f"/orders/{order}")
+            for path in gone:
+                _asked(api, 404, "GET", path)
             outcome = restoring.put_back(table, then, write=True, overwrite=False, say=say)
-            expect(outcome.written == 1, f"{outcome.written} orders were put back, not one")
-            _asked(api, 200, "GET", f"/orders/{order}")
+            expect(outcome.written == len(gone), f"{outcome.written} items were put back, not {len(gone)}")
+            for path in gone:
+                _asked(api, 200, "GET", path)
     return f"put back after {time.monotonic() - started:.0f} s"
 
 
@@ -396,7 +415,7 @@ def _restorable(dynamodb: Any, table: str, moment: datetime) -> bool:
 def destroy(stage: Stage) -> str:
     """`make destroy DATA=delete` removes the stage with its data and its edge; then the bootstrap goes.
 
-    Not shown on the local AWS: for how long EventBridge says that a bus has rules, and what CloudFront takes
+    Not shown on the emulator: for how long EventBridge says that a bus has rules, and what CloudFront takes
     to disable a distribution.
     """
     for each in stage.stacks():
@@ -419,7 +438,7 @@ def _errors(remove: Callable[[], Any]) -> list[str]:
     """Remove something; return the error, for the rest is to go all the same."""
     try:
         remove()
-    except (StepFailed, DeliveryError, ClientError) as error:
+    except (CliError, ClientError) as error:
         return [one_line(error)]
     return []
 
@@ -446,7 +465,7 @@ def _made_by_others(left: Left) -> bool:
 def nothing_left(stage: Stage) -> str:
     """Every service is asked for what has the stage's name or tags: nothing that costs is there.
 
-    Not shown on the local AWS: what AWS makes on its own, and how long it lists what is gone.
+    Not shown on the emulator: what AWS makes on its own, and how long it lists what is gone.
     """
     seconds, pause_seconds = (2.0, 0.2) if stage.target.local else (600.0, 15.0)
     left = stage.leftovers.settled(seconds, pause_seconds)
@@ -454,7 +473,7 @@ def nothing_left(stage: Stage) -> str:
         stage.leftovers.remove(left, stage.say)
         still = stage.leftovers.settled(seconds, pause_seconds)
         there = f"; there still: {', '.join(map(str, still))}" if still else "; removed now"
-        raise StepFailed(f"left: {', '.join(map(str, left))}{there}")
+        raise CliError(f"left: {', '.join(map(str, left))}{there}")
     return f"{len(stage.leftovers.pending_keys())} keys go in some days, and cost nothing till then"
 
 

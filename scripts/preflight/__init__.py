@@ -1,1 +1,1 @@
-"""Judges the templates, as stacks would hold them, by what AWS was seen to refuse (cdk-preflight)."""
+"""Judges the templates, as stacks would hold them, by what AWS was seen to reject (cdk-preflight)."""

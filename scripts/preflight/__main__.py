@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 
+from scripts.cli import run_command
 from scripts.preflight.judge import (
     ENVIRONMENT,
     NEEDS_NODE,
@@ -24,13 +25,9 @@ def main() -> int:
         required = os.environ.get("CI") == "true"
         print(f"{'FAILED' if required else 'SKIPPED'}  cdk-preflight: {NEEDS_NODE}", file=sys.stderr)
         return int(required)
-    try:
-        wanted, exceptions = scenarios(), read_exceptions()
-        documents = documents_of(wanted)
-        rules, findings = evaluate(documents)
-    except (RuntimeError, ValueError) as error:
-        print(f"cdk-preflight: {error}", file=sys.stderr)
-        return 1
+    wanted, exceptions = scenarios(), read_exceptions()
+    documents = documents_of(wanted)
+    rules, findings = evaluate(documents)
     said = complaints(findings, exceptions)
     for each in said:
         print(each, file=sys.stderr)
@@ -44,4 +41,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("cdk-preflight", main))

@@ -31,7 +31,7 @@ for (const region of new Set(documents.map((each) => each.region))) {
       pseudoParameterOverrides: { accountId, region },
     });
     for (const each of report.diagnostics) {
-      // The engine's own warnings are style. Those of cdk-preflight are what AWS refuses, but nobody could try.
+      // The engine's own warnings are style. Those of cdk-preflight are what AWS rejects, but nobody could try.
       if (each.source !== "CUSTOM" && each.severity !== "ERROR" && each.severity !== "FATAL") continue;
       const resource = each.entity?.logicalId ?? "";
       const link = each.documentationUrl ?? "";

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.cli import CliError
 from scripts.preflight.scenarios import Scenario
 from scripts.templates import ACCOUNT_ID, ROOT, Template
 
 ENVIRONMENT = ROOT / ".venv-preflight"  # `make` installs package-lock.json into it
 NEEDS_NODE = (
-    "Node.js 18 or newer with npm is needed to judge the templates by what AWS refuses. Debian, Ubuntu: "
+    "Node.js 18 or newer with npm is needed to judge the templates by what AWS rejects. Debian, Ubuntu: "
     "apt-get install nodejs npm. macOS: brew install node. Others: https://nodejs.org/en/download"
 )
 EXCEPTIONS = Path(__file__).with_name("exceptions.toml")
-# No stack of ours: a secret that AWS refused to make. Where it goes unnoticed, the rules did not run.
-_REFUSED_BY_AWS: Template = {
+# No stack of ours: a secret that AWS rejects. Where it goes unnoticed, the rules did not run.
+_REJECTED_BY_AWS: Template = {
     "Resources": {
         "Secret": {
             "Type": "AWS::SecretsManager::Secret",
@@ -78,10 +79,10 @@ def documents_of(scenarios: Iterable[Scenario]) -> list[Document]:
 def evaluate(documents: Sequence[Document]) -> tuple[dict[str, int], list[Finding]]:
     """Return how many rules there are and how many concern us, and what they and the engine say.
 
-    Raises RuntimeError if the rules did not run.
+    Raises CliError if the rules did not run.
     """
     regions = sorted({each.region for each in documents})
-    asked = [Document("", "", region, _REFUSED_BY_AWS) for region in regions] + list(documents)
+    asked = [Document("", "", region, _REJECTED_BY_AWS) for region in regions] + list(documents)
     request = {
         "accountId": ACCOUNT_ID,
         "documents": [
@@ -97,7 +98,7 @@ def evaluate(documents: Sequence[Document]) -> tuple[dict[str, int], list[Findin
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"The rules did not run. {done.stderr.strip()[-2000:]}")
+        raise CliError(f"The rules did not run. {done.stderr.strip()[-2000:]}")
     answer = json.loads(done.stdout)
     findings: dict[int, list[Finding]] = defaultdict(list)
     for each in answer["findings"]:
@@ -108,7 +109,7 @@ def evaluate(documents: Sequence[Document]) -> tuple[dict[str, int], list[Findin
     if not all(
         any(each.rule.startswith("pf-") for each in findings[number]) for number in range(len(regions))
     ):
-        raise RuntimeError("The rules did not run: they say nothing against what AWS is known to refuse.")
+        raise CliError("The rules did not run: they say nothing against what AWS is known to reject.")
     return answer["rules"], [each for number in range(len(regions), len(asked)) for each in findings[number]]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from scripts.cli import CliError
 from scripts.templates import (
     ACCOUNT_ID,
     REGION,
@@ -68,14 +69,14 @@ class Scenario:
     def documents(self) -> Iterator[tuple[str, Template, Evaluator]]:
         """Yield path, document and evaluator of each template.
 
-        Raises ValueError if a template's rules refuse the parameters.
+        Raises CliError if a template's rules reject the parameters.
         """
         source = expanded() if self.template == "template.yaml" else template(self.template)
         pseudo = {"AWS::Region": self.region, "AWS::StackName": self.stack}
         stacks = stack_documents(self.template, source, {**pseudo, **self.parameters})
         for path, document, evaluator in stacks:
             if refusals := evaluator.refusals():
-                raise ValueError(f"{path} ({self.name}): {'; '.join(refusals)}")
+                raise CliError(f"{path} ({self.name}): {'; '.join(refusals)}")
             yield path, document, evaluator
 
 

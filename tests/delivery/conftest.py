@@ -16,7 +16,7 @@ from typing import Any
 
 import boto3
 import pytest
-from localcloud.embedded import EmbeddedAws, embedded_aws
+from localcloud.running import Emulator, running_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 TERRAFORM = ROOT / "bootstrap" / "terraform"
@@ -131,7 +131,7 @@ def client(endpoint: str, account: str, service: str, keys: Mapping[str, str] | 
 
 
 def token(subject: str, repository_id: str = REPOSITORY_ID) -> str:
-    """Return a token as GitHub gives to a job; the local AWS does not look at its signature."""
+    """Return a token as GitHub gives to a job; the local AWS emulator does not look at its signature."""
 
     def part(value: dict[str, Any]) -> str:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
@@ -146,9 +146,9 @@ def _name(arn: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def bare_aws() -> Iterator[EmbeddedAws]:
+def bare_aws() -> Iterator[Emulator]:
     """The emulator with IAM enforced and nothing deployed."""
-    with embedded_aws(template=None, source=None, auth=True) as aws:
+    with running_emulator(template=None, source=None, auth=True) as aws:
         yield aws
 
 
@@ -165,7 +165,7 @@ def bootstrap(request: pytest.FixtureRequest, stages: dict[str, Bootstrap]) -> B
 
 
 @pytest.fixture(scope="session")
-def by_cloudformation(bare_aws: EmbeddedAws) -> dict[str, Bootstrap]:
+def by_cloudformation(bare_aws: Emulator) -> dict[str, Bootstrap]:
     account = ACCOUNTS["cloudformation"]
     # The emulator has no AWS::IAM::OIDCProvider: the template is given a provider, Terraform makes one.
     provider = client(bare_aws.endpoint, account, "iam").create_open_id_connect_provider(
@@ -187,7 +187,7 @@ def parameters(stage: str, made: Mapping[str, Bootstrap], provider: str) -> dict
     return {**who, "Stage": stage, "OidcProviderArn": provider, **STAGES[stage], **stores}
 
 
-def _by_cloudformation(bare_aws: EmbeddedAws, account: str, given: Mapping[str, str]) -> Bootstrap:
+def _by_cloudformation(bare_aws: Emulator, account: str, given: Mapping[str, str]) -> Bootstrap:
     cloudformation = client(bare_aws.endpoint, account, "cloudformation")
     name = f"orders-bootstrap-{given['Stage']}"
     cloudformation.create_stack(
@@ -254,7 +254,7 @@ def _terraform(environ: dict[str, str], module: Path, *words: str) -> subprocess
 
 
 @pytest.fixture(scope="session")
-def by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str]) -> dict[str, Bootstrap]:
+def by_terraform(bare_aws: Emulator, terraform: dict[str, str]) -> dict[str, Bootstrap]:
     made: dict[str, Bootstrap] = {}
     provider = ""  # the first stage makes it
     for stage in STAGES:
@@ -268,7 +268,7 @@ def variables(given: Mapping[str, str]) -> dict[str, str]:
     return {f"TF_VAR_{re.sub('(?<!^)(?=[A-Z])', '_', name).lower()}": value for name, value in given.items()}
 
 
-def _by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str], given: Mapping[str, str]) -> Bootstrap:
+def _by_terraform(bare_aws: Emulator, terraform: dict[str, str], given: Mapping[str, str]) -> Bootstrap:
     account = ACCOUNTS["terraform"]
     environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": account, **variables(given)}
     module, state = Path(environ["MODULE"]), f"-state={given['Stage']}.tfstate"
@@ -292,7 +292,7 @@ def _by_terraform(bare_aws: EmbeddedAws, terraform: dict[str, str], given: Mappi
 
 @pytest.fixture(scope="session")
 def terraform_plan(
-    bare_aws: EmbeddedAws, terraform: dict[str, str]
+    bare_aws: Emulator, terraform: dict[str, str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Plans everything for dev, with changed parameters."""
     environ = {**terraform, **bare_aws.environ, "AWS_ACCESS_KEY_ID": "333333333333"}

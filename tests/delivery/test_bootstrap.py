@@ -1,6 +1,6 @@
 """Who may become which role, and what each role may and may not do.
 
-The policies are read back from the local AWS after CloudFormation and Terraform made them, and judged by
+The policies are read back from the emulator after CloudFormation and Terraform made them, and judged by
 `tests/delivery/iam.py`; the emulator, which enforces
 trust conditions itself, judges the tokens a second time.
 """
@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
-from localcloud.embedded import EmbeddedAws
-from scripts.delivery.stack import NOT_COMPARED
+from localcloud.running import Emulator
+from scripts.stack import NOT_COMPARED
 from scripts.templates import load_template
 from tests.delivery.conftest import (
     AUDIENCE,
@@ -109,7 +109,7 @@ class TestTrust:
         roles = _roles(stages).items()
         assert {name for name, (made, role) in roles if trusts(made.trust(role), claims)} == SUBJECTS[subject]
 
-    def test_another_audience_and_another_repository_are_refused(self, stages: dict[str, Bootstrap]) -> None:
+    def test_another_audience_and_another_repository_are_rejected(self, stages: dict[str, Bootstrap]) -> None:
         for subject in SUBJECTS:
             for changes in ({"aud": "https://github.com/acme"}, {"repository_id": "666"}):
                 claims = {"aud": AUDIENCE, "sub": subject, "repository_id": REPOSITORY_ID, **changes}
@@ -667,7 +667,7 @@ class TestBothWays:
         assert '"orders-bootstrap-dev-deploy"' in plan.stdout
 
     @pytest.mark.parametrize("changes", REFUSED)
-    def test_parameters_that_cannot_work_together_are_refused(
+    def test_parameters_that_cannot_work_together_are_rejected(
         self, terraform_plan: Plan, changes: dict[str, str]
     ) -> None:
         given = parameters("dev", {}, "") | changes
@@ -854,7 +854,7 @@ def _used(calls: set[str]) -> set[str]:
     return {call for call in calls if not any(like(pattern, call) for pattern in unused)}
 
 
-def _refused(made: Bootstrap, kind: str) -> set[str]:
+def _rejected(made: Bootstrap, kind: str) -> set[str]:
     """Return the calls for a type that the execution role may not make."""
     calls = _calls(kind, *HANDLERS) | set(BESIDES.get(kind, []))
     assert calls, f"{kind}: say in BESIDES what it takes"
@@ -934,14 +934,14 @@ class TestCoverage:
     def test_cloudformation_may_make_read_change_and_delete_each_type(
         self, by_cloudformation: dict[str, Bootstrap], kind: str
     ) -> None:
-        assert _used(_refused(by_cloudformation["dev"], kind)) == set()
+        assert _used(_rejected(by_cloudformation["dev"], kind)) == set()
 
     def test_nothing_is_called_unused_in_vain(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        refused = {
-            call for kind in _types(STACK_TEMPLATES) for call in _refused(by_cloudformation["dev"], kind)
+        rejected = {
+            call for kind in _types(STACK_TEMPLATES) for call in _rejected(by_cloudformation["dev"], kind)
         }
         unused = [pattern for patterns in UNUSED.values() for pattern in patterns]
-        assert [pattern for pattern in unused if not any(like(pattern, call) for call in refused)] == []
+        assert [pattern for pattern in unused if not any(like(pattern, call) for call in rejected)] == []
 
     def test_roles_are_handed_and_made_for_the_services_in_use(
         self, by_cloudformation: dict[str, Bootstrap]
@@ -1006,7 +1006,7 @@ class TestCoverage:
                     assert preference is None or preference["Role"], (path, name)
 
     def test_what_the_roles_ask_for_lies_inside_the_boundary(
-        self, by_cloudformation: dict[str, Bootstrap], aws: EmbeddedAws
+        self, by_cloudformation: dict[str, Bootstrap], aws: Emulator
     ) -> None:
         """As deployed: every statement of every role, its own resources held against the boundary's."""
         iam, made = client(aws.endpoint, "000000000000", "iam"), by_cloudformation["dev"]

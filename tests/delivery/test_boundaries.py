@@ -1,4 +1,4 @@
-"""One account for all stages: what one stage's roles are refused on another's resources, as a table.
+"""One account for all stages: what one stage's roles are denied on another's resources, as a table.
 
 Each of dev's roles makes every call on prod's resource, and again on dev's own, where at least one of them must
 be allowed it; and the other way round. `UPDATE_DOCS=1 pytest tests/delivery/test_boundaries.py` writes the table.
@@ -161,7 +161,7 @@ LEFT = {
     ("apigateway:POST", "apigateway:{region}::/apis/1a2b/stages"): "another stage of an API; what it has stays",
     ("cloudfront:UpdateCachePolicy", "cloudfront::{account}:cache-policy/1"): "an edge's cache policy",
     ("cloudfront:UpdateResponseHeadersPolicy", "cloudfront::{account}:response-headers-policy/1"): "an edge's headers",
-    ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how an edge signs (refused while in use)",
+    ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how an edge signs (rejected while in use)",
     ("ecs:DeregisterTaskDefinition", "*"): "a task definition; what runs goes on",
     ("elasticloadbalancing:SetWebACL", "*"): "a load balancer's web ACL, by the older right that WAF takes, too",
     ("logs:DeleteLogDelivery", "*"): "an API's access log",
@@ -295,7 +295,7 @@ def test_nobody_closes_a_network(stages: dict[str, Bootstrap], call: str) -> Non
 
 @pytest.mark.parametrize(("call", "arn"), LEFT, ids=[call for call, _ in LEFT])
 def test_what_iam_cannot_tell_apart_is_named(stages: dict[str, Bootstrap], call: str, arn: str) -> None:
-    """When one of these is refused one day, take it out of the document."""
+    """When one of these is rejected one day, take it out of the document."""
     resource = arn if arn == "*" else "arn:aws:" + _filled(arn, stages["prod"])
     told = {who: verdict(_statements(stages["dev"], who), call, resource, TAGGED)[0] for who in WHO}
     assert [who for who, may in told.items() if may] == ["CloudFormation"]
@@ -335,7 +335,7 @@ def test_what_is_not_told_by_its_name_carries_the_stages_tags() -> None:
 
 
 class TestEnforced:
-    """The local AWS, which enforces names in policies and boundaries, refuses a function of dev what is prod's."""
+    """The local AWS emulator, which enforces names in policies and boundaries, denies a function of dev what is prod's."""
 
     def test_a_role_inside_devs_boundary_reads_devs_table_only(
         self, by_cloudformation: dict[str, Bootstrap]
@@ -388,7 +388,7 @@ allowed. How stages are set up: [delivery](delivery.md). Each call is put to the
 - a **function or task** of dev with a policy that allows it everything: what dev's boundary leaves of that;
 - the **drift job** of dev.
 
-A cell says what refuses the call: the statement that denies it, or that no statement gives the right. What has its stack's name
+A cell says what rejects the call: the statement that denies it, or that no statement gives the right. What has its stack's name
 in its own name is told by that alone, what AWS names by the tags that CloudFormation puts on it (`NotOtherStages`). The last
 column is the control: who may make the same call on dev's own resource. The test asks the same
 with dev and prod exchanged, and gets the same.
@@ -404,7 +404,7 @@ has that role, and it changes what its own stack made; it takes up nothing that 
 An account's stages also share what no policy divides. Each is a reason for two accounts:
 
 - quotas, above all Lambda's concurrency: a loop in dev throttles prod;
-- the namespace `Orders` of metrics: a function of dev that writes a log line as prod's would moves prod's alarms;
+- the namespace `Orders` of metrics: a function of dev that writes a log entry as prod's would moves prod's alarms;
 - the network: ECS starts a task where its service says. A template of dev could name prod's subnets, security groups and target
   group, and its task, though it has dev's rights, would stand beside prod's;
 - alarms: prod's topic takes those of the whole account, so one of dev could call prod's engineers;

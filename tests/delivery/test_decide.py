@@ -6,10 +6,10 @@ from typing import Any
 
 import botocore.session
 import pytest
+from scripts.cli import CliError
 from scripts.delivery.artifact import ROOT
 from scripts.delivery.decide import (
     Action,
-    DeliveryError,
     Record,
     bootstrap_stage,
     check_artifact,
@@ -33,15 +33,15 @@ STATUSES: list[str] = (
 ACTIONS: dict[str | None, Action] = {
     None: Action.CREATE,
     "CREATE_COMPLETE": Action.UPDATE,
-    "CREATE_FAILED": Action.REFUSE,
+    "CREATE_FAILED": Action.REJECT,
     "CREATE_IN_PROGRESS": Action.WAIT,
     "DELETE_COMPLETE": Action.CREATE,
-    "DELETE_FAILED": Action.REFUSE,
+    "DELETE_FAILED": Action.REJECT,
     "DELETE_IN_PROGRESS": Action.WAIT,
     "IMPORT_COMPLETE": Action.UPDATE,
     "IMPORT_IN_PROGRESS": Action.WAIT,
     "IMPORT_ROLLBACK_COMPLETE": Action.UPDATE,
-    "IMPORT_ROLLBACK_FAILED": Action.REFUSE,
+    "IMPORT_ROLLBACK_FAILED": Action.REJECT,
     "IMPORT_ROLLBACK_IN_PROGRESS": Action.WAIT,
     "REVIEW_IN_PROGRESS": Action.CREATE,
     "ROLLBACK_COMPLETE": Action.DELETE_THEN_CREATE,
@@ -49,11 +49,11 @@ ACTIONS: dict[str | None, Action] = {
     "ROLLBACK_IN_PROGRESS": Action.WAIT,
     "UPDATE_COMPLETE": Action.UPDATE,
     "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS": Action.WAIT,
-    "UPDATE_FAILED": Action.REFUSE,
+    "UPDATE_FAILED": Action.REJECT,
     "UPDATE_IN_PROGRESS": Action.WAIT,
     "UPDATE_ROLLBACK_COMPLETE": Action.UPDATE,
     "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS": Action.WAIT,
-    "UPDATE_ROLLBACK_FAILED": Action.REFUSE,
+    "UPDATE_ROLLBACK_FAILED": Action.REJECT,
     "UPDATE_ROLLBACK_IN_PROGRESS": Action.WAIT,
 }
 
@@ -78,9 +78,9 @@ class TestDecide:
             ("SOMETHING_NEW", "aws cloudformation describe-stack-events --stack-name orders-dev"),
         ],
     )
-    def test_what_is_refused_comes_with_the_command_that_mends_it(self, status: str, command: str) -> None:
+    def test_what_is_rejected_comes_with_the_command_that_fixes_it(self, status: str, command: str) -> None:
         decision = decide(status, holds_data=False, stack="orders-dev")
-        assert decision.action is Action.REFUSE
+        assert decision.action is Action.REJECT
         assert command in decision.reason
         assert "\n" not in decision.reason
 
@@ -116,14 +116,14 @@ class TestParameters:
         assert found["AuthIssuer"] == "https://a/?b=c"
 
     @pytest.mark.parametrize("pair", ["Runtime", "=x", "Run time=x", "Stage=prod"])
-    def test_what_is_no_parameter_is_refused(self, pair: str) -> None:
-        with pytest.raises(DeliveryError):
+    def test_what_is_no_parameter_is_rejected(self, pair: str) -> None:
+        with pytest.raises(CliError):
             stage_parameters(self.SAMCONFIG, "dev", [pair])
 
-    def test_a_name_that_the_template_lacks_is_refused(self) -> None:
+    def test_a_name_that_the_template_lacks_is_rejected(self) -> None:
         declared: dict[str, Any] = {"Stage": {}, "Runtime": {}}
         assert checked_parameters({"Stage": "dev"}, declared) == {"Stage": "dev"}
-        with pytest.raises(DeliveryError, match="Runtme"):
+        with pytest.raises(CliError, match="Runtme"):
             checked_parameters({"Runtme": "lambda"}, declared)
 
     @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ class TestParameters:
             ({"Type": "CommaDelimitedList", "AllowedValues": ["a", "b"]}, ["a,b"], ["a,c"], "one of a, b"),
         ],
     )
-    def test_a_value_that_the_template_refuses_is_refused(
+    def test_a_value_that_the_template_rejects_is_rejected(
         self, declared: dict[str, Any], good: list[str], bad: list[str], why: str
     ) -> None:
         """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/parameters-section-structure.html."""
         for value in good:
             assert checked_parameters({"Name": value}, {"Name": declared}) == {"Name": value}
         for value in bad:
-            with pytest.raises(DeliveryError, match=f"Name={value} is refused: .*{why}"):
+            with pytest.raises(CliError, match=f"Name={value} is rejected: .*{why}"):
                 checked_parameters({"Name": value}, {"Name": declared})
 
     def test_defaults_and_examples_of_every_template_are_taken(self) -> None:
@@ -165,12 +165,12 @@ class TestParameters:
         for stage in ("dev", "prod", "qa", "sam", "preview12", "test", "test1a2b"):
             check_stage(stage, samconfig)
         for stage in ("prodd", "prd", "devv", "staging", "version", "previewer", "preview", "Dev", ""):
-            with pytest.raises(DeliveryError):
+            with pytest.raises(CliError):
                 check_stage(stage, samconfig)
 
     @pytest.mark.parametrize("stage", ["", "Dev", "a-b", "1a", "bootstrap", "preview", "x" * 17])
-    def test_what_is_no_stage_is_refused(self, stage: str) -> None:
-        with pytest.raises(DeliveryError):
+    def test_what_is_no_stage_is_rejected(self, stage: str) -> None:
+        with pytest.raises(CliError):
             stack_name("orders", stage)
 
     def test_a_stage_names_its_stack(self) -> None:
@@ -192,12 +192,12 @@ class TestDestroy:
 
     @pytest.mark.parametrize("typed", [None, "", "y", "orders", "orders-prod"])
     def test_another_answer_stops_it(self, typed: str | None) -> None:
-        with pytest.raises(DeliveryError):
+        with pytest.raises(CliError):
             may_destroy("orders-dev", "dev", yes=False, data=False, typed=typed)
 
     @pytest.mark.parametrize(("yes", "data"), [(True, False), (False, True), (True, True)])
     def test_production_is_neither_waved_through_nor_emptied(self, yes: bool, data: bool) -> None:
-        with pytest.raises(DeliveryError):
+        with pytest.raises(CliError):
             may_destroy("orders-prod", "prod", yes=yes, data=data, typed="orders-prod")
 
 
@@ -210,12 +210,12 @@ class TestArtifact:
 
     @pytest.mark.parametrize("name", ["", key, f"{key}-20261130T120000"])
     def test_production_takes_none_without_a_hash(self, name: str) -> None:
-        with pytest.raises(DeliveryError, match="with its hash"):
+        with pytest.raises(CliError, match="with its hash"):
             check_artifact("prod", name)
 
     @pytest.mark.parametrize("name", ["x", f"{key}@", f"@{hash_}", f"{key}@{hash_[:63]}", f"a/{key}@{hash_}"])
     def test_anything_else_is_none(self, name: str) -> None:
-        with pytest.raises(DeliveryError, match="<key>@<hash>"):
+        with pytest.raises(CliError, match="<key>@<hash>"):
             check_artifact("dev", name)
 
 
@@ -247,7 +247,7 @@ class TestRollback:
 
     @pytest.mark.parametrize("history", [[], ["a"], ["a", "a"], ["a", "b", "a<b"]])
     def test_says_when_there_is_nothing_before(self, history: list[str]) -> None:
-        with pytest.raises(DeliveryError):
+        with pytest.raises(CliError):
             rollback_target(_records(*history))
 
     def test_other_parameters_are_another_release(self) -> None:
@@ -269,7 +269,7 @@ class TestSweep:
         assert open_pull_requests("none") == []
         assert open_pull_requests("3\n14 ") == [3, 14]
         for text in ("", " \n", "null", "3 none"):
-            with pytest.raises(DeliveryError):
+            with pytest.raises(CliError):
                 open_pull_requests(text)
 
 

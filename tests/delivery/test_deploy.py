@@ -1,4 +1,4 @@
-"""The delivery commands against the local AWS, with a small template in place of the built artifact.
+"""The delivery commands against the local AWS emulator, with a small template in place of the built artifact.
 
 tests/cloud/test_first_hour.py does it once with the real image and templates.
 """
@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from localcloud.embedded import EmbeddedAws
-from scripts.delivery import __main__ as command
-from scripts.delivery import artifact
+from localcloud.running import Emulator
+from scripts.cli import CliError
+from scripts.delivery import artifact, destroy
 from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
-from scripts.delivery.decide import DeliveryError, stack_name
-from scripts.delivery.stack import Stack, parameters_of
+from scripts.delivery.decide import stack_name
+from scripts.stack import Stack, parameters_of
 from tests.delivery.conftest import ROOT, Bootstrap, client, parameters, token
 
 pytestmark = pytest.mark.xdist_group("bootstrap")
@@ -188,7 +188,7 @@ class Rig:
     def edge(self, stage: str, origin: str) -> None:
         """Put an edge before the stage, or point it to another origin."""
         stack = self.delivery.stack(f"orders-{stage}-edge")
-        stack.apply_body("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
+        stack.apply("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
 
     def switch_edge(self, stage: str, origin: str) -> None:
         """Send requests to another origin, as `make switch` does."""
@@ -201,7 +201,7 @@ class Rig:
                 for name in ("LambdaOriginDomain", "FargateOriginDomain", "DocumentsBucketName")
             },
         }
-        stack.apply_body("UPDATE", stack.template(), given)
+        stack.apply("UPDATE", stack.template(), given)
 
     def orders(self, table: str) -> int:
         return int(self.client("dynamodb").scan(TableName=table)["Count"])
@@ -215,7 +215,7 @@ class Rig:
 
 
 @pytest.fixture
-def rig(bare_aws: EmbeddedAws) -> Rig:
+def rig(bare_aws: Emulator) -> Rig:
     session = Session(bare_aws.endpoint)
     session.client("s3").create_bucket(Bucket="orders-artifacts")
     environ = {"ARTIFACT_BUCKET": "orders-artifacts", "IMAGE_REPOSITORY": "registry/orders"}
@@ -280,7 +280,7 @@ class TestDeploy:
     def test_a_failed_first_one_is_cleaned_by_the_next(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        with pytest.raises(DeliveryError, match="Failure"):
+        with pytest.raises(CliError, match="Failure"):
             rig.deploy("a", stage, "Broken=true")
         assert rig.status(stage) == "ROLLBACK_COMPLETE"
         assert rig.delivery.records(stage) == []
@@ -297,7 +297,7 @@ class TestDeploy:
 
     def test_a_log_is_no_data(self, rig: Rig, stage: str) -> None:
         """Turning on a load balancer's log writes a first object, before any request."""
-        with pytest.raises(DeliveryError, match="Failure"):
+        with pytest.raises(CliError, match="Failure"):
             rig.deploy("a", stage, "Broken=true")
         left = rig.left_behind(stage)
         rig.client("s3").put_object(
@@ -311,7 +311,7 @@ class TestDeploy:
         self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """ROLLBACK_FAILED: CloudFormation deletes no bucket that holds something, here a first object."""
-        with pytest.raises(DeliveryError, match="Failure"):
+        with pytest.raises(CliError, match="Failure"):
             rig.deploy("a", stage, "Broken=true")
         logs = rig.left_behind(stage)["AccessLogsBucket"]
         rig.client("s3").put_object(Bucket=logs, Key="AWSLogs/1/ELBAccessLogTestFile", Body=b"1")
@@ -336,7 +336,7 @@ class TestDeploy:
     def test_a_failed_first_one_that_holds_data_is_left_alone(
         self, rig: Rig, stage: str, where: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(DeliveryError):
+        with pytest.raises(CliError):
             rig.deploy("a", stage, "Broken=true")
         left = rig.left_behind(stage)
         assert set(left) == {"OrdersTable", "DocumentsBucket", "AccessLogsBucket", "DataKey"}
@@ -347,15 +347,15 @@ class TestDeploy:
         else:  # no right to look
             denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "Scan")
             monkeypatch.setattr(Data, "_table_holds", lambda *_: (_ for _ in ()).throw(denied))
-        with pytest.raises(DeliveryError, match="left alone"):
+        with pytest.raises(CliError, match="left alone"):
             rig.deploy("a", stage)
         assert rig.status(stage) == "ROLLBACK_COMPLETE"
 
-    def test_a_failed_update_is_kept_with_its_data_and_mended(self, rig: Rig, stage: str) -> None:
+    def test_a_failed_update_is_kept_with_its_data_and_fixed(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage)
         rig.place(stage)
         table = rig.outputs(stage)["TableName"]
-        with pytest.raises(DeliveryError, match="Failure"):
+        with pytest.raises(CliError, match="Failure"):
             rig.deploy("b", stage, "Broken=true")
         assert rig.status(stage) == "UPDATE_ROLLBACK_COMPLETE"
         assert rig.code(stage) == "a"
@@ -411,18 +411,18 @@ class TestDeploy:
                 pages = {"StackEvents": events, "StackResourceSummaries": [function | made]}
                 return SimpleNamespace(paginate=lambda **_: [pages])
 
-        with pytest.raises(DeliveryError, match="UPDATE_ROLLBACK_COMPLETE") as failed:
-            Stack(CloudFormation(), "orders-dev", lambda _: None, poll=0).apply_body("UPDATE", "", {})
+        with pytest.raises(CliError, match="UPDATE_ROLLBACK_COMPLETE") as failed:
+            Stack(CloudFormation(), "orders-dev", lambda _: None, poll=0).apply("UPDATE", "", {})
         assert ("aws lambda delete-function" in str(failed.value)) == bool(names)
         assert names in str(failed.value)
 
-    def test_an_artifact_that_is_not_there_is_refused(self, rig: Rig, stage: str) -> None:
-        with pytest.raises(DeliveryError, match="no artifact"):
+    def test_an_artifact_that_is_not_there_is_rejected(self, rig: Rig, stage: str) -> None:
+        with pytest.raises(CliError, match="no artifact"):
             rig.delivery.deploy(stage, "f" * 32, [])
         assert rig.status(stage) is None
 
-    def test_an_unknown_parameter_is_refused_before_anything_is_done(self, rig: Rig, stage: str) -> None:
-        with pytest.raises(DeliveryError, match="Runtme"):
+    def test_an_unknown_parameter_is_rejected_before_anything_is_done(self, rig: Rig, stage: str) -> None:
+        with pytest.raises(CliError, match="Runtme"):
             rig.deploy("a", stage, "Runtme=fargate")
         assert rig.status(stage) is None
 
@@ -438,7 +438,7 @@ class TestPromotion:
 
     def test_previews_cannot_reach_what_prod_deploys(self, rig: Rig) -> None:
         rig.artifact("only-a-preview", "preview1")
-        with pytest.raises(DeliveryError, match="no artifact"):
+        with pytest.raises(CliError, match="no artifact"):
             rig.delivery.deploy("prod", f"only-a-preview@{'0' * 64}", [])
 
 
@@ -451,7 +451,7 @@ class TestRollback:
         assert rig.code(stage) == "a"
         assert rig.delivery.records(stage)[-1].parameters["LogRetentionDays"] == "3"
         assert rig.orders(rig.outputs(stage)["TableName"]) == 1
-        with pytest.raises(DeliveryError, match="no earlier"):
+        with pytest.raises(CliError, match="no earlier"):
             rig.delivery.rollback(stage)
 
 
@@ -493,11 +493,11 @@ class TestDestroy:
         self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, typed: str | None, goes: bool
     ) -> None:
         rig.deploy("a", stage)
-        monkeypatch.setattr(command, "_ask", lambda _: typed.format(stage) if typed else None)
+        monkeypatch.setattr(destroy, "ask", lambda _: typed.format(stage) if typed else None)
         if goes:
             rig.delivery.destroy(stage, yes=False, data=False)
         else:
-            with pytest.raises(DeliveryError, match="nothing was done"):
+            with pytest.raises(CliError, match="nothing was done"):
                 rig.delivery.destroy(stage, yes=False, data=False)
         assert (rig.status(stage) is None) == goes
 
@@ -510,10 +510,10 @@ class TestDestroy:
         described = rig.delivery.stack("orders-prod").describe()
         assert described is not None
         assert described["EnableTerminationProtection"]
-        for refused in ({"yes": True, "data": False}, {"yes": False, "data": True}):
-            monkeypatch.setattr(command, "_ask", lambda _: "orders-prod")
-            with pytest.raises(DeliveryError, match="not for production"):
-                rig.delivery.destroy("prod", **refused)
+        for rejected in ({"yes": True, "data": False}, {"yes": False, "data": True}):
+            monkeypatch.setattr(destroy, "ask", lambda _: "orders-prod")
+            with pytest.raises(CliError, match="not for production"):
+                rig.delivery.destroy("prod", **rejected)
         rig.delivery.destroy("prod", yes=False, data=False)
         assert rig.status("prod") is None
         assert rig.orders(out["TableName"]) == 1
@@ -543,7 +543,7 @@ class TestDestroy:
         assert done() == ["ModifyLoadBalancerAttributes", "ExecuteChangeSet"]
         rig.deploy("d", "prod", "Runtime=fargate", template=both)
         done()
-        monkeypatch.setattr(command, "_ask", lambda _: "orders-prod")
+        monkeypatch.setattr(destroy, "ask", lambda _: "orders-prod")
         rig.delivery.destroy("prod", yes=False, data=False)
         assert done() == ["ModifyLoadBalancerAttributes", "DeleteStack"]
 
@@ -635,8 +635,8 @@ class TestDestroy:
         said = capsys.readouterr().out
         assert re.search(rf"^orders-{stage}, deleted [-0-9]+ [:0-9]+, left:$", said, re.MULTILINE)
         assert f"{out['TableName']}  table of" in said, "with what it costs"
-        monkeypatch.setattr(command, "_ask", lambda _: "no")
-        with pytest.raises(DeliveryError, match="nothing was done"):
+        monkeypatch.setattr(destroy, "ask", lambda _: "no")
+        with pytest.raises(CliError, match="nothing was done"):
             rig.delivery.destroy(stage, yes=False, data=True)
         assert rig.orders(out["TableName"]) == 1
         rig.delivery.destroy(stage, yes=True, data=True)
@@ -670,7 +670,7 @@ class TestDestroy:
             rig.delivery.destroy(stage, yes=True, data=True)
             assert rig.exists(first["BucketName"]), "nobody was asked, and it may be kept on purpose"
             assert "An earlier" in capsys.readouterr().out
-        monkeypatch.setattr(command, "_ask", lambda _: f"orders-{stage}")
+        monkeypatch.setattr(destroy, "ask", lambda _: f"orders-{stage}")
         rig.delivery.destroy(stage, yes=False, data=True)
         assert f"And all that orders-{stage}, deleted 2" in capsys.readouterr().out
         assert not rig.exists(first["BucketName"])
@@ -679,7 +679,7 @@ class TestDestroy:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.edge(stage, [])
+        rig.delivery.deploy_cdn(stage, [])
         logs = next(
             r["PhysicalResourceId"]
             for r in rig.delivery.stack(f"orders-{stage}-edge").resources()
@@ -709,21 +709,21 @@ class TestDestroy:
         )
         name = f"orders-{stage}-waf-us-east-1"
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.stack(name, "us-east-1").apply_body("CREATE", EDGE, {"ActiveOrigin": "x"})
-        delete, refused = Stack.delete, iter(range(refusals))
+        rig.delivery.stack(name, "us-east-1").apply("CREATE", EDGE, {"ActiveOrigin": "x"})
+        delete, rejected = Stack.delete, iter(range(refusals))
 
         def associated(stack: Stack) -> None:
-            if stack.name == name and next(refused, None) is not None:
-                raise DeliveryError(f"{name} is DELETE_FAILED: WebAcl: {reason}")
+            if stack.name == name and next(rejected, None) is not None:
+                raise CliError(f"{name} is DELETE_FAILED: WebAcl: {reason}")
             delete(stack)
 
         with monkeypatch.context() as patch:
             patch.setattr(Stack, "delete", associated)
-            patch.setattr(command.time, "sleep", lambda _: None)
+            patch.setattr(destroy.time, "sleep", lambda _: None)
             if goes:
                 rig.delivery.destroy(stage, yes=True, data=True)
             else:
-                with pytest.raises(DeliveryError, match=f"not removed: {name}; `make destroy` again"):
+                with pytest.raises(CliError, match=f"not removed: {name}; `make destroy` again"):
                     rig.delivery.destroy(stage, yes=True, data=True)
         assert rig.status(stage) is None
         rig.delivery.destroy(stage, yes=True, data=True)
@@ -733,7 +733,7 @@ class TestDestroy:
         """Its stack was once named after no region."""
         rig.deploy("a", stage, template=ORIGINS)
         old = rig.delivery.stack(f"orders-{stage}-waf", "us-east-1")
-        old.apply_body("CREATE", EDGE, {"ActiveOrigin": "x"})
+        old.apply("CREATE", EDGE, {"ActiveOrigin": "x"})
         rig.delivery.destroy(stage, yes=True, data=True)
         assert old.status() == "CREATE_COMPLETE"
         old.delete()
@@ -741,7 +741,7 @@ class TestDestroy:
     def test_outside_of_the_aws_partition_nobody_asks_us_east_1(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Credentials of China or GovCloud are refused there."""
+        """Credentials of China or GovCloud are rejected there."""
         regions: set[str | None] = set()
 
         class China:
@@ -771,7 +771,7 @@ class TestDestroy:
                 message = "Role arn:aws:iam::1:role/gone is invalid or cannot be assumed"
                 raise ClientError({"Error": {"Code": "ValidationError", "Message": message}}, "DeleteStack")
 
-        with pytest.raises(DeliveryError, match="delete-stack --stack-name orders-dev --role-arn"):
+        with pytest.raises(CliError, match="delete-stack --stack-name orders-dev --role-arn"):
             Stack(CloudFormation(), "orders-dev", print, poll=0).delete()
 
 
@@ -790,15 +790,15 @@ class TestEdge:
         rig.deploy("a", stage)
         rig.deploy("b", stage, "BothRuntimes=true")
         rig.edge(stage, "fargate")
-        with pytest.raises(DeliveryError, match="make switch"):
+        with pytest.raises(CliError, match="make switch"):
             rig.deploy("c", stage)
-        with pytest.raises(DeliveryError, match="Runtime=fargate"):
+        with pytest.raises(CliError, match="Runtime=fargate"):
             rig.delivery.rollback(stage)
         assert rig.code(stage) == "b"
         rig.deploy("c", stage, "Runtime=fargate")
         assert rig.code(stage) == "c"
         rig.edge(stage, "lambda")
-        with pytest.raises(DeliveryError, match="Runtime=lambda"):
+        with pytest.raises(CliError, match="Runtime=lambda"):
             rig.deploy("d", stage, "Runtime=fargate")
 
 
@@ -833,7 +833,7 @@ class TestPackage:
             if words[0] == "push":
                 tag = words[1].removeprefix(f"{uri}:")
                 if ecr.batch_get_image(repositoryName=name, imageIds=[{"imageTag": tag}])["images"]:
-                    raise DeliveryError("immutable")  # as ECR says, and the emulator does not
+                    raise CliError("immutable")  # as ECR says, and the emulator does not
                 manifest = json.dumps({"schemaVersion": 2, "pushed": len(self.docker)})
                 ecr.put_image(repositoryName=name, imageTag=tag, imageManifest=manifest)
 
@@ -921,7 +921,7 @@ class TestPackage:
     def test_nothing_is_kept_twice(self, package: Callable[..., str]) -> None:
         name = package()
         before, key = self.stored(name), name.partition("@")[0]
-        with pytest.raises(DeliveryError, match="there already, with other contents"):
+        with pytest.raises(CliError, match="there already, with other contents"):
             self.artifacts.keep(key, "Resources: {}", "1.0.1")
         assert self.stored(name) == before
         nested = {file: body.decode() for file, body in before.items() if file.endswith(".template")}
@@ -943,13 +943,13 @@ class TestVerification:
 
     @pytest.mark.parametrize("file", ["template.yaml", "abc.template", "release.json"])
     @pytest.mark.parametrize("gone", [False, True])
-    def test_a_tampered_artifact_is_refused(self, rig: Rig, stage: str, file: str, gone: bool) -> None:
+    def test_a_tampered_artifact_is_rejected(self, rig: Rig, stage: str, file: str, gone: bool) -> None:
         name, place = self.kept(rig, stage)
         rig.client("s3").delete_object(Bucket="orders-artifacts", Key=f"{place}/{file}")
         if not gone:
             body = json.dumps({"architecture": "x86_64", "version": "1", "files": {}}).encode()
             rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/{file}", Body=body)
-        with pytest.raises(DeliveryError, match=r"not what was built|no artifact"):
+        with pytest.raises(CliError, match=r"not what was built|no artifact"):
             rig.delivery.deploy(stage, name, [])
         assert rig.status(stage) is None
 
@@ -958,7 +958,7 @@ class TestVerification:
         for file in ("template.yaml", "abc.template", "release.json"):
             rig.client("s3").delete_object(Bucket="orders-artifacts", Key=f"{place}/{file}")
         other = rig.delivery.artifacts(stage).keep(stage, TEMPLATE.replace("CODE", "evil"), "1.0")
-        with pytest.raises(DeliveryError, match="its hash is"):
+        with pytest.raises(CliError, match="its hash is"):
             rig.delivery.deploy(stage, name, [])
         rig.delivery.deploy(stage, other, [])
         assert rig.code(stage) == "evil", "the control: by its own name it is deployed"
@@ -969,7 +969,7 @@ class TestVerification:
         rig.deploy("b", stage)
         assert next(record.artifact for record in rig.delivery.records(stage)) == name
         rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/release.json", Body=b"{}")
-        with pytest.raises(DeliveryError, match="its hash is"):
+        with pytest.raises(CliError, match="its hash is"):
             rig.delivery.rollback(stage)
 
     @pytest.mark.parametrize("genuine", [True, False])
@@ -990,7 +990,7 @@ class TestVerification:
         if genuine:
             pipeline.delivery.deploy(stage, name, [])
         else:
-            with pytest.raises(DeliveryError, match="no attestation that"):
+            with pytest.raises(CliError, match="no attestation that"):
                 pipeline.delivery.deploy(stage, name, [])
         assert (rig.status(stage) is not None) == genuine
         asked = (tmp_path / "asked").read_text()
@@ -1010,7 +1010,7 @@ class TestDrift:
         rig.delivery.drift(stage)
         assert "as its templates say" in capsys.readouterr().out
         rig.client("ssm").put_parameter(Name=rig.outputs(stage)["CodeName"], Value="x", Overwrite=True)
-        with pytest.raises(DeliveryError, match="drifted in 1 resources"):
+        with pytest.raises(CliError, match="drifted in 1 resources"):
             rig.delivery.drift(stage)
         assert "Code (AWS::SSM::Parameter): modified /Value" in capsys.readouterr().out
 
@@ -1037,7 +1037,7 @@ class TestDrift:
         stack = Stack(fake, "any", lambda _: None, poll=0)
         assert stack.drifted() == ["A (T): deleted"] * 2
         fake.status = "DETECTION_FAILED"
-        with pytest.raises(DeliveryError, match="no right to read"):
+        with pytest.raises(CliError, match="no right to read"):
             stack.drifted()
 
     def test_an_environment_that_the_role_cannot_read_is_not_compared(self) -> None:
@@ -1075,7 +1075,7 @@ class TestDrift:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.edge(stage, [])
+        rig.delivery.deploy_cdn(stage, [])
         capsys.readouterr()
         rig.delivery.drift(stage)
         name = f"orders-{stage}"
@@ -1087,13 +1087,13 @@ class TestDrift:
         rig.delivery.drift(stage)
         logs = rig.delivery.client("logs", "us-east-1")
         logs.put_retention_policy(logGroupName=f"aws-waf-logs-{name}-waf-us-east-1", retentionInDays=1)
-        with pytest.raises(DeliveryError, match="drifted in 1 resources"):
+        with pytest.raises(CliError, match="drifted in 1 resources"):
             rig.delivery.drift(stage)
         assert "(AWS::Logs::LogGroup): modified /RetentionInDays" in capsys.readouterr().out
 
 
 class TestMakeEdge:
-    """`make edge`; tests/local/test_edge.py calls the API through what it makes."""
+    """`make deploy-cdn`; tests/local/test_edge.py calls the API through what it makes."""
 
     def parameters(self, rig: Rig, stack: str) -> dict[str, str]:
         found = rig.delivery.stack(stack).describe()
@@ -1105,7 +1105,7 @@ class TestMakeEdge:
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
         assert rig.session.regions["cloudformation"] == {None}
-        rig.delivery.edge(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        rig.delivery.deploy_cdn(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
         assert rig.session.regions["cloudformation"] == {None, "us-east-1"}
         assert rig.session.regions["cloudfront"] == rig.session.regions["s3"] == {None}
         web_acl = rig.delivery.stack(f"orders-{stage}-waf-us-east-1")
@@ -1124,7 +1124,7 @@ class TestMakeEdge:
         kept = [f"OriginSecretArn={outputs['OriginSecretArn']}", f"CorsOrigins={outputs['EdgeUrl']}"]
         rig.deploy("a", stage, *kept, template=ORIGINS)
         capsys.readouterr()
-        rig.delivery.edge(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        rig.delivery.deploy_cdn(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
         said = capsys.readouterr().out
         assert said.count("nothing to change") == 2
         assert "OriginSecretArn" not in said
@@ -1133,28 +1133,28 @@ class TestMakeEdge:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.edge(stage, [])
+        rig.delivery.deploy_cdn(stage, [])
         assert "another web ACL" not in capsys.readouterr().out
         edge = rig.delivery.stack(f"orders-{stage}-edge")
         old = "arn:aws:wafv2:us-east-1:111122223333:global/webacl/WebAcl-old/1"
         known = self.parameters(rig, edge.name) | {"WebAclArn": old}
-        edge.apply_body("UPDATE", (ROOT / "edge" / "template.yaml").read_text(), known)
-        rig.delivery.edge(stage, [])
+        edge.apply("UPDATE", (ROOT / "edge" / "template.yaml").read_text(), known)
+        rig.delivery.deploy_cdn(stage, [])
         assert f"orders-{stage}-waf in us-east-1.\n  That stack is left" in capsys.readouterr().out
         assert self.parameters(rig, edge.name)["WebAclArn"] != old
 
     def test_where_a_switch_sent_requests_they_stay(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.edge(stage, [])
+        rig.delivery.deploy_cdn(stage, [])
         rig.deploy("a", stage, "BothRuntimes=true", template=ORIGINS)
         rig.switch_edge(stage, "fargate")
-        rig.delivery.edge(stage, [])
+        rig.delivery.deploy_cdn(stage, [])
         edge = self.parameters(rig, f"orders-{stage}-edge")
         assert (edge["ActiveOrigin"], edge["LambdaOriginDomain"]) == ("fargate", "lambda.example.com")
 
     def test_bad_input_changes_nothing(self, rig: Rig, stage: str) -> None:
-        with pytest.raises(DeliveryError, match="deploy it first"):
-            rig.delivery.edge(stage, [])
+        with pytest.raises(CliError, match="deploy it first"):
+            rig.delivery.deploy_cdn(stage, [])
         rig.deploy("a", stage, template=ORIGINS)
         for pair, why in {
             "Nonsense=1": "has a parameter Nonsense",
@@ -1162,17 +1162,17 @@ class TestMakeEdge:
             "ActiveOrigin=fargate": "worked out",
             "WebAclArn=arn:x": "worked out",
             "FargateOriginDomain=x": "worked out",
-            # What CloudFormation would refuse of the edge when its web ACL stands.
+            # What CloudFormation would reject of the edge when its web ACL stands.
             "DomainName=orders.example.com": "DomainName and CertificateArn go together",
         }.items():
-            with pytest.raises(DeliveryError, match=why):
-                rig.delivery.edge(stage, [pair])
+            with pytest.raises(CliError, match=why):
+                rig.delivery.deploy_cdn(stage, [pair])
         assert rig.delivery.stack(f"orders-{stage}-waf-us-east-1").status() is None
         assert rig.delivery.stack(f"orders-{stage}-edge").status() is None
 
 
 class TestJobs:
-    """Each command with the rights of the job that runs it; the local AWS enforces them."""
+    """Each command with the rights of the job that runs it; the local AWS emulator enforces them."""
 
     def rig(self, made: Bootstrap, role: str, job: str) -> Rig:
         keys = made.client("sts").assume_role_with_web_identity(
@@ -1192,10 +1192,10 @@ class TestJobs:
         prod.delivery.deploy("prod", first, [])
         self.rig(of_prod, "drift", branch).delivery.drift("prod")
         dev.deploy("edged", template=ORIGINS)
-        dev.delivery.edge("dev", [])
+        dev.delivery.deploy_cdn("dev", [])
         self.rig(of_dev, "drift", branch).delivery.drift("dev")
         for forbidden in (
-            lambda: dev.delivery.edge("prod", []),
+            lambda: dev.delivery.deploy_cdn("prod", []),
             lambda: prod.artifact("c", "prod"),
             lambda: dev.delivery.deploy("prod", first, []),
             lambda: self.rig(of_dev, "drift", branch).delivery.drift("prod"),
@@ -1210,28 +1210,26 @@ class TestJobs:
         rig = self.rig(made, "deploy", "environment:preview")
         rig.deploy("a", "preview3")
         Rig(Session(made.endpoint, made.account), {}).place("preview3")
-        rig.delivery.sweep([])
+        rig.delivery.clean_up_previews([])
         assert rig.status("preview3") is None
         with pytest.raises(ClientError, match="not authorized"):
             rig.artifact("b", "dev")
 
 
-def test_sweep_removes_previews_of_closed_pull_requests_with_their_data(rig: Rig, stage: str) -> None:
+def test_clean_up_removes_previews_of_closed_pull_requests_with_their_data(rig: Rig, stage: str) -> None:
     for each in ("preview3", "preview4", stage):
         rig.deploy("a", each)
     rig.place("preview3")
-    rig.delivery.sweep([4])
+    rig.delivery.clean_up_previews([4])
     assert rig.status("preview3") is None
     assert rig.tables("preview3") == []
     assert rig.status("preview4") == "CREATE_COMPLETE"
     assert rig.status(stage) == "CREATE_COMPLETE"
-    rig.delivery.sweep([])
+    rig.delivery.clean_up_previews([])
     assert rig.status("preview4") is None
 
 
-def test_results_are_handed_to_the_workflow(
-    bare_aws: EmbeddedAws, rig: Rig, stage: str, tmp_path: Any
-) -> None:
+def test_results_are_handed_to_the_workflow(bare_aws: Emulator, rig: Rig, stage: str, tmp_path: Any) -> None:
     outputs = tmp_path / "outputs"
     environ = {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)}
     told = Rig(rig.session, environ)
@@ -1246,29 +1244,29 @@ def test_results_are_handed_to_the_workflow(
 
 def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*words: str) -> None:
-        raise DeliveryError(" ".join(words))
+        raise CliError(" ".join(words))
 
     monkeypatch.setattr("scripts.delivery.artifact._sam", build)
     monkeypatch.setattr(Artifacts, "_digest", lambda *_: None)
     for extra, built_for in (([], "x86_64"), (["Architecture=arm64"], "arm64")):
-        with pytest.raises(DeliveryError, match=f"^build --parameter-overrides Architecture={built_for}$"):
+        with pytest.raises(CliError, match=f"^build --parameter-overrides Architecture={built_for}$"):
             rig.delivery.deploy("dev", "", extra)
-        with pytest.raises(DeliveryError, match=f"Architecture={built_for}$"):
+        with pytest.raises(CliError, match=f"Architecture={built_for}$"):
             rig.delivery.package("dev", extra, force=False)
 
 
-def test_what_the_rules_refuse_is_refused_before_packaging(
+def test_what_the_rules_reject_is_rejected_before_packaging(
     rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nobody(*_: Any, **__: Any) -> None:
         pytest.fail("packaged")
 
     monkeypatch.setattr(Artifacts, "package", nobody)
-    with pytest.raises(DeliveryError, match="AuthIssuer needs AuthAudience"):  # by the sources' template
+    with pytest.raises(CliError, match="AuthIssuer needs AuthAudience"):  # by the sources' template
         rig.delivery.deploy(stage, "", ["AuthIssuer=https://issuer.example"])
     ruled = f"{TEMPLATE}Rules: {{ R: {{ Assertions: [{{ Assert: !Equals [!Ref AWS::Region, xx-west-1], "
     ruled += "AssertDescription: Only there. }] } }\n"
-    with pytest.raises(DeliveryError, match="Only there"):  # by the artifact's
+    with pytest.raises(CliError, match="Only there"):  # by the artifact's
         rig.deploy("a", stage, template=ruled)
     assert rig.status(stage) is None
 
@@ -1278,30 +1276,30 @@ def test_an_artifact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None
         "Parameters:", "Parameters:\n  Architecture: { Type: String, Default: x86_64 }"
     )
     rig.delivery.artifacts(stage).keep("arm", template.replace("CODE", "arm"), "1.0", "arm64")
-    with pytest.raises(DeliveryError, match="give Architecture=arm64"):
+    with pytest.raises(CliError, match="give Architecture=arm64"):
         rig.delivery.deploy(stage, "arm", [])
     assert rig.status(stage) is None
     rig.delivery.deploy(stage, "arm", ["Architecture=arm64"])
     assert rig.code(stage) == "arm"
-    with pytest.raises(DeliveryError, match="give Architecture=x86_64"):
+    with pytest.raises(CliError, match="give Architecture=x86_64"):
         rig.deploy("intel", stage, "Architecture=arm64", template=template)
 
 
-def test_without_a_bootstrap_it_says_what_to_do(bare_aws: EmbeddedAws) -> None:
-    with pytest.raises(DeliveryError, match="make bootstrap"):
+def test_without_a_bootstrap_it_says_what_to_do(bare_aws: Emulator) -> None:
+    with pytest.raises(CliError, match="make bootstrap"):
         Delivery(Session(bare_aws.endpoint), {}).package("dev", force=False)
 
 
 def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
-    bare_aws: EmbeddedAws, capsys: pytest.CaptureFixture[str]
+    bare_aws: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
     delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
     # The emulator has no AWS::IAM::OIDCProvider, so it is given one.
     provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
     given = [f"{name}={value}" for name, value in parameters("dev", {}, provider).items()]
-    with pytest.raises(DeliveryError, match="give Repository, OwnerId, RepositoryId"):
+    with pytest.raises(CliError, match="give Repository, OwnerId, RepositoryId"):
         delivery.bootstrap("dev", [])
-    with pytest.raises(DeliveryError, match="ArtifactBucketName and ImageRepositoryArn go together"):
+    with pytest.raises(CliError, match="ArtifactBucketName and ImageRepositoryArn go together"):
         delivery.bootstrap("dev", [*given, "ArtifactBucketName=orders-artifacts"])
     delivery.bootstrap("dev", given)
     assert "DeployRoleArn: arn:aws:iam::" in capsys.readouterr().out
@@ -1313,22 +1311,22 @@ def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
     delivery.stack("orders-bootstrap-dev").delete()
 
 
-def test_a_bootstrap_that_could_not_be_made_says_why_and_what_to_do(bare_aws: EmbeddedAws) -> None:
+def test_a_bootstrap_that_could_not_be_made_says_why_and_what_to_do(bare_aws: Emulator) -> None:
     """For example because the account has GitHub's provider already."""
     delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
     stack = delivery.stack("orders-bootstrap-dev")
     nested = "https://s3.us-east-1.amazonaws.com/orders-artifacts/no-such-template"
     provider = f"{{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{nested}' }} }}"
     failure = f"Resources: {{ Provider: {provider} }}"
-    with pytest.raises(DeliveryError):
-        stack.apply_body("CREATE", failure, {})
+    with pytest.raises(CliError):
+        stack.apply("CREATE", failure, {})
     given = [f"{name}={value}" for name, value in parameters("dev", {}, "").items()]
-    with pytest.raises(DeliveryError, match=r"Provider: .*delete-stack --stack-name orders-bootstrap-dev"):
+    with pytest.raises(CliError, match=r"Provider: .*delete-stack --stack-name orders-bootstrap-dev"):
         delivery.bootstrap("dev", given)
     stack.delete()
 
 
-def test_the_bootstrap_of_one_preview_is_that_of_all(bare_aws: EmbeddedAws) -> None:
+def test_the_bootstrap_of_one_preview_is_that_of_all(bare_aws: Emulator) -> None:
     delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
     provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
     given = [f"{name}={value}" for name, value in parameters("preview", {}, provider).items()]

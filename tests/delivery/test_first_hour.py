@@ -1,4 +1,4 @@
-"""`make test-aws` when things go wrong: what is removed and reported, how it goes on, when it refuses.
+"""`make test-aws` when things go wrong: what is removed and reported, how it goes on, when it does not begin.
 
 tests/cloud/test_first_hour.py does all of its steps with the real image and templates.
 """
@@ -15,12 +15,13 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws
+from localcloud.running import Emulator
+from scripts.cli import CliError
 from scripts.first_hour import __main__ as command
 from scripts.first_hour import steps
 from scripts.first_hour.callers import Callers
 from scripts.first_hour.left import Left
-from scripts.first_hour.run import Run, State, Step, StepFailed, report, table
+from scripts.first_hour.run import Run, State, Step, report, table
 from scripts.first_hour.stage import NAME, Stage, Target, until
 
 from app.core.aws.json_client import ATTEMPT_SECONDS
@@ -52,7 +53,7 @@ class Steps:
             return f"noted {name}"
 
         do.__name__ = name
-        do.__doc__ = f"Shows {name}.\n\nNot shown on the local AWS: AWS's own {name}."
+        do.__doc__ = f"Shows {name}.\n\nNot shown on the emulator: AWS's own {name}."
         return Step(do, 1, needs, **more)
 
     def run(self, *, clean: bool = False, **more: Any) -> int:
@@ -80,7 +81,7 @@ class TestRun:
 
     @pytest.mark.parametrize(
         ("fault", "noted"),
-        [(StepFailed("CloudFront refused"), "CloudFront refused"), (KeyError("Items"), "KeyError: 'Items'")],
+        [(CliError("CloudFront rejected"), "CloudFront rejected"), (KeyError("Items"), "KeyError: 'Items'")],
     )
     def test_after_a_failure_the_rest_goes_on_and_all_is_removed(
         self, rig: Steps, fault: Exception, noted: str
@@ -94,7 +95,7 @@ class TestRun:
         assert not rig.path.exists(), "the next run begins anew"
 
     def test_what_needs_a_step_that_failed_is_not_reached(self, rig: Steps) -> None:
-        rig.faults["deploy"] = StepFailed("no quota")
+        rig.faults["deploy"] = CliError("no quota")
         assert rig.run() == 1
         assert rig.done == ["deploy", "destroy", "nothing_left"]
 
@@ -105,7 +106,7 @@ class TestRun:
         assert rig.result("walk") == "interrupted"
         assert rig.result("edge") == "not reached stopped at walk"
 
-    @pytest.mark.parametrize("fault", [StepFailed("no"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("fault", [CliError("no"), KeyboardInterrupt()])
     def test_kept_it_goes_on_where_it_stopped(self, rig: Steps, fault: BaseException) -> None:
         rig.faults["walk"] = fault
         assert rig.run(keep=True) in (1, 130)
@@ -127,7 +128,7 @@ class TestRun:
         assert rig.run() == 0
         assert rig.done == ["walk", "edge", "switch", "destroy", "nothing_left"]
 
-    @pytest.mark.parametrize("fault", [StepFailed("the bus has rules"), KeyboardInterrupt()])
+    @pytest.mark.parametrize("fault", [CliError("the bus has rules"), KeyboardInterrupt()])
     def test_what_was_not_removed_is_removed_by_the_next(self, rig: Steps, fault: BaseException) -> None:
         rig.faults["destroy"] = fault
         assert rig.run() in (1, 130)
@@ -138,12 +139,12 @@ class TestRun:
         assert not rig.path.exists()
 
     def test_what_is_asked_for_at_the_end_is_asked_after_a_failed_removal(self, rig: Steps) -> None:
-        rig.faults["destroy"] = StepFailed("no")
+        rig.faults["destroy"] = CliError("no")
         rig.run()
         assert rig.done[-2:] == ["destroy", "nothing_left"]
 
     def test_clean_does_no_step(self, rig: Steps) -> None:
-        rig.faults["walk"] = StepFailed("no")
+        rig.faults["walk"] = CliError("no")
         rig.run(keep=True)
         rig.run(clean=True)
         assert rig.done == ["destroy", "nothing_left"]
@@ -159,7 +160,7 @@ class TestRun:
         assert rig.done == ["destroy", "nothing_left"]
 
     def test_the_report_has_every_step(self, rig: Steps) -> None:
-        rig.faults["edge"] = StepFailed("a | b")
+        rig.faults["edge"] = CliError("a | b")
         rig.run()
         for local in (True, False):
             text = report(rig.steps, rig.outcomes, where="there", when="now", local=local)
@@ -218,7 +219,7 @@ class TestCallers:
     def test_a_refusal_is_excused_only_while_the_database_is_silent(self, silent: bool) -> None:
         refusal = httpx.Response(503, headers={"retry-after": "1"}, json={"type": "x:dependency-unavailable"})
         found = self.seen(lambda method, _: refusal if method == "PUT" else None, silent)
-        assert found["refused_while_the_database_was_silent"] > 0 if silent else found["failed_or_wrong"] > 0
+        assert found["rejected_while_the_database_was_silent"] > 0 if silent else found["failed_or_wrong"] > 0
         assert found["first_wrong"] == []
 
 
@@ -251,7 +252,7 @@ class TestOnAws:
         with httpx.Client(transport=httpx.MockTransport(answer), base_url=self.MADE["EdgeUrl"]) as edge:
             steps._only_on_aws(edge, self.MADE, self.FORM, policy)
 
-    def test_a_firewall_that_refuses_and_a_browser_that_may_upload(
+    def test_a_firewall_that_rejects_and_a_browser_that_may_upload(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.check(monkeypatch)
@@ -259,7 +260,7 @@ class TestOnAws:
     @pytest.mark.parametrize(
         ("wrong", "why"),
         [
-            ({"firewall": 200}, "the web ACL refuses"),
+            ({"firewall": 200}, "the web ACL rejects"),
             # In us-east-1 links were once signed for the bucket's global name.
             ({"policy": POLICY.replace(".us-east-1", "")}, "does not let it send"),
             ({"allowed": "https://others.example"}, "S3 lets https://others.example upload"),
@@ -268,7 +269,7 @@ class TestOnAws:
     def test_what_is_wrong_is_named(
         self, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], why: str
     ) -> None:
-        with pytest.raises(StepFailed, match=why):
+        with pytest.raises(CliError, match=why):
             self.check(monkeypatch, **wrong)
 
     def test_a_receipt_that_does_not_come_says_how_far_events_came(
@@ -296,12 +297,12 @@ class TestOnAws:
             return found
 
         assert until(30, look, "it answers") == "there"
-        with pytest.raises(StepFailed, match=r"it answers: not within 0 s \(no such name\)"):
+        with pytest.raises(CliError, match=r"it answers: not within 0 s \(no such name\)"):
             until(0, lambda: (_ for _ in ()).throw(httpx.ConnectError("no such name")), "it answers")
 
 
 @pytest.fixture
-def target(bare_aws: EmbeddedAws) -> Target:
+def target(bare_aws: Emulator) -> Target:
     session = boto3.Session(aws_access_key_id=ACCOUNT, aws_secret_access_key="test", region_name="us-east-1")
 
     class Session:
@@ -336,7 +337,7 @@ def a_stack(stage: Stage) -> Iterator[Callable[[str], None]]:
 
     def make(name: str) -> None:
         template = TEMPLATE if name == NAME else TEMPLATE.partition("  Key:")[0]  # keys have no names
-        stage.stack(name).apply_body("CREATE", template, {}, {"service": "orders", "stage": "testaws"})
+        stage.stack(name).apply("CREATE", template, {}, {"service": "orders", "stage": "testaws"})
 
     yield make
     stage.leftovers.remove(stage.leftovers.found(), lambda _: None)
@@ -374,7 +375,7 @@ class TestLeftovers:
         )
         (found,) = stage.leftovers.found()
         assert found.what == "no answer of sqs:"
-        with pytest.raises(StepFailed, match="no answer of sqs"):
+        with pytest.raises(CliError, match="no answer of sqs"):
             steps.nothing_left(stage)
 
 
@@ -388,9 +389,9 @@ class TestDestroy:
         stage.client("dynamodb").restore_table_to_point_in_time(
             SourceTableName=table, TargetTableName=f"{table}-at-20260102T000000Z"
         )
-        failing = StepFailed("the bus has rules")
+        failing = CliError("the bus has rules")
         monkeypatch.setattr(Stage, "delivery", lambda *_: (_ for _ in ()).throw(failing))
-        with pytest.raises(StepFailed, match="the bus has rules"):
+        with pytest.raises(CliError, match="the bus has rules"):
             steps.destroy(stage)
         assert [each for each in stage.leftovers.found() if "bootstrap" not in each.name] == []
         assert steps.nothing_left(stage).startswith(f"{len(stage.leftovers.pending_keys())} keys")
@@ -398,14 +399,14 @@ class TestDestroy:
     def test_what_it_leaves_is_named_and_removed(self, stage: Stage, a_stack: Callable[[str], None]) -> None:
         a_stack(NAME)
         stage.stack(NAME).delete()
-        with pytest.raises(StepFailed, match=r"left: key .*, table orders-testaws-.*; removed now"):
+        with pytest.raises(CliError, match=r"left: key .*, table orders-testaws-.*; removed now"):
             steps.nothing_left(stage)
         assert stage.leftovers.found() == []
 
 
 class TestCommand:
     @pytest.fixture(autouse=True)
-    def environ(self, bare_aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def environ(self, bare_aws: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         for name, value in bare_aws.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCOUNT)
@@ -417,7 +418,7 @@ class TestCommand:
         folders = ["--state", str(self.folder / "state.json"), "--reports", str(self.folder / "reports")]
         return command.main([*words, *folders])
 
-    def refused(self, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    def rejected(self, capsys: pytest.CaptureFixture[str], *words: str) -> str:
         assert self.main(*words) == 2
         error = capsys.readouterr().err
         assert error.startswith("make test-aws: ")
@@ -444,22 +445,22 @@ class TestCommand:
         assert re.search(r"about \d+ h \d+ min", said)
         assert "switch" not in said
 
-    def test_without_a_region_it_refuses(
+    def test_without_a_region_it_rejects(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("AWS_REGION")
         monkeypatch.delenv("AWS_DEFAULT_REGION")
-        assert "AWS_REGION" in self.refused(capsys, "--yes")
+        assert "AWS_REGION" in self.rejected(capsys, "--yes")
 
-    def test_without_credentials_it_refuses(
+    def test_without_credentials_it_rejects(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        assert "no credentials were found" in self.refused(capsys, "--yes")
+        assert "no credentials were found" in self.rejected(capsys, "--yes")
 
-    def test_a_step_that_cannot_be_left_out_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
-        error = self.refused(capsys, "--yes", "--skip", "edge deploy")
+    def test_a_step_that_cannot_be_left_out_is_rejected(self, capsys: pytest.CaptureFixture[str]) -> None:
+        error = self.rejected(capsys, "--yes", "--skip", "edge deploy")
         assert "SKIP=deploy" in error
         assert "edge" in error
 
@@ -467,7 +468,7 @@ class TestCommand:
         self, capsys: pytest.CaptureFixture[str], a_stack: Callable[[str], None], stage: Stage
     ) -> None:
         a_stack(NAME)
-        assert f"there is {NAME} already" in self.refused(capsys, "--yes")
+        assert f"there is {NAME} already" in self.rejected(capsys, "--yes")
         assert stage.stack(NAME).status() == "CREATE_COMPLETE"
         stage.stack(NAME).delete()
 

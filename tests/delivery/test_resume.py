@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from localcloud.embedded import EmbeddedAws
+from localcloud.running import Emulator
+from scripts.cli import CliError
 from scripts.delivery.__main__ import Delivery
 from scripts.delivery.data import Data, Kept
-from scripts.delivery.decide import DeliveryError
 from tests.delivery.test_deploy import EDGE, Rig, Session
 
 # One of each kind that the stack retains, and what the others do without.
@@ -44,7 +44,7 @@ def denied() -> ClientError:
 
 
 FAULTS: dict[str, Callable[[], BaseException]] = {
-    "refused": denied,
+    "rejected": denied,
     "connection lost": lambda: EndpointConnectionError(endpoint_url="https://aws.example"),
     "Ctrl-C": KeyboardInterrupt,
 }
@@ -94,7 +94,7 @@ def each_fault(endpoint: str, command: Callable[[Delivery, int], None]) -> Itera
         session.arm(number)
         try:
             command(delivery(session), number)
-        except (DeliveryError, ClientError, EndpointConnectionError, KeyboardInterrupt):
+        except (CliError, ClientError, EndpointConnectionError, KeyboardInterrupt):
             assert session.count >= number, "the fault, and nothing else, ends it"
         yield number
         if session.count < number:
@@ -134,7 +134,7 @@ class Left:
 
 
 @pytest.fixture
-def session(bare_aws: EmbeddedAws) -> Session:
+def session(bare_aws: Emulator) -> Session:
     session = Cached(bare_aws.endpoint)
     session.client("s3").create_bucket(Bucket="orders-artifacts")
     return session
@@ -154,9 +154,9 @@ def make(session: Session, name: str, *, edge: bool = False) -> None:
     usual, template = delivery(session), STAGE
     if edge:
         template = f"Resources: {{ Key: {{ {POLICIES}, Type: {RETAINED['Key']} }} }}"
-        usual.stack(f"{name}-waf-us-east-1", "us-east-1").apply_body("CREATE", WEB_ACL, {})
-        usual.stack(f"{name}-edge").apply_body("CREATE", WITH_LOGS, {"ActiveOrigin": "lambda"})
-    usual.stack(name).apply_body("CREATE", template, {})
+        usual.stack(f"{name}-waf-us-east-1", "us-east-1").apply("CREATE", WEB_ACL, {})
+        usual.stack(f"{name}-edge").apply("CREATE", WITH_LOGS, {"ActiveOrigin": "lambda"})
+    usual.stack(name).apply("CREATE", template, {})
     for bucket in session.client("s3").list_buckets()["Buckets"]:
         if bucket["Name"].startswith(f"{name}-"):
             session.client("s3").put_object(Bucket=bucket["Name"], Key="object", Body=b"1")
@@ -179,12 +179,12 @@ class TestEachFault:
     def test_the_next_sweep_takes_up_what_one_left(self, session: Session, left: Left) -> None:
         keys = left.keys()
 
-        def sweep(by: Delivery, number: int) -> None:
+        def clean_up_previews(by: Delivery, number: int) -> None:
             make(session, f"orders-preview-{number}")
-            by.sweep(range(number))  # the earlier ones are open: nobody has to look at them again
+            by.clean_up_previews(range(number))  # the earlier ones are open: nobody has to look at them again
 
-        for number in each_fault(session.endpoint, sweep):
-            delivery(session).sweep(range(number))
+        for number in each_fault(session.endpoint, clean_up_previews):
+            delivery(session).clean_up_previews(range(number))
             assert left.names(f"orders-preview-{number}") == set()
             assert left.keys() == keys
 
@@ -194,7 +194,7 @@ class TestEachFault:
         artifact = rig.artifact("a")
 
         def deploy(by: Delivery, number: int) -> None:
-            with pytest.raises(DeliveryError, match="ROLLBACK_COMPLETE"):
+            with pytest.raises(CliError, match="ROLLBACK_COMPLETE"):
                 rig.delivery.deploy(f"c{number}", artifact, ["Broken=true"])
             assert len(left.keys()) == len(keys) + 1
             by.deploy(f"c{number}", artifact, [])
@@ -222,7 +222,7 @@ class TestEachFault:
 
 
 class TestRemoval:
-    """What AWS refuses for a while, by its own words: the emulator does not."""
+    """What AWS rejects for a while, by its own words: the emulator does not."""
 
     KEPT = tuple(Kept(rest.partition(",")[0], name, name.lower()) for name, rest in RETAINED.items())
 
@@ -290,7 +290,7 @@ class TestRemoval:
             ("schedule_key_deletion", "ThrottlingException", "Rate exceeded"),
         ],
     )
-    def test_what_is_refused_for_now_is_tried_again(self, call: str, code: str, message: str) -> None:
+    def test_what_is_rejected_for_now_is_tried_again(self, call: str, code: str, message: str) -> None:
         left, done, said = self.remove(**{call: [(code, message)] * 3})
         assert left == []
         assert list(dict.fromkeys(done)) == list(dict.fromkeys(self.DONE))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from scripts.smoke import Api, SmokeFailed, smoke
+from scripts.cli import CliError
+from scripts.smoke import Api, smoke
 
 Faults = Callable[[str, str, int, bytes], tuple[int, bytes]]
 
@@ -84,7 +85,7 @@ def _changed(body: bytes, changes: dict[str, Any]) -> bytes:
 FAULTS: dict[str, tuple[str, str, int | None, bytes | dict[str, Any]]] = {
     "never ready": ("GET", "/health/ready", 503, b"{}"),
     "no version": ("GET", "/", 200, b"{}"),
-    "orders refused": ("POST", "/orders", 500, b"{}"),
+    "orders rejected": ("POST", "/orders", 500, b"{}"),
     "asks for tokens": ("POST", "/orders", 401, b"{}"),
     "another order": ("POST", "/orders", None, {"quantity": 2}),
     "twins": ("POST", "/orders", None, {"id": time.monotonic_ns}),
@@ -107,14 +108,14 @@ def test_fails_on(fault: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> 
             return real_status, real_body
         return status or real_status, body if isinstance(body, bytes) else _changed(real_body, body)
 
-    with served(Faulty(app, change)) as url, pytest.raises(SmokeFailed) as failed:
+    with served(Faulty(app, change)) as url, pytest.raises(CliError) as failed:
         smoke(Api(url), access="open", ready_seconds=0.2, say=lambda _: None)
     assert "\n" not in str(failed.value)
 
 
 def test_fails_where_nothing_answers() -> None:
     said: list[str] = []
-    with pytest.raises(SmokeFailed, match="no answer"):
+    with pytest.raises(CliError, match="no answer"):
         smoke(Api("http://127.0.0.1:9"), ready_seconds=1, say=said.append)
     (waiting,) = said
     assert "waiting up to 1 s: GET /health/ready: no answer from http://127.0.0.1:9: " in waiting
@@ -129,7 +130,7 @@ def test_a_closed_api_must_be_closed_everywhere(app: FastAPI) -> None:
 
     with served(Faulty(app, closed)) as url:
         smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)
-    with served(Faulty(app, half)) as url, pytest.raises(SmokeFailed, match="list of orders is open"):
+    with served(Faulty(app, half)) as url, pytest.raises(CliError, match="list of orders is open"):
         smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)
-    with served(Faulty(app, _unchanged)) as url, pytest.raises(SmokeFailed, match="must be 401"):
+    with served(Faulty(app, _unchanged)) as url, pytest.raises(CliError, match="must be 401"):
         smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)

@@ -1,9 +1,10 @@
-"""What a template's rules would refuse is refused before CloudFormation is asked."""
+"""What a template's rules would reject is rejected before CloudFormation is asked."""
 
 from __future__ import annotations
 
 import pytest
-from scripts.delivery.decide import DeliveryError, check_rules
+from scripts.cli import CliError
+from scripts.delivery.decide import check_rules
 from scripts.templates import template
 
 EDGE = {"LambdaOriginDomain": "l.example.com", "DocumentsBucketName": "documents"}
@@ -13,8 +14,8 @@ CLOSED = {"Stage": "prod", "AuthIssuer": "https://issuer.example", "AuthAudience
 def refusal(path: str, given: dict[str, str], region: str, partition: str = "aws") -> str:
     try:
         check_rules(template(path), given, region, partition)
-    except DeliveryError as refused:
-        return str(refused)
+    except CliError as rejected:
+        return str(rejected)
     return ""
 
 
@@ -39,9 +40,9 @@ def refusal(path: str, given: dict[str, str], region: str, partition: str = "aws
         ("template.yaml", {"FargateMemoryMb": "8192"}, "eu-central-1", "aws", "does not offer"),
     ],
 )
-def test_what_the_rules_refuse(
+def test_what_the_rules_reject(
     path: str, given: dict[str, str], region: str, partition: str, why: str
 ) -> None:
-    refused = refusal(path, given, region, partition)
-    assert why in refused
-    assert bool(refused) is bool(why)
+    rejected = refusal(path, given, region, partition)
+    assert why in rejected
+    assert bool(rejected) is bool(why)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import SOURCES, SUBJECTS, source_key
+from scripts.delivery.deploy import Deployer
 from scripts.pipeline_check import ready, remarks
 from scripts.templates import load_template
 from tests.delivery.conftest import ROOT
@@ -25,7 +25,7 @@ DOCUMENT = (ROOT / "docs" / "delivery.md").read_text()
 
 def _told(method: str) -> set[str]:
     """Return the outputs that a method of the delivery commands writes."""
-    tree = ast.parse(inspect.getsource(Delivery))
+    tree = ast.parse(inspect.getsource(Deployer))
     function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == method)
     calls = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
     tells = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "_tell"]
@@ -38,8 +38,8 @@ DRIFT_ROLES = {f"AWS_{stage}_{kind}" for stage in ("DEV", "PROD") for kind in ("
 # Outputs that the commands write.
 OUTPUTS = {
     "package": _told("package"),
-    "deploy": _told("_bring"),
-    "rollback": _told("_bring"),
+    "deploy": _told("_deploy"),
+    "rollback": _told("_deploy"),
     "pipeline-check": set(ready({})[0]),
 }
 # What the commands take in place of the bootstrap stack's outputs.
@@ -166,7 +166,7 @@ def _read_by(target: str) -> set[str]:
     own = {
         "smoke": {"SMOKE_TOKEN"},
         "pipeline-check": set(re.findall(r"[A-Z]+_[A-Z_]+|ATTESTATIONS", CHECKED)) | DRIFT_ROLES,
-        "sweep": {"GITHUB_TOKEN", *OF_TERRAFORM},
+        "clean-up-previews": {"GITHUB_TOKEN", *OF_TERRAFORM},
         "package": OF_TERRAFORM,
         "deploy": {*OF_TERRAFORM, "ATTESTED_BY", "GH_TOKEN"},  # the token is gh's
         "rollback": {*OF_TERRAFORM, "ATTESTED_BY", "GH_TOKEN"},
@@ -248,7 +248,7 @@ class TestRules:
         assert step["if"] == "matrix.target == 'test' || matrix.target == 'test-rename'"
         assert step["with"]["terraform_wrapper"] is False
 
-    def test_prod_waits_for_dev_its_approval_and_gets_the_same_artefact(self) -> None:
+    def test_prod_waits_for_dev_its_approval_and_gets_the_same_artifact(self) -> None:
         jobs = _load(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]
         assert jobs["prod"]["environment"] == "prod"
         assert {"dev", "build"} <= set(jobs["prod"]["needs"])
@@ -266,7 +266,7 @@ class TestRules:
         for file in ("deploy.yml", "rollback.yml"):
             job = _load(ROOT / ".github" / "workflows" / file)["jobs"]["prod"]
             assert job["env"]["ATTESTED_BY"] == ATTESTED_BY, file
-            calls = [s for s in job["steps"] if re.match(r"make (deploy|rollback)", s.get("run", ""))]
+            calls = [s for s in job["steps"] if re.match(r"make (deploy|rollback) ", s.get("run", ""))]
             assert calls
             for step in calls:
                 assert step["env"]["GH_TOKEN"] == "${{ github.token }}", (file, step["run"])
@@ -298,7 +298,7 @@ class TestRules:
 
 
 class TestSources:
-    """The artefact's key covers all that the artefact is made of."""
+    """The artifact's key covers all that the artifact is made of."""
 
     def test_nested_templates_and_the_image_are_covered(self) -> None:
         templates = [ROOT / "template.yaml"]

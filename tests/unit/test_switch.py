@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
 
+import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from scripts import switch
+from scripts.cli import CliError
+from scripts.stack import Stack
 from scripts.switch import State, Step, other, plan
 
 SIDES = ("lambda", "fargate")
@@ -25,16 +37,16 @@ def all_states() -> Iterator[State]:
 def after(state: State, step: Step, to: str) -> State:
     """Do a step, and hold it to what must never happen."""
     match step:
-        case Step.RAISE:
+        case Step.DEPLOY_NEW:
             state = replace(state, standing=frozenset(SIDES))
-        case Step.ASK:
+        case Step.HEALTH_CHECK:
             assert to in state.standing, "asked nobody"
-        case Step.MOVE:
+        case Step.SHIFT_TRAFFIC:
             state = replace(state, active=to, known=frozenset(state.standing))
-        case Step.FORGET:
+        case Step.DETACH_OLD:
             assert state.active == to, "the active origin was forgotten"
             state = replace(state, known=frozenset({to}))
-        case Step.REMOVE:
+        case Step.REMOVE_OLD:
             assert state.active == to, "the serving side was removed"
             state = replace(state, standing=frozenset({to}))
     assert state.active in state.standing, f"{step}: requests lead nowhere"
@@ -63,11 +75,11 @@ class TestPlan:
 
     def test_nothing_is_moved_unasked_and_nothing_removed_undrained(self, start: State, to: str) -> None:
         steps = plan(start, to)
-        if Step.MOVE in steps:
-            assert steps[steps.index(Step.MOVE) - 1] == Step.ASK
-        if Step.REMOVE in steps and start.active != to:
-            assert steps.index(Step.MOVE) < steps.index(Step.WATCH) < steps.index(Step.DRAIN)
-            assert steps.index(Step.DRAIN) < steps.index(Step.FORGET) < steps.index(Step.REMOVE)
+        if Step.SHIFT_TRAFFIC in steps:
+            assert steps[steps.index(Step.SHIFT_TRAFFIC) - 1] == Step.HEALTH_CHECK
+        if Step.REMOVE_OLD in steps and start.active != to:
+            assert steps.index(Step.SHIFT_TRAFFIC) < steps.index(Step.VERIFY) < steps.index(Step.DRAIN)
+            assert steps.index(Step.DRAIN) < steps.index(Step.DETACH_OLD) < steps.index(Step.REMOVE_OLD)
 
 
 class FakeTime:
@@ -116,13 +128,18 @@ class FakeStack:
     """A stack whose changes happen at once, unless they are told to fail."""
 
     def __init__(self, parameters: dict[str, str], outputs: dict[str, str]) -> None:
-        self.parameters = parameters
-        self.outputs = outputs
+        self.values, self._outputs = parameters, outputs
         self.changes: list[dict[str, str]] = []
 
     def change(self, **changes: str) -> None:
         self.changes.append(changes)
-        self.parameters |= changes
+        self.values |= changes
+
+    def parameters(self) -> dict[str, str]:
+        return self.values
+
+    def outputs(self) -> dict[str, str]:
+        return self._outputs
 
 
 class Answers(switch.Address):
@@ -134,6 +151,65 @@ class Answers(switch.Address):
 
     def serves(self, runtime: str) -> bool:
         return self._answers
+
+
+class TestAddress:
+    """A load balancer answers by its own address, with a certificate for the origin's name."""
+
+    @pytest.fixture
+    def port(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "origin")])
+        signed = (
+            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("origin.test")]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        plain = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        file = tmp_path / "certificate.pem"
+        file.write_bytes(signed.public_bytes(pem) + key.private_bytes(*plain))
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                known = self.path in ("/", "/health/ready") and self.headers["X-Origin-Secret"] == "s"
+                self.send_response(200 if known else 404)
+                self.end_headers()
+                self.wfile.write(b'{"runtime": "fargate"}')
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(file)
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+            thread.start()
+            yield server.server_port
+            server.shutdown()
+            thread.join()
+
+    @pytest.mark.parametrize(
+        ("name", "secret", "runtime", "serves"),
+        [
+            ("origin.test", "s", "fargate", True),
+            ("origin.test", "s", "lambda", False),
+            ("origin.test", "", "fargate", False),
+            ("other.test", "s", "fargate", False),
+            ("", "s", "fargate", False),
+        ],
+    )
+    def test_serves(self, port: int, name: str, secret: str, runtime: str, serves: bool) -> None:
+        address = switch.Address(f"https://127.0.0.1:{port}/", {"X-Origin-Secret": secret}, name)
+        assert address.serves(runtime) is serves
+
+    def test_what_does_not_answer_does_not_serve(self) -> None:
+        assert not switch.Address("http://127.0.0.1:9").serves("lambda")
 
 
 class TestRun:
@@ -158,8 +234,8 @@ class TestRun:
     ) -> switch.Switch:
         made = switch.Switch(orders, edge, Answers(watched), 0)  # type: ignore[arg-type]
         monkeypatch.setattr(made, "_direct", lambda _: Answers(asked))
-        monkeypatch.setattr(switch, "_ASK_SECONDS", 0)
-        monkeypatch.setattr(switch, "_WATCH_SECONDS", 0)
+        monkeypatch.setattr(switch, "_HEALTH_CHECK_SECONDS", 0)
+        monkeypatch.setattr(switch, "_VERIFY_SECONDS", 0)
         return made
 
     def test_it_switches(
@@ -176,27 +252,27 @@ class TestRun:
     def test_a_side_that_does_not_answer_gets_no_request(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(switch.Stopped, match="nothing was moved, lambda serves"):
+        with pytest.raises(CliError, match="no traffic was shifted, lambda serves"):
             self.switch(orders, edge, monkeypatch, asked=False, watched=True).run("fargate")
         assert edge.changes == []
-        assert orders.parameters == {"Runtime": "lambda", "BothRuntimes": "true"}
+        assert orders.values == {"Runtime": "lambda", "BothRuntimes": "true"}
 
     def test_a_move_that_does_not_answer_is_taken_back(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(switch.Stopped, match="lambda serves again"):
+        with pytest.raises(CliError, match="lambda serves again"):
             self.switch(orders, edge, monkeypatch, asked=True, watched=False).run("fargate")
-        assert edge.parameters["ActiveOrigin"] == "lambda"
-        assert orders.parameters["BothRuntimes"] == "true"
+        assert edge.values["ActiveOrigin"] == "lambda"
+        assert orders.values["BothRuntimes"] == "true"
 
     def test_the_way_back_takes_the_new_side_away(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with pytest.raises(switch.Stopped):
+        with pytest.raises(CliError):
             self.switch(orders, edge, monkeypatch, asked=True, watched=False).run("fargate")
         self.switch(orders, edge, monkeypatch, asked=True, watched=True).run("lambda")
-        assert orders.parameters == {"Runtime": "lambda", "BothRuntimes": "false"}
-        assert edge.parameters == {
+        assert orders.values == {"Runtime": "lambda", "BothRuntimes": "false"}
+        assert edge.values == {
             "ActiveOrigin": "lambda",
             "LambdaOriginDomain": "l.test",
             "FargateOriginDomain": "",
@@ -210,17 +286,86 @@ def test_there_are_two_sides() -> None:
 def test_without_an_edge_it_says_how_to_make_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Stack:
-        def __init__(self, name: str) -> None:
-            if name.endswith("-edge"):
-                missing = {"Code": "ValidationError", "Message": f"Stack with id {name} does not exist"}
-                raise ClientError({"Error": missing}, "DescribeStacks")
+    class Orders(Stack):
+        def require(self) -> dict[str, str]:
+            return {}
 
-    monkeypatch.setattr(switch, "Stack", Stack)
-    monkeypatch.setattr(switch, "session", lambda: None)
+        def describe(self) -> None:
+            return None
+
+    monkeypatch.setattr(switch, "Stack", Orders)
+    monkeypatch.setattr(switch, "session", lambda: boto3.Session(region_name="eu-central-1"))
     assert switch.main(["fargate"]) == 1
     said = capsys.readouterr().err
-    assert (
-        said
-        == "make switch: there is no orders-dev-edge, where requests are switched: `make edge` makes it\n"
-    )
+    assert said.startswith("make switch: there is no orders-dev-edge, where requests are switched")
+    assert said.endswith("`make deploy-cdn` makes it\n")
+
+
+class TestChange:
+    """What `make switch` does to a stack: other values of some parameters, and all else as it was."""
+
+    @pytest.fixture
+    def stub(self) -> Iterator[Stubber]:
+        client = boto3.client(
+            "cloudformation", "eu-central-1", aws_access_key_id="k", aws_secret_access_key="s"
+        )
+        with Stubber(client) as stub:
+            yield stub
+            stub.assert_no_pending_responses()
+
+    def described(self, stub: Stubber, status: str) -> None:
+        given = [
+            {"ParameterKey": k, "ParameterValue": v} for k, v in (("Runtime", "lambda"), ("Stage", "dev"))
+        ]
+        found = {"StackName": "s", "CreationTime": 0, "StackStatus": status, "Parameters": given}
+        stub.add_response("describe_stacks", {"Stacks": [found]}, {"StackName": "s"})
+
+    def events(self, stub: Stubber, *events: dict[str, Any]) -> None:
+        given = {"StackId": "s", "StackName": "s", "Timestamp": 0}
+        stub.add_response(
+            "describe_stack_events", {"StackEvents": [given | each for each in events]}, {"StackName": "s"}
+        )
+
+    def updated(self, stub: Stubber) -> None:
+        """Expect the template and the other parameters to stay."""
+        parameters = [
+            {"ParameterKey": "Stage", "UsePreviousValue": True},
+            {"ParameterKey": "Runtime", "ParameterValue": "fargate"},
+        ]
+        more = {"UsePreviousTemplate": True, "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]}
+        stub.add_response("update_stack", {}, {"StackName": "s", "Parameters": parameters, **more})
+
+    def change(self, stub: Stubber, **changes: str) -> None:
+        Stack(stub.client, "s", str, 0).change(**changes)
+
+    def test_waits_until_it_is_complete(self, stub: Stubber) -> None:
+        self.described(stub, "CREATE_COMPLETE")
+        self.events(stub)
+        self.updated(stub)
+        for status in ("UPDATE_IN_PROGRESS", "UPDATE_COMPLETE"):
+            self.described(stub, status)
+            self.events(stub)
+        self.change(stub, Runtime="fargate")
+
+    def test_says_why_it_failed(self, stub: Stubber) -> None:
+        failure = {"EventId": "1", "LogicalResourceId": "Service", "ResourceStatus": "UPDATE_FAILED"}
+        failure |= {"ResourceStatusReason": "no quota"}
+        self.described(stub, "CREATE_COMPLETE")
+        self.events(stub)
+        self.updated(stub)
+        self.described(stub, "UPDATE_ROLLBACK_COMPLETE")
+        for _ in range(3):
+            self.events(stub, failure)
+        with pytest.raises(CliError, match="s is UPDATE_ROLLBACK_COMPLETE: Service: no quota"):
+            self.change(stub, Runtime="fargate")
+
+    def test_nothing_to_change_is_no_failure(self, stub: Stubber) -> None:
+        self.described(stub, "CREATE_COMPLETE")
+        self.events(stub)
+        stub.add_client_error("update_stack", "ValidationError", "No updates are to be performed.")
+        self.change(stub, Runtime="lambda")
+
+    def test_a_parameter_that_the_stack_lacks(self, stub: Stubber) -> None:
+        self.described(stub, "CREATE_COMPLETE")
+        with pytest.raises(CliError, match="stack s has no parameter BothRuntimes"):
+            self.change(stub, BothRuntimes="true")

@@ -1,19 +1,18 @@
-"""What the commands that ask AWS have in common: arguments, the session, one line for what goes wrong."""
+"""What the commands that ask AWS share: the session, and one line for what AWS rejects."""
 
 from __future__ import annotations
 
-import argparse
+import json
 import os
 import re
-import sys
-from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import boto3
 from botocore import exceptions as sdk
 from botocore.config import Config
 from botocore.utils import is_valid_endpoint_url
+from scripts.cli import CliError, one_line
 
 _LOG_IN = "`aws sso login`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
@@ -35,58 +34,46 @@ _DENIED = (
     "UnauthorizedOperation",
 )
 _NO_STACK = re.compile(r"Stack (?:with id )?[\['\"]?([^\s\]'\"]+)[\]'\"]? does not exist")
+SDK_ERRORS = (sdk.BotoCoreError, sdk.ClientError)
 _SSO = (sdk.SSOError, sdk.TokenRetrievalError)  # their subclasses too: no token, or an old one
 
 
-class Arguments(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def stack_of(text: str) -> str:
-    """Read the name of a stack."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a stack: give one, as in STACK=orders-dev")
-    return text
-
-
-def moment_of(text: str) -> datetime:
-    """Read a moment, with or without a zone."""
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no moment, as 2026-11-22T10:00:00Z is one") from None
-
-
-class NotReady(Exception):
-    """AWS cannot be asked from here; the message is one line that says what to do."""
-
-
 def session() -> Any:
-    """Return boto3's default session, made anew in the region of AWS_REGION. Raises NotReady.
+    """Return boto3's default session, made anew in the region of AWS_REGION. Raises CliError.
 
     The SDKs' and tools' guide names AWS_REGION; boto3 and SAM CLI read AWS_DEFAULT_REGION only.
     https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html
     """
     region, default = os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION")
     if region and default and region != default:
-        raise NotReady(f"AWS_REGION is {region}, but AWS_DEFAULT_REGION is {default}: set them to the same")
+        raise CliError(f"AWS_REGION is {region}, but AWS_DEFAULT_REGION is {default}: set them to the same")
     if wrong := wrong_endpoint(os.environ):
-        raise NotReady(
+        raise CliError(
             f"{wrong}={os.environ[wrong]} is no address, as http://localhost:4566 is one; or unset it"
         )
     try:
         boto3.setup_default_session(region_name=region or None)
         made = boto3.DEFAULT_SESSION
         if not made.region_name:
-            raise NotReady("no region is set: AWS_REGION=eu-central-1, for example, or `aws configure`")
+            raise CliError("no region is set: AWS_REGION=eu-central-1, for example, or `aws configure`")
         if made.get_credentials() is None:
-            raise NotReady(f"no credentials were found: {_LOG_IN}")
+            raise CliError(f"no credentials were found: {_LOG_IN}")
     except sdk.BotoCoreError as error:
-        raise NotReady(explained(error)) from error
+        raise CliError(explained(error)) from error
     return made
+
+
+def origin_secret(session: Any, arn: str) -> str:
+    """Return the value that CloudFront sends to its origins, from the secret of edge/template.yaml."""
+    value = session.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    return str(json.loads(value)["current"])
+
+
+def messages_in(sqs: Any, url: str) -> int:
+    """Return about how many messages a queue holds, those included that somebody has received."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names).get("Attributes", {})
+    return sum(int(found.get(name, 0)) for name in names)
 
 
 def wrong_endpoint(environ: Mapping[str, str]) -> str:
@@ -99,30 +86,8 @@ def endpoints_in(environ: Mapping[str, str]) -> dict[str, str]:
     return {n: url for n, url in environ.items() if n.startswith("AWS_ENDPOINT_URL") and url}
 
 
-def reported(name: str, command: Callable[[], int], *problems: type[Exception]) -> int:
-    """Run a command; return its exit code. What stops it is one line on standard error, after `name`.
-
-    `problems` are the errors whose message is such a line already.
-    """
-    try:
-        return command()
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; run it again, it goes on from what is there", file=sys.stderr)
-        return 130
-    except (NotReady, *problems) as problem:
-        print(f"{name}: {one_line(problem)}", file=sys.stderr)
-    except (sdk.BotoCoreError, sdk.ClientError) as problem:
-        print(f"{name}: {explained(problem)}", file=sys.stderr)
-    return 1
-
-
-def one_line(text: object) -> str:
-    """Return a text, or an error's, without its line breaks."""
-    return " ".join(str(text).split())
-
-
 def is_denied(error: sdk.ClientError) -> bool:
-    """Tell whether AWS refused the call for want of a right."""
+    """Tell whether AWS rejected the call for want of a right."""
     return error.response.get("Error", {}).get("Code") in _DENIED
 
 
@@ -140,11 +105,11 @@ def explained(error: Exception) -> str:
     if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError):
         return f"AWS does not answer: {line} ({_where()})"
     if isinstance(error, sdk.ClientError):
-        return _refused(error, line)
+        return _rejected(error, line)
     return line
 
 
-def _refused(error: sdk.ClientError, line: str) -> str:
+def _rejected(error: sdk.ClientError, line: str) -> str:
     code = str(error.response.get("Error", {}).get("Code", ""))
     if missing := _NO_STACK.search(line):
         return f"there is no stack {missing[1]} in {_region()}: are the name and AWS_REGION right?"
@@ -153,7 +118,7 @@ def _refused(error: sdk.ClientError, line: str) -> str:
     if code == "RequestTimeTooSkewed" or "Signature expired" in line or "Signature not yet current" in line:
         return f"the clock of this machine is wrong ({line})"
     if code in _UNKNOWN:
-        return f"AWS refuses these credentials, or {_region()} is not enabled in their account ({line})"
+        return f"AWS rejects these credentials, or {_region()} is not enabled in their account ({line})"
     if is_denied(error) and "is not authorized to perform" not in line:  # which says who and what
         return f"{_who()} may not call {error.operation_name} ({line})"
     return line
@@ -164,7 +129,7 @@ def _who() -> str:
     quick = Config(connect_timeout=3, read_timeout=3, retries={"total_max_attempts": 1})
     try:
         return str(boto3.client("sts", config=quick).get_caller_identity()["Arn"])
-    except (sdk.BotoCoreError, sdk.ClientError, ValueError):
+    except (*SDK_ERRORS, ValueError):
         return "this identity"
 
 

@@ -14,7 +14,8 @@ import boto3
 import pytest
 from botocore import exceptions as sdk
 from scripts import dlq, restore, smoke, switch
-from scripts.command import NotReady, explained, reported, session
+from scripts.aws import explained, session
+from scripts.cli import CliError, run_command, run_program
 from scripts.delivery import __main__ as delivery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +23,9 @@ Main = Callable[[list[str]], int]
 COMMANDS: dict[str, tuple[Main, list[str]]] = {
     **{
         name: (delivery.main, [name])
-        for name in ("package", "deploy", "edge", "rollback", "destroy", "drift", "bootstrap")
+        for name in ("package", "deploy", "deploy-cdn", "rollback", "destroy", "drift", "bootstrap")
     },
-    "sweep": (delivery.main, ["sweep", "--open", "none"]),
+    "clean-up-previews": (delivery.main, ["clean-up-previews", "--open", "none"]),
     "dlq": (dlq.main, ["list"]),
     "switch": (switch.main, ["fargate"]),
     "restore": (restore.main, ["--stack", "orders-dev", "--to", "2026-01-01T00:00:00Z", "--table", ""]),
@@ -82,14 +83,14 @@ BAD: list[tuple[Main, list[str], list[str]]] = [
     (delivery.main, ["bootstrap", "--stage", "prodd"], ["'prodd'"]),
     (delivery.main, ["deploy", "--parameters", "Runtime"], ["Name=value", "'Runtime'"]),
     (delivery.main, ["bootstrap", "--parameters", "Repository=a/b Foo"], ["Name=value", "'Foo'"]),
-    (delivery.main, ["edge", "--parameters", "Mode"], ["Name=value"]),
-    (delivery.main, ["edge", "--parameters", "Mode=off"], ["Mode=off is refused", "count"]),
-    (delivery.main, ["edge", "--parameters", "Runtime=lambda"], ["neither waf/ nor edge/"]),
+    (delivery.main, ["deploy-cdn", "--parameters", "Mode"], ["Name=value"]),
+    (delivery.main, ["deploy-cdn", "--parameters", "Mode=off"], ["Mode=off is rejected", "count"]),
+    (delivery.main, ["deploy-cdn", "--parameters", "Runtime=lambda"], ["neither waf/ nor edge/"]),
     (delivery.main, ["deploy", "--artifact", "nonsense"], ["<key>@<hash>", "'nonsense'"]),
     (delivery.main, ["deploy", "--stage", "prod"], ["<key>@<hash>", "what dev ran"]),
     (delivery.main, ["destroy", "--stage", "prod", "--yes"], ["not for production"]),
     (delivery.main, ["destroy", "--stage", "prod", "--data"], ["not for production"]),
-    (delivery.main, ["sweep", "--open", "x"], ["OPEN"]),
+    (delivery.main, ["clean-up-previews", "--open", "x"], ["OPEN"]),
     (dlq.main, ["--stack", "", "list"], ["STACK=orders-dev"]),
     (dlq.main, ["replay", "--from", "x", "--to", "x"], ["'x'", "2026-11-22T10:00:00Z"]),
     (dlq.main, ["replay", "--from", "2026-01-02", "--to", "2026-01-01"], ["before --to"]),
@@ -125,7 +126,7 @@ def test_bad_input_is_judged_before_aws_is_asked(
 def test_a_samconfig_that_cannot_be_read(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(delivery, "ROOT", tmp_path)
+    monkeypatch.setattr("scripts.delivery.deploy.ROOT", tmp_path)
     if text:
         (tmp_path / "samconfig.toml").write_text(text)
     assert delivery.main(["deploy"]) == 1
@@ -135,7 +136,7 @@ def test_a_samconfig_that_cannot_be_read(
 @pytest.mark.usefixtures("keys")
 class TestPackageAndDeploy:
     @pytest.mark.parametrize("name", ["package", "deploy"])
-    def test_a_value_that_the_template_refuses_is_judged_before_aws_is_asked(
+    def test_a_value_that_the_template_rejects_is_judged_before_aws_is_asked(
         self,
         name: str,
         capsys: pytest.CaptureFixture[str],
@@ -144,16 +145,16 @@ class TestPackageAndDeploy:
         monkeypatch.setenv("AWS_REGION", "eu-central-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         assert delivery.main([name, "--parameters", "Runtime=fargat"]) == 1
-        assert "Runtime=fargat is refused: it must be one of lambda, fargate" in line(capsys)
+        assert "Runtime=fargat is rejected: it must be one of lambda, fargate" in line(capsys)
 
 
 @pytest.mark.usefixtures("keys")
 class TestSession:
-    def test_two_regions_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_regions_are_rejected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Or SAM CLI, and boto3 by itself, would work in another than the rest of a command."""
         monkeypatch.setenv("AWS_REGION", "eu-north-1")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
-        with pytest.raises(NotReady, match=r"AWS_REGION is eu-north-1, .*AWS_DEFAULT_REGION is us-west-2"):
+        with pytest.raises(CliError, match=r"AWS_REGION is eu-north-1, .*AWS_DEFAULT_REGION is us-west-2"):
             session()
 
     def test_the_newer_variable_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +165,13 @@ class TestSession:
 
     def test_a_profile_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "nobody")
-        with pytest.raises(NotReady, match=r"nobody.*aws configure list-profiles"):
+        with pytest.raises(CliError, match=r"nobody.*aws configure list-profiles"):
             session()
 
     def test_an_endpoint_that_is_no_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_REGION", "eu-north-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "localhost")
-        with pytest.raises(NotReady, match="AWS_ENDPOINT_URL_SQS=localhost is no address"):
+        with pytest.raises(CliError, match="AWS_ENDPOINT_URL_SQS=localhost is no address"):
             session()
 
     def test_an_endpoint_that_does_not_answer(
@@ -186,7 +187,7 @@ class TestSession:
         assert "AWS_ENDPOINT_URL=http://127.0.0.1:9 is set" in line(capsys)
 
 
-def refused(code: str, message: str = "no", operation: str = "PutObject") -> sdk.ClientError:
+def rejected(code: str, message: str = "no", operation: str = "PutObject") -> sdk.ClientError:
     return sdk.ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
@@ -194,29 +195,29 @@ def refused(code: str, message: str = "no", operation: str = "PutObject") -> sdk
     ("error", "words"),
     [
         # Codes: https://docs.aws.amazon.com/IAM/latest/APIReference/CommonErrors.html
-        (refused("ExpiredToken", "The provided token has expired."), "aws sso login --profile work"),
-        (refused("ExpiredTokenException"), "have expired"),
+        (rejected("ExpiredToken", "The provided token has expired."), "aws sso login --profile work"),
+        (rejected("ExpiredTokenException"), "have expired"),
         (sdk.UnauthorizedSSOTokenError(), "aws sso login --profile work"),
         (sdk.SSOTokenLoadError(error_msg="Token for work does not exist"), "aws sso login --profile work"),
         (sdk.TokenRetrievalError(provider="sso", error_msg="expired"), "aws sso login --profile work"),
         (sdk.PartialCredentialsError(provider="env", cred_var="secret"), "AWS_SECRET_ACCESS_KEY"),
-        (refused("InvalidClientTokenId", "The security token included is invalid"), "xx-1 is not enabled"),
-        (refused("UnrecognizedClientException"), "refuses these credentials"),
-        (refused("SignatureDoesNotMatch", "Signature expired: 20260101"), "clock"),
-        (refused("RequestTimeTooSkewed"), "clock"),
-        (refused("AccessDenied", "Access Denied"), "arn:aws:iam::1:user/me may not call PutObject"),
+        (rejected("InvalidClientTokenId", "The security token included is invalid"), "xx-1 is not enabled"),
+        (rejected("UnrecognizedClientException"), "rejects these credentials"),
+        (rejected("SignatureDoesNotMatch", "Signature expired: 20260101"), "clock"),
+        (rejected("RequestTimeTooSkewed"), "clock"),
+        (rejected("AccessDenied", "Access Denied"), "arn:aws:iam::1:user/me may not call PutObject"),
         (
-            refused("AccessDenied", "User: u is not authorized to perform: s3:PutObject on resource: r"),
+            rejected("AccessDenied", "User: u is not authorized to perform: s3:PutObject on resource: r"),
             "u is not authorized to perform: s3:PutObject",
         ),
-        (refused("ValidationError", "Stack with id orders-x does not exist"), "no stack orders-x in xx-1"),
-        (refused("ValidationError", "Stack 'orders-x' does not exist"), "no stack orders-x in xx-1"),
-        (refused("ValidationError", "Stack with id [orders-x] does not exist"), "no stack orders-x in xx-1"),
+        (rejected("ValidationError", "Stack with id orders-x does not exist"), "no stack orders-x in xx-1"),
+        (rejected("ValidationError", "Stack 'orders-x' does not exist"), "no stack orders-x in xx-1"),
+        (rejected("ValidationError", "Stack with id [orders-x] does not exist"), "no stack orders-x in xx-1"),
         (sdk.ConnectTimeoutError(endpoint_url="https://sqs.xx-1.amazonaws.com"), "is xx-1 a region"),
         (sdk.NoRegionError(), "AWS_REGION"),
     ],
 )
-def test_what_aws_refuses_is_explained(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_aws_rejects_is_explained(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Sts:
         def get_caller_identity(self) -> dict[str, str]:
             return {"Arn": "arn:aws:iam::1:user/me"}
@@ -236,8 +237,32 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    assert reported("make dlq", interrupted) == 130
+    assert run_command("make dlq", interrupted) == 130
     assert line(capsys).startswith("make dlq: interrupted")
+
+
+@pytest.mark.parametrize("module", ["smoke", "release", "pipeline_check"])
+def test_what_runs_before_anything_is_installed(module: str) -> None:
+    command = [sys.executable, "-S", "-c", f"import scripts.{module}"]
+    subprocess.run(command, cwd=ROOT, env={}, check=True, timeout=60)
+
+
+def test_an_error_of_the_code_itself_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command("make dlq", lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["no-such-program", "x"], "there is no `no-such-program` command"),
+        (["sh", "-c", "exit 3"], "sh -c failed; its output is above"),
+        (["sleep", "9"], "sleep 9 took longer than 0 s"),
+    ],
+)
+def test_a_program_that_does_not_succeed(command: list[str], words: str) -> None:
+    with pytest.raises(CliError, match=words):
+        run_program(*command, cwd=ROOT, seconds=0 if command[0] == "sleep" else 60)
 
 
 @pytest.mark.parametrize(
@@ -260,8 +285,16 @@ def test_make_takes_no_other_word_for_a_yes(target: str, given: str) -> None:
     ],
 )
 def test_a_smoke_test_of_nothing(
-    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["smoke.py", *arguments])
-    assert smoke.main() == 2
+    with pytest.raises(SystemExit, match="2"):
+        smoke.main(arguments)
     assert words in line(capsys)
+
+
+@pytest.mark.parametrize(("old", "new"), [("edge", "deploy-cdn"), ("sweep", "clean-up-previews")])
+def test_an_old_name_of_a_command_still_works(old: str, new: str) -> None:
+    command = ["make", "PYTHON=true", "DEV=", "DELIVERY=echo", old]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == f"make {old} is now called make {new}\n"
+    assert done.stdout.startswith(new)

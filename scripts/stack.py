@@ -1,4 +1,4 @@
-"""One CloudFormation stack: its state, change sets, progress and the reason of a failure."""
+"""One CloudFormation stack: what it holds, its changes, their progress and the reason of a failure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError
-from scripts.command import one_line
-from scripts.delivery.decide import DeliveryError, stack_policy
+from scripts.cli import CliError, one_line, say
+from scripts.delivery.decide import stack_policy
 from scripts.templates import load_template
 
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
@@ -35,22 +35,34 @@ _NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 
 
 class Stack:
-    """A stack by its name. Raises DeliveryError where an operation ends badly."""
+    """A stack by its name. Raises CliError where an operation ends badly."""
 
     def __init__(
-        self, cloudformation: Any, name: str, say: Callable[[str], None], poll: float = _POLL_SECONDS
+        self, cloudformation: Any, name: str, say: Callable[[str], None] = say, poll: float = _POLL_SECONDS
     ) -> None:
         self._cfn, self.name, self._say, self._poll = cloudformation, name, say, poll
 
-    def describe(self) -> dict[str, Any] | None:
-        """Return what CloudFormation says of the stack, or None if there is none."""
+    def _known(self) -> dict[str, Any] | None:
+        """Return what CloudFormation says of the stack; a deleted one is known by its id."""
         try:
             found: dict[str, Any] = self._cfn.describe_stacks(StackName=self.name)["Stacks"][0]
         except ClientError as error:
             if "does not exist" in str(error):
                 return None
             raise
-        return None if found["StackStatus"] == "DELETE_COMPLETE" else found
+        return found
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return what CloudFormation says of the stack, or None if there is none."""
+        found = self._known()
+        return None if not found or found["StackStatus"] == "DELETE_COMPLETE" else found
+
+    def require(self) -> dict[str, Any]:
+        """Return what CloudFormation says of the stack. Raises CliError if there is none."""
+        if found := self.describe():
+            return found
+        region = self._cfn.meta.region_name
+        raise CliError(f"there is no stack {self.name} in {region}: are the name and AWS_REGION right?")
 
     def status(self) -> str | None:
         found = self.describe()
@@ -58,6 +70,20 @@ class Stack:
 
     def outputs(self) -> dict[str, str]:
         return outputs_of(self.describe() or {})
+
+    def parameters(self) -> dict[str, str]:
+        return parameters_of(self.describe() or {})
+
+    def output(self, name: str) -> str:
+        """Return an output. Raises CliError if the stack or the output is missing."""
+        if name in (outputs := outputs_of(self.require())):
+            return outputs[name]
+        raise CliError(f"stack {self.name} has no output {name}")
+
+    def ids(self) -> dict[str, str]:
+        """Return physical ids by logical id, of nested stacks too; the stack's own come first."""
+        found = reversed(self.resources())
+        return {r["LogicalResourceId"]: r["PhysicalResourceId"] for r in found if r.get("PhysicalResourceId")}
 
     def template(self) -> str:
         """Return the template as it was deployed."""
@@ -81,7 +107,7 @@ class Stack:
     def drifted(self) -> list[str]:
         """Return what is not as the templates say, a line each, here and in the stacks nested in it.
 
-        Raises DeliveryError if CloudFormation could not compare all of it.
+        Raises CliError if CloudFormation could not compare all of it.
         """
         return self._drifted(self.name)
 
@@ -96,7 +122,7 @@ class Stack:
             if found["DetectionStatus"] != "DETECTION_IN_PROGRESS":
                 break
         if found["DetectionStatus"] == "DETECTION_FAILED":
-            raise DeliveryError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
+            raise CliError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
         asked: dict[str, Any] = {
             "StackName": stack,
             "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"],
@@ -166,36 +192,18 @@ class Stack:
     def apply(
         self,
         kind: str,
-        template_url: str,
-        parameters: Mapping[str, str],
-        tags: Mapping[str, str],
-        role: str | None,
-    ) -> bool:
-        """Carry out a change set; return False if there was nothing to change."""
-        return self._apply(kind, {"TemplateURL": template_url}, parameters, tags, role)
-
-    def apply_body(
-        self,
-        kind: str,
         template: str,
         parameters: Mapping[str, str],
         tags: Mapping[str, str] = MappingProxyType({}),
         role: str | None = None,
     ) -> bool:
-        """Carry out a change set of a small template that lies in no bucket."""
-        return self._apply(kind, {"TemplateBody": template}, parameters, tags, role)
+        """Carry out a change set; return False if there was nothing to change.
 
-    def _apply(
-        self,
-        kind: str,
-        source: Mapping[str, str],
-        parameters: Mapping[str, str],
-        tags: Mapping[str, str],
-        role: str | None,
-    ) -> bool:
+        `template` is the text, or the address of one that lies in a bucket.
+        """
         change_set = f"deploy-{time.time_ns()}"
         request: dict[str, Any] = {
-            **source,
+            "TemplateURL" if template.startswith("http") else "TemplateBody": template,
             **({"RoleARN": role} if role else {}),
             "Tags": [{"Key": k, "Value": v} for k, v in tags.items()],
             "StackName": self.name,
@@ -207,14 +215,39 @@ class Stack:
         self._cfn.create_change_set(**request)
         if not self._await_change_set(change_set):
             return False
-        seen = {event["EventId"] for event in self._events()}
-        self._cfn.execute_change_set(StackName=self.name, ChangeSetName=change_set)
-        end = self.wait(seen)
-        if end not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise DeliveryError(f"{self.name} is {end}: {self.reason(seen)}{self._mend(seen)}")
+        self._complete(lambda: self._cfn.execute_change_set(StackName=self.name, ChangeSetName=change_set))
         return True
 
-    def _mend(self, seen: set[str]) -> str:
+    def change(self, **changes: str) -> None:
+        """Update the stack to other values of some parameters; all else stays as it is."""
+        parameters = parameters_of(self.require())
+        if missing := sorted(changes.keys() - parameters.keys()):
+            raise CliError(f"stack {self.name} has no parameter {', '.join(missing)}")
+        kept = [{"ParameterKey": k, "UsePreviousValue": True} for k in parameters if k not in changes]
+        request = {
+            "StackName": self.name,
+            "UsePreviousTemplate": True,
+            "Parameters": [*kept, *({"ParameterKey": k, "ParameterValue": v} for k, v in changes.items())],
+            "Capabilities": _CAPABILITIES,
+        }
+        try:
+            self._complete(lambda: self._cfn.update_stack(**request))
+        except ClientError as error:
+            if not any(text in str(error) for text in _NO_CHANGE):
+                raise
+
+    def _complete(self, start: Callable[[], Any]) -> None:
+        """Start an operation and wait until it is complete."""
+        seen = self._seen()
+        start()
+        end = self.wait(seen)
+        if end not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise CliError(f"{self.name} is {end}: {self.reason(seen)}{self._fix(seen)}")
+
+    def _seen(self) -> set[str]:
+        return {event["EventId"] for event in self._events()}
+
+    def _fix(self, seen: set[str]) -> str:
         """Return the command for a failure that would come back with every try, if it was one.
 
         The rollback of an older template left the functions' new versions standing, and Lambda makes no
@@ -257,7 +290,7 @@ class Stack:
                 reason = found.get("StatusReason", "")
                 if any(text in reason for text in _NO_CHANGE):
                     return False
-                raise DeliveryError(f"the change set of {self.name} failed: {one_line(reason)}")
+                raise CliError(f"the change set of {self.name} failed: {one_line(reason)}")
         return False
 
     def delete(self) -> None:
@@ -267,11 +300,11 @@ class Stack:
             return
         self.name, named = found["StackId"], self.name  # a deleted stack is known by its id only
         try:
-            seen = {event["EventId"] for event in self._events()}
+            seen = self._seen()
             self._start_deletion(named)
             end = self.wait(seen)
             if end not in (None, "DELETE_COMPLETE"):
-                raise DeliveryError(f"{named} is {end}: {self.reason(seen)}")
+                raise CliError(f"{named} is {end}: {self.reason(seen)}")
         finally:
             self.name = named
 
@@ -282,7 +315,7 @@ class Stack:
             # CloudFormation acts as the role of the last deployment, which a bootstrap made.
             if "cannot be assumed" not in str(error):
                 raise
-            raise DeliveryError(
+            raise CliError(
                 f"{one_line(error)}; if its bootstrap is gone: `aws cloudformation delete-stack "
                 f"--stack-name {name} --role-arn <a role for CloudFormation>`, then `make destroy` again"
             ) from error
@@ -299,11 +332,10 @@ class Stack:
 
     def wait(self, seen: set[str] | None = None) -> str | None:
         """Wait for the running operation, saying each step; return the status it ends in."""
-        known = {event["EventId"] for event in self._events()} if seen is None else set(seen)
+        known = self._seen() if seen is None else set(seen)
         started = time.monotonic()
-        status = None
         for _ in self._ticks(self.name):
-            found = self._cfn_status()
+            found = self._known()  # before its events, so that none of them is missed
             for event in reversed(list(self._events())):
                 if event["EventId"] not in known:
                     known.add(event["EventId"])
@@ -311,19 +343,9 @@ class Stack:
                         f"  {time.monotonic() - started:5.0f} s  {event.get('LogicalResourceId', ''):32} "
                         f"{event.get('ResourceStatus', '')}"
                     )
-            status = found
-            if status is None or not status.endswith("_IN_PROGRESS"):
-                break
-        return status
-
-    def _cfn_status(self) -> str | None:
-        """Return the status, of a deleted stack too, if it is asked by its id."""
-        try:
-            return str(self._cfn.describe_stacks(StackName=self.name)["Stacks"][0]["StackStatus"])
-        except ClientError as error:
-            if "does not exist" in str(error):
-                return None
-            raise
+            if not found or not found["StackStatus"].endswith("_IN_PROGRESS"):
+                return str(found["StackStatus"]) if found else None
+        return None
 
     def reason(self, seen: set[str] | None = None) -> str:
         """Return why the last operation failed: the first failure, from the innermost stack."""
@@ -359,7 +381,7 @@ class Stack:
         while time.monotonic() < deadline:
             yield
             time.sleep(self._poll)
-        raise DeliveryError(f"{what} took longer than {seconds} s; it goes on by itself")
+        raise CliError(f"{what} took longer than {seconds} s; it goes on by itself")
 
 
 def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
@@ -369,7 +391,7 @@ def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
 
 def parameters_of(described: Mapping[str, Any]) -> dict[str, str]:
     """Return the parameters of a described stack by name."""
-    return {p["ParameterKey"]: p["ParameterValue"] for p in described.get("Parameters", [])}
+    return {p["ParameterKey"]: p.get("ParameterValue", "") for p in described.get("Parameters", [])}
 
 
 def _changed(drift: Mapping[str, Any]) -> list[str]:

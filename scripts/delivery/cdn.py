@@ -1,4 +1,4 @@
-"""The edge of a stage: what its two stacks are given, and the console's files."""
+"""The CloudFront distribution of a stage: what its two stacks are given, and the console's files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.delivery.decide import DeliveryError, named
+from scripts.cli import CliError
+from scripts.delivery.decide import named
 
 CONSOLE = Path(__file__).resolve().parents[2] / "console"
 # CloudFront takes a web ACL from this region only.
@@ -26,12 +27,12 @@ def web_acl_stack_name(orders: str, region: str) -> str:
 
 
 def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
-    """Return what the edge must know of the orders stack, by its outputs. Raises DeliveryError.
+    """Return what the edge must know of the orders stack, by its outputs. Raises CliError.
 
     `active` is the runtime that requests go to.
     """
     if _ORIGINS[active] not in orders:
-        raise DeliveryError(f"the edge sends requests to {active}, which does not stand: deploy it first")
+        raise CliError(f"the edge sends requests to {active}, which does not stand: deploy it first")
     names = {*_ORIGINS.values(), "DocumentsBucketName"} & orders.keys()
     return {"ActiveOrigin": active} | {name: orders[name] for name in names}
 
@@ -39,16 +40,16 @@ def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
 def given_parameters(
     pairs: Sequence[str], web_acl: Mapping[str, Any], edge: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Share out Name=value pairs between the templates that declare the names. Raises DeliveryError.
+    """Share out Name=value pairs between the templates that declare the names. Raises CliError.
 
     `web_acl` and `edge` are the templates' declared parameters.
     """
     given = named(pairs)
     for name in given:
         if name in _WORKED_OUT:
-            raise DeliveryError(f"{name} is worked out from the stacks: leave it out")
+            raise CliError(f"{name} is worked out from the stacks: leave it out")
         if name not in web_acl and name not in edge:
-            raise DeliveryError(f"neither waf/ nor edge/ has a parameter {name}")
+            raise CliError(f"neither waf/ nor edge/ has a parameter {name}")
     return (
         {name: value for name, value in given.items() if name in web_acl},
         {name: value for name, value in given.items() if name in edge},
