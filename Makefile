@@ -22,7 +22,8 @@ DEV := $(call stamp,.venv,requirements-dev)
 LOCAL := $(call stamp,.venv-local,requirements-local)
 TOOLS := $(call stamp,.venv-tools,requirements-tools)
 CHECKOV := $(call stamp,.venv-checkov,requirements-checkov)
-# Measured with what the image holds and no more; the peers' own libraries lie apart.
+MUTATION := $(call stamp,.venv-mutation,requirements-mutation)
+# Measured with what the image holds and no more; the baselines' own libraries lie apart.
 IMAGE_ENV := $(call stamp,.venv-image,requirements)
 LOAD := $(call stamp,.venv-load,requirements-load)
 BENCH := $(call stamp,.venv-bench,requirements-bench)
@@ -53,6 +54,8 @@ $(TOOLS): requirements-tools.txt
 	$(call install,.venv-tools,requirements-tools)
 $(CHECKOV): requirements-checkov.txt
 	$(call install,.venv-checkov,requirements-checkov)
+$(MUTATION): requirements-mutation.txt
+	$(call install,.venv-mutation,requirements-mutation)
 $(IMAGE_ENV): requirements.txt
 	$(call install,.venv-image,requirements)
 $(LOAD): requirements-load.txt
@@ -76,7 +79,7 @@ help: ## List the commands
 
 setup: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Make every environment now instead of on first use
 
-run: ## The API on http://localhost:8000 over a local AWS, without Docker (PORT=8000; AUTH=1 asks for tokens)
+run: ## The API on http://localhost:8000 over a local AWS emulator, without Docker (PORT=8000; AUTH=1 asks for tokens)
 	@$(MAKE) -s -j2 --no-print-directory $(RUN) $(LOCAL)
 	@PORT=$(PORT) AUTH=$(AUTH) PYTHONPATH=.:src .venv/bin/python -m localcloud.run
 
@@ -92,19 +95,32 @@ doctor: ## What this machine and this account have and lack before a first deplo
 audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT=required refuses silence
 	.venv/bin/python scripts/audit.py requirements*.txt
 
-.PHONY: mutations
-mutations: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
+.PHONY: mutation-tests
+mutation-tests: $(DEV) $(LOCAL) $(MUTATION) ## Change src in 200 places, one at a time, and report what no test notices (ARGS="--help")
+	@.venv-mutation/bin/python -m scripts.mutation $(ARGS)
+
+.PHONY: permission-tests
+permission-tests: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
 	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/privileges
 
-.PHONY: openapi
-openapi: $(DEV) ## Write docs/openapi.json anew
-	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/api/test_openapi.py -k committed
+mutations:
+	@echo "make mutations is now called make permission-tests" >&2
+	@$(MAKE) permission-tests
+
+.PHONY: generate
+generate: $(DEV) ## Write what follows from the declarations: docs/openapi.json, docs/events/, docs/architecture.md
+	@.venv/bin/python -m scripts.generate
+
+.PHONY: openapi diagram
+openapi diagram:
+	@echo "make $@ is now make generate" >&2
+	@$(MAKE) -s --no-print-directory generate
 
 .PHONY: token
 token: $(RUN) ## A token for `make run AUTH=1` (SUB=alice SCOPES="orders:read orders:write")
 	@PYTHONPATH=.:src .venv/bin/python -m localcloud.issuer --sub "$(SUB)" --scopes "$(SCOPES)"
 
-local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the local AWS: make local RUNTIME=lambda|fargate
+local: $(RUN) $(LOCAL) $(TOOLS) ## The built image in a container, against the local AWS emulator: make local RUNTIME=lambda|fargate
 	@PORT=$(PORT) PYTHONPATH=.:src .venv/bin/python -m localcloud.local "$(RUNTIME)"
 
 test: $(DEV) $(LOCAL) $(PREFLIGHT) ## All tests that need neither Docker nor AWS
@@ -134,8 +150,8 @@ cloud-status: $(RUN) ## What cloud-up has running
 
 test-rename: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Rename a clone of the last commit, and run its make check and make test
 	@clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone" && \
-	  for each in .venv .venv-local .venv-tools .venv-checkov $(if $(PREFLIGHT),.venv-preflight); do ln -s "$$(realpath $$each)" "$$clone/$$each"; done && cd "$$clone" && \
-	  $(MAKE) rename NAME=invoices ENTITY=invoice && $(MAKE) check && $(MAKE) test
+	  for environment in .venv .venv-local .venv-tools .venv-checkov $(if $(PREFLIGHT),.venv-preflight); do ln -s "$$(realpath $$environment)" "$$clone/$$environment"; done && cd "$$clone" && touch order.json && \
+	  $(MAKE) rename NAME=tickets ENTITY=ticket && $(MAKE) check && $(MAKE) test
 
 test-cloud: $(DEV) $(LOCAL) $(TOOLS) $(LOAD) ## The tests that need a container engine: image, SAM, both runtimes deployed locally
 	@docker info >/dev/null 2>&1 || { echo "make test-cloud: no container engine answers; start Docker (docker info)" >&2; exit 1; }
@@ -164,7 +180,7 @@ export STAGE PARAMETERS ARTIFACT OPEN TAG API_URL ACCESS SKIP
 only = $(if $(filter-out $(2),$($(1))),$(error $(1)=$($(1)) means nothing: $(1)=$(2), or leave it out),$($(1)))
 DELIVERY := PYTHONPATH=.:src .venv/bin/python -m scripts.delivery
 stage = --stage "$${STAGE:-dev}"
-.PHONY: bootstrap package deploy edge smoke rollback destroy test-aws drift sweep pipeline-check release-files release-publish
+.PHONY: bootstrap package deploy deploy-cdn smoke rollback destroy test-aws drift clean-up-previews pipeline-check release-files release-publish
 
 bootstrap: $(DEV) ## Once per stage: roles and stores for the pipeline (STAGE=dev|prod|preview, PARAMETERS as docs/delivery.md shows)
 	@$(DELIVERY) bootstrap $(stage) --parameters "$$PARAMETERS"
@@ -172,14 +188,14 @@ bootstrap: $(DEV) ## Once per stage: roles and stores for the pipeline (STAGE=de
 package: $(DEV) $(TOOLS) ## Build and push the artifact of the sources, unless it is there (FORCE=1 builds all the same)
 	@$(DELIVERY) package $(stage) --parameters "$$PARAMETERS" $(if $(call only,FORCE,1),--force)
 
-deploy: $(DEV) $(TOOLS) ## Bring a stage to the sources: make deploy STAGE=dev (ARTIFACT=key@hash, PARAMETERS="Runtime=fargate")
+deploy: $(DEV) $(TOOLS) ## Deploy the sources to a stage: make deploy STAGE=dev (ARTIFACT=key@hash, PARAMETERS="Runtime=fargate")
 	@$(DELIVERY) deploy $(stage) --artifact "$$ARTIFACT" --parameters "$$PARAMETERS" $(if $(call only,FORCE,1),--force)
 
-edge: $(DEV) ## Bring the edge of a stage to the sources, with its web ACL and the console: make edge STAGE=dev
-	@$(DELIVERY) edge $(stage) --parameters "$$PARAMETERS"
+deploy-cdn: $(DEV) ## Deploy the CloudFront distribution of a stage, its web ACL and the console: make deploy-cdn STAGE=dev
+	@$(DELIVERY) deploy-cdn $(stage) --parameters "$$PARAMETERS"
 
 smoke: ## Place, read, list and cancel an order at API_URL; SMOKE_TOKEN is the caller's (ACCESS=open|closed)
-	@$(PYTHON) scripts/smoke.py "$$API_URL" --access "$${ACCESS:-any}"
+	@$(PYTHON) -m scripts.smoke "$$API_URL" --access "$${ACCESS:-any}"
 
 rollback: $(DEV) ## Deploy what ran before, with its parameters: make rollback STAGE=dev
 	@$(DELIVERY) rollback $(stage)
@@ -193,13 +209,21 @@ test-aws: $(DEV) $(TOOLS) ## The first hour on your AWS account with a report, i
 drift: $(DEV) ## Fail if anything in a stage is not as its templates say
 	@$(DELIVERY) drift $(stage)
 
-sweep: $(DEV) ## Remove previews of closed pull requests (OPEN="3 14" are the open ones; asked of GitHub in a workflow)
-	@$(DELIVERY) sweep --open "$$OPEN"
+clean-up-previews: $(DEV) ## Remove previews of closed pull requests (OPEN="3 14" are the open ones; asked of GitHub in a workflow)
+	@$(DELIVERY) clean-up-previews --open "$$OPEN"
+
+# Old names of commands.
+edge: renamed = deploy-cdn
+sweep: renamed = clean-up-previews
+.PHONY: edge sweep
+edge sweep:
+	@echo "make $@ is now called make $(renamed)" >&2
+	@$(MAKE) -s --no-print-directory $(renamed)
 
 pipeline-check: ## Is the repository set up to deploy? Reads its variables: AWS_REGION, AWS_DEV_ROLE, AWS_PROD_ROLE and others
 	@$(PYTHON) scripts/pipeline_check.py
 
-release-files: ## Archive, bill of materials and checksums of a release: make release-files TAG=v1.2.3
+release-files: $(TOOLS) ## Archive, bill of materials and checksums of a release: make release-files TAG=v1.2.3
 	@$(PYTHON) -m scripts.release files "$$TAG"
 
 release-publish: ## Publish them as a GitHub release (needs gh)
@@ -216,20 +240,17 @@ load: $(LOAD) ## Load on any API, with a report: make load API=http://localhost:
 cost: $(DEV) ## What both runtimes cost a month, by line item, and where they break even (ARGS="--help")
 	@.venv/bin/python -m costs $(ARGS)
 
-diagram: $(DEV) ## Draw docs/architecture.md from the templates
-	@.venv/bin/python -m scripts.diagram
-
 rename: $(DEV) ## Make the clone your own: make rename NAME=invoices ENTITY=invoice
 	@.venv/bin/python -m scripts.rename "$(NAME)" "$(ENTITY)"
 
 .PHONY: dlq
-dlq: $(RUN) ## What got stuck in the dead-letter queues; redrive and replay (ARGS="--help")
+dlq: $(RUN) ## List the messages in the dead-letter queues and why they failed; redrive, replay (ARGS="--help")
 	@.venv/bin/python -m scripts.dlq $(ARGS)
 
-restore: $(RUN) ## Bring back orders as they were: make restore STACK=orders-prod TO=2026-11-22T10:00:00Z ARGS=--yes (or TABLE=)
+restore: $(RUN) ## Bring back what was in the table: make restore STACK=orders-prod TO=2026-11-22T10:00:00Z ARGS=--yes (or TABLE=)
 	@.venv/bin/python -m scripts.restore --stack "$(STACK)" --to "$(TO)" --table "$(TABLE)" $(ARGS)
 
-format: $(DEV) ## Format the code and mend what the linter can
+format: $(DEV) ## Format the code and fix what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
@@ -241,7 +262,7 @@ lock: $(TOOLS) ## Resolve pyproject.toml into the hashed requirements files (ARG
 	@command -v npm >/dev/null || { echo "make lock needs npm, for scripts/preflight" >&2; exit 1; }
 	scripts/lock $(ARGS)
 
-bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside our peers: 15 minutes, or 3 with QUICK=1; PYTHON=python3.13 as in the image
+bench: $(IMAGE_ENV) $(BENCH) $(TOOLS) ## Measure us beside the baselines: 15 minutes, or 3 with QUICK=1; PYTHON=python3.13 as in the image
 	.venv-image/bin/python -m bench $(if $(QUICK),--quick) $(ARGS)
 
 .PHONY: bench-aws
