@@ -26,7 +26,7 @@ ITEM = {
 }
 QUERY = {
     "TableName": "orders",
-    "IndexName": "orders-by-shard",
+    "IndexName": "by-shard",
     "KeyConditionExpression": "shard = :shard",
     "ExpressionAttributeValues": {":shard": {"S": "orders"}},
     "Limit": 50,
@@ -43,10 +43,10 @@ def contract(client: Any) -> Calls:
     }
 
 
-async def lean() -> Calls:
-    from app.core.aws.json_client import LeanClient
+async def ours() -> Calls:
+    from app.core.aws.json_client import AwsJsonClient
 
-    return contract(LeanClient("dynamodb", "DynamoDB_20120810"))
+    return contract(AwsJsonClient("dynamodb", "DynamoDB_20120810"))
 
 
 async def boto3_threads() -> Calls:
@@ -69,7 +69,7 @@ async def aiodynamo() -> Calls:
     table = client.table("orders")
 
     async def query() -> None:
-        page = await table.query_single_page(HashKey("shard", "orders"), limit=50, index="orders-by-shard")
+        page = await table.query_single_page(HashKey("shard", "orders"), limit=50, index="by-shard")
         assert len(page.items) == 50
 
     return {
@@ -87,7 +87,7 @@ async def pydynox() -> Calls:
     async def query() -> None:
         options = {
             "expression_attribute_values": {":shard": "orders"},
-            "index_name": "orders-by-shard",
+            "index_name": "by-shard",
             "limit": 50,
         }
         count = 0
@@ -104,7 +104,7 @@ async def pydynox() -> Calls:
 
 
 CANDIDATES = {
-    "lean": lean,
+    "ours": ours,
     "boto3 in threads": boto3_threads,
     "aiodynamo (aiohttp)": aiodynamo,
     "pydynox": pydynox,

@@ -1,4 +1,4 @@
-"""What every `AwsClient` makes of a service's answers, bad ones above all: one suite over ours and boto3."""
+"""What every `AwsClient` makes of responses, bad ones above all: one suite over ours and boto3."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 from botocore.config import Config
-from tests.misbehaving import Behaviour, Server, answers, hangs, refuses, resets, sends, serving
-from tests.support import a_settings
+from tests.builders import a_settings
+from tests.faulty_server import Behaviour, Server, hangs, rejects, resets, responds, sends, serving
 
 from app.core.aws import boto3_client, json_client
 from app.core.aws.boto3_client import Boto3Client
-from app.core.aws.client import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError, AwsClient
-from app.core.aws.json_client import LeanClient
+from app.core.aws.client import CREDENTIALS_REJECTED, KEY_UNUSABLE, THROTTLES, AwsCallError, AwsClient
+from app.core.aws.json_client import AwsJsonClient
 from app.core.errors import DependencyUnavailable
 from app.core.telemetry import Telemetry
 
@@ -26,12 +26,12 @@ class Got(msgspec.Struct):
     item: dict[str, dict[str, str]] = msgspec.field(name="Item")
 
 
-@pytest.fixture(params=["lean client", "boto3"])
+@pytest.fixture(params=["json client", "boto3"])
 def client_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeClient:
     """Make a client of a server, one that loses no time."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "eu-west-1")
-    # Only an answer that never comes is not waited for: any other may take its time on a busy machine.
+    # Only a response that never comes is not waited for: any other may take its time on a busy machine.
     seconds = 0.5 if request.node.callspec.params.get("fault") is hangs else 10.0
     monkeypatch.setattr(json_client, "ATTEMPT_SECONDS", seconds)
     monkeypatch.setattr(json_client, "BACKOFF_SECONDS", 0.001)
@@ -42,7 +42,7 @@ def client_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         if request.param == "boto3":
             return Boto3Client("dynamodb")
-        return LeanClient("dynamodb", "DynamoDB_20120810")
+        return AwsJsonClient("dynamodb", "DynamoDB_20120810")
 
     return make
 
@@ -58,16 +58,16 @@ def run(case: Any) -> None:
 
 PASSING: dict[str, Behaviour] = {
     "reset": resets,
-    "closed without an answer": sends(b""),
+    "closed without a response": sends(b""),
     "cut short": sends(b'HTTP/1.1 200 OK\r\nx-amz-crc32: 1\r\ncontent-length: 99\r\n\r\n{"Item"'),
-    "no answer in time": hangs,
-    "not JSON": answers(b"<html>", 200, "x-amz-crc32: 1"),
-    "wrong checksum": answers(b'{"Item": {"n": {"N": "2"}}}', 200, "x-amz-crc32: 1"),
-    "500": refuses("InternalServerError", 500),
-    "500 of no known name": refuses("SomethingNew", 500),
-    "502 of a proxy": answers(b"<html>bad gateway</html>", 502),
-    "503 of a proxy": answers(b"<html>busy</html>", 503),
-} | {code: refuses(code) for code in sorted(THROTTLES)}
+    "no response in time": hangs,
+    "not JSON": responds(b"<html>", 200, "x-amz-crc32: 1"),
+    "wrong checksum": responds(b'{"Item": {"n": {"N": "2"}}}', 200, "x-amz-crc32: 1"),
+    "500": rejects("InternalServerError", 500),
+    "500 of no known name": rejects("SomethingNew", 500),
+    "502 of a proxy": responds(b"<html>bad gateway</html>", 502),
+    "503 of a proxy": responds(b"<html>busy</html>", 503),
+} | {code: rejects(code) for code in sorted(THROTTLES)}
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
@@ -88,9 +88,9 @@ def test_what_may_pass_is_tried_again_and_then_unavailable(client_of: MakeClient
 @pytest.mark.parametrize(
     "code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException", "SomethingNew"]
 )
-def test_what_is_refused_is_refused_once(client_of: MakeClient, code: str) -> None:
+def test_what_is_rejected_is_rejected_once(client_of: MakeClient, code: str) -> None:
     async def case() -> None:
-        async with serving(refuses(code, message="No.")) as server:
+        async with serving(rejects(code, message="No.")) as server:
             with pytest.raises(AwsCallError, match=f"{code}: No."):
                 await get(client_of(server))
             assert len(server.requests) == 1
@@ -98,10 +98,10 @@ def test_what_is_refused_is_refused_once(client_of: MakeClient, code: str) -> No
     run(case())
 
 
-@pytest.mark.parametrize("code", sorted(KEYS_REFUSED))
-def test_keys_that_are_refused_are_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
+@pytest.mark.parametrize("code", sorted(CREDENTIALS_REJECTED))
+def test_keys_that_are_rejected_are_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
     async def case() -> None:
-        async with serving(*[refuses(code, message="No.")] * 9) as server:
+        async with serving(*[rejects(code, message="No.")] * 9) as server:
             with pytest.raises(DependencyUnavailable) as caught:
                 await get(client_of(server))
             assert caught.value.dependency == "credentials"
@@ -112,7 +112,7 @@ def test_keys_that_are_refused_are_a_dependency_that_fails(client_of: MakeClient
 @pytest.mark.parametrize("code", sorted(KEY_UNUSABLE))
 def test_a_key_that_is_switched_off_is_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
     async def case() -> None:
-        async with serving(refuses(code, message="No.")) as server:
+        async with serving(rejects(code, message="No.")) as server:
             with pytest.raises(DependencyUnavailable):
                 await get(client_of(server))
             assert len(server.requests) == 1
@@ -138,7 +138,7 @@ def test_a_call_ends_by_its_deadline(client_of: MakeClient, monkeypatch: pytest.
 def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
     async def case() -> None:
         async with serving() as elsewhere:
-            moved = answers(b"", 307, f"location: {elsewhere.url}/")
+            moved = responds(b"", 307, f"location: {elsewhere.url}/")
             async with serving(*[moved] * 9) as server:
                 with pytest.raises(DependencyUnavailable):
                     await get(client_of(server))
@@ -147,9 +147,9 @@ def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
     run(case())
 
 
-def test_a_refusal_in_html_is_called_by_its_status(client_of: MakeClient) -> None:
+def test_an_error_in_html_is_called_by_its_status(client_of: MakeClient) -> None:
     async def case() -> None:
-        async with serving(answers(b"<html>forbidden</html>", 403)) as server:
+        async with serving(responds(b"<html>forbidden</html>", 403)) as server:
             with pytest.raises(AwsCallError) as caught:
                 await get(client_of(server))
             assert caught.value.code == "403"
@@ -161,7 +161,7 @@ def test_a_failed_condition_brings_the_item(client_of: MakeClient) -> None:
     item = {"pk": {"S": "order#1"}}
 
     async def case() -> None:
-        async with serving(refuses("ConditionalCheckFailedException", message="No.", Item=item)) as server:
+        async with serving(rejects("ConditionalCheckFailedException", message="No.", Item=item)) as server:
             with pytest.raises(AwsCallError) as caught:
                 await client_of(server).call("PutItem", {"TableName": "table", "Item": item})
             assert (caught.value.code, caught.value.item) == ("ConditionalCheckFailedException", item)
@@ -171,7 +171,7 @@ def test_a_failed_condition_brings_the_item(client_of: MakeClient) -> None:
 
 def test_an_item_of_another_shape_is_no_fault_of_the_network(client_of: MakeClient) -> None:
     async def case() -> None:
-        async with serving(answers(b'{"Item": {"n": {"BOOL": true}}}')) as server:
+        async with serving(responds(b'{"Item": {"n": {"BOOL": true}}}')) as server:
             with pytest.raises(msgspec.ValidationError):
                 await get(client_of(server))
             assert len(server.requests) == 1
@@ -182,7 +182,7 @@ def test_an_item_of_another_shape_is_no_fault_of_the_network(client_of: MakeClie
 def test_throttles_are_counted(client_of: MakeClient) -> None:
     async def case() -> None:
         work = Telemetry(a_settings()).begin("request")
-        async with serving(*[refuses("ThrottlingException")] * 9) as server:
+        async with serving(*[rejects("ThrottlingException")] * 9) as server:
             with pytest.raises(DependencyUnavailable):
                 await get(client_of(server))
         assert work.metrics["Throttles"] > 0

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,25 +15,25 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from localcloud.embedded import EmbeddedAws
-from tests.misbehaving import Behaviour, Server, answers, hangs, resets, sends, serving
-from tests.support import ROOT
+from localcloud.running import Emulator
+from tests.faulty_server import Behaviour, Server, hangs, resets, responds, sends, serving
 from tests.template.templates import mentions, template
 
 from app.core.aws import client as aws_adapters
-from app.core.aws import s3
-from app.core.aws.s3 import S3DocumentStore
-from app.core.dynamodb.memory import MemoryDocumentStore
+from app.core.aws import sdk_client
 from app.core.errors import DependencyUnavailable
-from app.orders.models import AttachmentType, new_order_id
-from app.orders.ports import DocumentStore, Upload
+from app.core.ids import new_id
+from app.orders.documents import S3DocumentStore
+from app.orders.memory import MemoryDocumentStore
+from app.orders.models import AttachmentType, Upload
+from app.orders.service import DocumentStore
 
 ID = "0199a6f5-1c00-7000-8000-000000000001"
 Attach = Callable[[str, str, bytes], object]
 
 
 @pytest.fixture
-def live_store(at_aws: EmbeddedAws) -> S3DocumentStore:
+def live_store(at_aws: Emulator) -> S3DocumentStore:
     outputs = at_aws.outputs
     return S3DocumentStore(outputs["DocumentsBucketName"], outputs["DataKeyArn"], max_bytes=1000)
 
@@ -68,7 +65,7 @@ def attach(documents: DocumentStore, request: pytest.FixtureRequest) -> Attach:
     if isinstance(documents, MemoryDocumentStore):
         uploads = documents.uploads
         return lambda order_id, name, body: uploads.setdefault(order_id, {}).update({name: body})
-    aws: EmbeddedAws = request.getfixturevalue("aws")
+    aws: Emulator = request.getfixturevalue("aws")
     bucket = aws.outputs["DocumentsBucketName"]
     return lambda order_id, name, body: boto3.client("s3").put_object(
         Bucket=bucket, Key=f"attachments/{order_id}/{name}", Body=body
@@ -77,7 +74,7 @@ def attach(documents: DocumentStore, request: pytest.FixtureRequest) -> Attach:
 
 class TestEveryStore:
     def test_the_first_receipt_stays(self, documents: DocumentStore) -> None:
-        order_id, other = new_order_id(), new_order_id()
+        order_id, other = new_id(), new_id()
 
         async def case() -> None:
             assert await documents.receipt_url(order_id) is None
@@ -89,7 +86,7 @@ class TestEveryStore:
         asyncio.run(case())
 
     def test_of_four_receipts_at_once_one_is_put(self, documents: DocumentStore) -> None:
-        order_id = new_order_id()
+        order_id = new_id()
 
         async def case() -> list[bool]:
             return await asyncio.gather(*(documents.put_receipt(order_id, b"<p>") for _ in range(4)))
@@ -97,13 +94,16 @@ class TestEveryStore:
         assert sorted(asyncio.run(case())) == [False, False, False, True]
 
     def test_lists_an_orders_own_attachments_by_name(self, documents: DocumentStore, attach: Attach) -> None:
-        order_id, other = new_order_id(), new_order_id()
+        order_id, other = new_id(), new_id()
         attach(order_id, "b.txt", b"two")
         attach(order_id, "a.txt", b"one more")
         attach(other, "c.txt", b"")
         listed = asyncio.run(documents.attachments(order_id))
-        assert [(each.name, each.size_bytes) for each in listed] == [("a.txt", 8), ("b.txt", 3)]
-        assert all(each.uploaded_at.tzinfo for each in listed)
+        assert [(attachment.name, attachment.size_bytes) for attachment in listed] == [
+            ("a.txt", 8),
+            ("b.txt", 3),
+        ]
+        assert all(attachment.uploaded_at.tzinfo for attachment in listed)
 
     def test_an_upload_is_bound_to_its_key_and_type(self, documents: DocumentStore) -> None:
         upload = asyncio.run(documents.presign_upload(ID, "invoice.pdf", AttachmentType.PDF, 500))
@@ -114,9 +114,9 @@ class TestEveryStore:
 
 class TestS3:
     def test_a_receipt_is_encrypted_with_the_key_and_has_one_version(
-        self, live_store: S3DocumentStore, aws: EmbeddedAws
+        self, live_store: S3DocumentStore, aws: Emulator
     ) -> None:
-        order_id, s3 = new_order_id(), boto3.client("s3")
+        order_id, s3 = new_id(), boto3.client("s3")
         bucket, key = aws.outputs["DocumentsBucketName"], f"receipts/{order_id}.html"
 
         async def case() -> None:
@@ -142,9 +142,13 @@ class TestS3:
         ):
             assert condition in conditions
         # The bucket's default encryption, and so its key, is not the uploader's to choose or to know.
-        assert not [each for each in (*upload.fields, str(conditions)) if "server-side-encryption" in each]
+        assert not [text for text in (*upload.fields, str(conditions)) if "server-side-encryption" in text]
         assert "arn:" not in f"{upload}{conditions}"
-        assert not [each for each in conditions if isinstance(each, list) and each[0] == "starts-with"]
+        assert not [
+            condition
+            for condition in conditions
+            if isinstance(condition, list) and condition[0] == "starts-with"
+        ]
 
     @pytest.mark.parametrize(
         ("region", "suffix"),
@@ -160,7 +164,7 @@ class TestS3:
         self, moto: None, monkeypatch: pytest.MonkeyPatch, region: str, suffix: str
     ) -> None:
         headers = template("edge/template.yaml")["Resources"]["ConsoleHeaders"]["Properties"]
-        [policy] = [each for each in mentions(headers, "Fn::Sub") if "connect-src" in each]
+        [policy] = [value for value in mentions(headers, "Fn::Sub") if "connect-src" in value]
         for name, value in {
             "${DocumentsBucketName}": "documents",
             "${AWS::Region}": region,
@@ -168,7 +172,9 @@ class TestS3:
         }.items():
             policy = policy.replace(name, value)
         [allowed] = [
-            each.split()[2:] for each in policy.split(";") if each.split()[:2] == ["connect-src", "'self'"]
+            directive.split()[2:]
+            for directive in policy.split(";")
+            if directive.split()[:2] == ["connect-src", "'self'"]
         ]
         monkeypatch.setenv("AWS_DEFAULT_REGION", region)
         elsewhere = (
@@ -212,28 +218,16 @@ class TestS3:
             with pytest.raises(DependencyUnavailable):
                 asyncio.run(store.receipt_url(ID))
 
-    def test_the_api_starts_without_the_sdk(self) -> None:
-        program = "import sys, app.main as b; b.build_app(); sys.exit('boto3' in sys.modules)"
-        required = ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
-        environ = {f"APP_{name}": "arn:any" for name in required}
-        environ |= {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT / "src"),
-            "HOME": "/nowhere",
-            "AWS_REGION": "eu-west-1",
-        }
-        subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
+
+def rejects(code: str, status: int) -> Behaviour:
+    return responds(f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode(), status)
 
 
-def refuses(code: str, status: int) -> Behaviour:
-    return answers(f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode(), status)
-
-
-EMPTY_LIST = answers(b"<ListBucketResult></ListBucketResult>")
+EMPTY_LIST = responds(b"<ListBucketResult></ListBucketResult>")
 
 
 class TestFaultsOfS3:
-    """Against a server that misbehaves on purpose."""
+    """Against a faulty server."""
 
     @pytest.fixture(autouse=True)
     def keys(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,18 +243,18 @@ class TestFaultsOfS3:
     @pytest.mark.parametrize(
         ("fault", "dependency"),
         [
-            *((refuses(code, 403), "credentials") for code in ("InvalidAccessKeyId", "RequestTimeTooSkewed")),
-            *((refuses(code, 400), "credentials") for code in ("ExpiredToken", "InvalidToken")),
-            (refuses("SignatureDoesNotMatch", 403), "credentials"),
-            (refuses("KMS.DisabledException", 400), "s3"),
-            (refuses("KMS.KMSInvalidStateException", 400), "s3"),
-            (refuses("RequestTimeout", 400), "s3"),
-            (refuses("SlowDown", 503), "s3"),
-            (refuses("OperationAborted", 409), "s3"),
-            (refuses("TooManyRequests", 429), "s3"),
-            (refuses("InternalError", 500), "s3"),
-            (answers(b"", 302, "location: http://127.0.0.1:1/"), "s3"),
-            (answers(b"<html>not XML"), "s3"),
+            *((rejects(code, 403), "credentials") for code in ("InvalidAccessKeyId", "RequestTimeTooSkewed")),
+            *((rejects(code, 400), "credentials") for code in ("ExpiredToken", "InvalidToken")),
+            (rejects("SignatureDoesNotMatch", 403), "credentials"),
+            (rejects("KMS.DisabledException", 400), "s3"),
+            (rejects("KMS.KMSInvalidStateException", 400), "s3"),
+            (rejects("RequestTimeout", 400), "s3"),
+            (rejects("SlowDown", 503), "s3"),
+            (rejects("OperationAborted", 409), "s3"),
+            (rejects("TooManyRequests", 429), "s3"),
+            (rejects("InternalError", 500), "s3"),
+            (responds(b"", 302, "location: http://127.0.0.1:1/"), "s3"),
+            (responds(b"<html>not XML"), "s3"),
             (sends(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n<List"), "s3"),
             (sends(b"SSH-2.0-OpenSSH_9.9\r\n"), "s3"),
             (resets, "s3"),
@@ -280,6 +274,21 @@ class TestFaultsOfS3:
 
         asyncio.run(asyncio.wait_for(case(), 60))
 
+    @pytest.mark.parametrize(
+        ("fault", "tries"),
+        [(rejects("InternalError", 500), 2), (resets, 2), (rejects("AccessDenied", 403), 1)],
+    )
+    def test_what_may_pass_is_tried_twice(
+        self, fault: Behaviour, tries: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def case() -> None:
+            async with serving(*[fault] * 9) as server:
+                with pytest.raises((DependencyUnavailable, ClientError)):
+                    await self.store_at(monkeypatch, server).attachments(ID)
+                assert len(server.requests) == tries
+
+        asyncio.run(asyncio.wait_for(case(), 60))
+
     @pytest.mark.parametrize(("status", "dependency"), [(400, "credentials"), (403, "s3")])
     def test_a_refusal_without_words_is_one_too(
         self, status: int, dependency: str, monkeypatch: pytest.MonkeyPatch
@@ -287,7 +296,7 @@ class TestFaultsOfS3:
         """A HEAD has no body that could say why."""
 
         async def case() -> None:
-            async with serving(*[answers(b"", status)] * 9) as server:
+            async with serving(*[responds(b"", status)] * 9) as server:
                 with pytest.raises(DependencyUnavailable) as caught:
                     await self.store_at(monkeypatch, server).receipt_url(ID)
                 assert caught.value.dependency == dependency
@@ -299,7 +308,7 @@ class TestFaultsOfS3:
         self, code: str, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def case() -> None:
-            async with serving(refuses(code, status)) as server:
+            async with serving(rejects(code, status)) as server:
                 with pytest.raises(ClientError, match=code):
                     await self.store_at(monkeypatch, server).attachments(ID)
 
@@ -308,12 +317,12 @@ class TestFaultsOfS3:
     def test_refused_keys_are_replaced_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def keys(name: str) -> Behaviour:
             found = {"AccessKeyId": name, "SecretAccessKey": "s", "Expiration": "2999-01-01T00:00:00Z"}
-            return answers(json.dumps(found).encode(), keep=False)
+            return responds(json.dumps(found).encode(), keep=False)
 
         async def case() -> None:
             async with (
                 serving(keys("old"), keys("new")) as source,
-                serving(refuses("ExpiredToken", 400), EMPTY_LIST) as server,
+                serving(rejects("ExpiredToken", 400), EMPTY_LIST) as server,
             ):
                 monkeypatch.delenv("AWS_ACCESS_KEY_ID")
                 monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/creds")
@@ -321,7 +330,7 @@ class TestFaultsOfS3:
                 used = [
                     headers["Authorization"].partition("Credential=")[2] for headers, _ in server.requests
                 ]
-                assert [each.partition("/")[0] for each in used] == ["old", "new"]
+                assert [key.partition("/")[0] for key in used] == ["old", "new"]
                 assert len(source.requests) == 2
 
         asyncio.run(asyncio.wait_for(case(), 60))
@@ -329,20 +338,19 @@ class TestFaultsOfS3:
     def test_one_that_hangs_keeps_its_place_after_its_caller_gave_up(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(s3, "PLACES", {"s3": 3})
         monkeypatch.setattr(aws_adapters, "PLACES", {"s3": 3})
-        monkeypatch.setattr(s3, "READ_SECONDS", 60)
+        monkeypatch.setattr(sdk_client, "READ_SECONDS", 60)
 
         async def case() -> None:
             async with serving(EMPTY_LIST, *[hangs] * 3) as server:
                 store = self.store_at(monkeypatch, server)
                 await store.attachments(ID)  # all is imported
-                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 2.0)
+                monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 2.0)
                 waiting = [asyncio.create_task(store.attachments(ID)) for _ in range(3)]
-                for each in await asyncio.gather(*waiting, return_exceptions=True):
-                    assert isinstance(each, DependencyUnavailable)
-                    assert isinstance(each.__cause__, TimeoutError)
-                monkeypatch.setattr(s3, "DEADLINE_SECONDS", 60.0)
+                for error in await asyncio.gather(*waiting, return_exceptions=True):
+                    assert isinstance(error, DependencyUnavailable)
+                    assert isinstance(error.__cause__, TimeoutError)
+                monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 60.0)
                 with pytest.raises(DependencyUnavailable) as caught:
                     await store.attachments(ID)
                 assert isinstance(caught.value.__cause__, ConnectionRefusedError)
@@ -358,7 +366,7 @@ class TestFaultsOfS3:
                         break
                     await asyncio.sleep(0.05)  # until one of the threads has heard of it
 
-        monkeypatch.setattr("tests.misbehaving.OK", EMPTY_LIST)
+        monkeypatch.setattr("tests.faulty_server.OK", EMPTY_LIST)
         asyncio.run(asyncio.wait_for(case(), 60))
 
     def test_a_call_that_gets_no_thread_keeps_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +388,9 @@ class TestFaultsOfS3:
 
     def test_the_tries_end_with_the_deadline(self) -> None:
         """botocore waits a second at most before its second try."""
-        assert s3.TRIES * s3.READ_SECONDS + (s3.TRIES - 1) <= s3.DEADLINE_SECONDS
+        assert (
+            sdk_client.TRIES * sdk_client.READ_SECONDS + (sdk_client.TRIES - 1) <= sdk_client.DEADLINE_SECONDS
+        )
 
 
 def policy(upload: Upload) -> dict[str, Any]:

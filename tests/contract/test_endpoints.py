@@ -21,16 +21,16 @@ import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import BotoCoreError, EndpointProviderError
-from tests.misbehaving import serving
-from tests.support import a_settings
+from tests.builders import a_settings
+from tests.faulty_server import serving
 
 from app.core.aws import json_client
 from app.core.aws.boto3_client import Boto3Client
 from app.core.aws.credentials import CredentialsChain
 from app.core.aws.endpoints import NeedsSdk, endpoint_of, region_for_sdk
-from app.core.aws.http1 import Answer
-from app.core.aws.json_client import LeanClient
-from app.core.aws.s3 import _new_client as new_s3_client
+from app.core.aws.http1 import Response
+from app.core.aws.json_client import AwsJsonClient
+from app.core.aws.s3 import s3_client
 from app.core.errors import DependencyUnavailable
 from app.core.events.publisher import EventBridgePublisher
 from app.main import aws_client, build_app
@@ -90,11 +90,11 @@ def by_us(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Sent | None]:
     """Return where our application sends a call, or None when it starts and cannot send any."""
     found: list[Sent] = []
 
-    async def exchange(pool: Any, request: bytes, deadline: float) -> Answer:
+    async def exchange(pool: Any, request: bytes, deadline: float) -> Response:
         head = dict(line.split(": ", 1) for line in request.decode().split("\r\n\r\n")[0].split("\r\n")[1:])
         assert head["host"] == pool._url.netloc
         found.append(sent(pool._url.geturl(), head["authorization"]))
-        return Answer(200, b"{}")
+        return Response(200, b"{}")
 
     monkeypatch.setattr("app.core.aws.http1.Pool.exchange", exchange)
 
@@ -142,7 +142,10 @@ def test_every_region_of_every_partition(
     core = boto3.Session()._session
     partitions = core.get_data("partitions")["partitions"]
     regions = [
-        region for each in partitions for region in each["regions"] if re.match(each["regionRegex"], region)
+        region
+        for partition in partitions
+        for region in partition["regions"]
+        if re.match(partition["regionRegex"], region)
     ]
     assert len(partitions) >= 8
     assert len(regions) > 45
@@ -333,7 +336,7 @@ class TestRegion:
         monkeypatch.setenv("AWS_ACCOUNT_ID", "123456789012")  # through boto3
         account = "https://123456789012.ddb.eu-north-1.amazonaws.com/"
         assert by_us("dynamodb") == Sent(account, "eu-north-1 dynamodb")
-        assert new_s3_client(lambda: None).meta.region_name == "eu-north-1"
+        assert s3_client()._new_client().meta.region_name == "eu-north-1"
         assert EventBridgePublisher("bus")._client.meta.region_name == "eu-north-1"
 
 
@@ -342,7 +345,7 @@ class TestRegion:
 )
 def test_buckets_are_named_by_host_in_every_partition(monkeypatch: pytest.MonkeyPatch, region: str) -> None:
     monkeypatch.setenv("AWS_REGION", region)
-    assert new_s3_client(lambda: None).meta.config.s3["addressing_style"] == "virtual"
+    assert s3_client()._new_client().meta.config.s3["addressing_style"] == "virtual"
 
 
 class TestProxy:
@@ -372,7 +375,7 @@ class TestProxy:
                 boto3.DEFAULT_SESSION = None
                 prefix, json_version, operation, request = CALLS["dynamodb"]
                 client = aws_client("dynamodb", prefix, json_version, CredentialsChain())
-                assert isinstance(client, Boto3Client if asked else LeanClient)
+                assert isinstance(client, Boto3Client if asked else AwsJsonClient)
                 assert await client.call(operation, request)
                 ((headers, _),) = server.requests
                 host = "dynamodb.test" if asked else urlsplit(server.url).netloc

@@ -14,24 +14,24 @@ from typing import Any
 import pytest
 
 from app.core.aws import credentials as module
-from app.core.aws import s3
 from app.core.aws.credentials import Credentials, CredentialsChain
-from app.core.aws.http1 import Answer
+from app.core.aws.http1 import Response
 from app.core.errors import DependencyUnavailable
+from app.orders import documents
 
 Endpoint = Callable[..., list[str]]
 
 
 def test_a_link_ends_before_the_keys_that_signed_it() -> None:
     """It would end with them: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
-    assert max(s3.UPLOAD_SECONDS, s3.DOWNLOAD_SECONDS) <= module.RENEW_SECONDS_BEFORE_EXPIRY
+    assert max(documents.UPLOAD_SECONDS, documents.DOWNLOAD_SECONDS) <= module.RENEW_SECONDS_BEFORE_EXPIRY
 
 
-def keys(number: int, lasts: timedelta | None = timedelta(hours=6)) -> Answer:
+def keys(number: int, lasts: timedelta | None = timedelta(hours=6)) -> Response:
     body = {"AccessKeyId": f"key{number}", "SecretAccessKey": "secret", "Token": "token"}
     if lasts is not None:
         body["Expiration"] = (datetime.now(UTC) + lasts).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Answer(200, json.dumps(body).encode())
+    return Response(200, json.dumps(body).encode())
 
 
 @pytest.fixture(autouse=True)
@@ -43,14 +43,14 @@ def no_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     """Let the credentials endpoint give these answers, or raise them; returns the requests it gets."""
 
-    def answer_with(*script: Answer | Exception) -> list[str]:
+    def answer_with(*script: Response | Exception) -> list[str]:
         answers, requests = list(script), list[str]()
 
         class FakePool:
             def __init__(self, url: Any, environ: Any) -> None:
                 self.url = url
 
-            async def exchange(self, request: bytes, deadline: float) -> Answer:
+            async def exchange(self, request: bytes, deadline: float) -> Response:
                 requests.append(f"{self.url.scheme}://{self.url.netloc} {request.decode()}")
                 await asyncio.sleep(0)
                 answer = answers.pop(0)
@@ -165,18 +165,18 @@ class TestContainer:
         [
             TimeoutError(),
             ConnectionError(),
-            Answer(500, b""),
-            Answer(302, b""),
-            *(Answer(200, body) for body in (b"<html>", b"{}", b"[]", b"null", b"\xff", b"[" * 9999)),
+            Response(500, b""),
+            Response(302, b""),
+            *(Response(200, body) for body in (b"<html>", b"{}", b"[]", b"null", b"\xff", b"[" * 9999)),
             *(
-                Answer(200, json.dumps(json.loads(keys(1).body) | {"Expiration": odd}).encode())
+                Response(200, json.dumps(json.loads(keys(1).body) | {"Expiration": odd}).encode())
                 for odd in (7, "soon", [], "2026-13-01T00:00:00Z")
             ),
         ],
         ids=repr,
     )
     def test_an_endpoint_that_fails(
-        self, endpoint: Endpoint, clock: Clock, fault: Answer | Exception
+        self, endpoint: Endpoint, clock: Clock, fault: Response | Exception
     ) -> None:
         endpoint(fault, keys(1))
         chain = CredentialsChain(self.ECS)
@@ -221,7 +221,7 @@ class TestRenewal:
 
         async def test() -> None:
             got = await asyncio.gather(*(chain.renew() for _ in range(9)))
-            assert {each.access_key for each in got} == {"key1"}
+            assert {found.access_key for found in got} == {"key1"}
 
         asyncio.run(test())
         assert len(requests) == 1
@@ -233,7 +233,7 @@ class TestRenewal:
 
         async def test() -> None:
             got = await asyncio.gather(*(chain.renew() for _ in range(9)), return_exceptions=True)
-            assert {type(each) for each in got} == {DependencyUnavailable}
+            assert {type(error) for error in got} == {DependencyUnavailable}
 
         asyncio.run(test())
         assert len(requests) == 1
@@ -248,7 +248,7 @@ class TestRenewal:
 
         async def test() -> None:
             got = await asyncio.gather(*(chain.renew() for _ in range(3)))
-            assert [each.access_key for each in got] == ["key2", "key1", "key1"]
+            assert [found.access_key for found in got] == ["key2", "key1", "key1"]
 
         asyncio.run(test())
 
@@ -303,16 +303,16 @@ class TestRefused:
     def test_the_same_again_are_not_asked_for_in_the_pause(self, endpoint: Endpoint, clock: Clock) -> None:
         requests = endpoint(*[keys(1)] * 50)
         chain = CredentialsChain(self.ECS)
-        refused = get(chain)
+        rejected = get(chain)
         for _ in range(1000):
             with pytest.raises(DependencyUnavailable) as caught:
-                asyncio.run(chain.replace(refused))
+                asyncio.run(chain.replace(rejected))
             assert caught.value.dependency == "credentials"
             clock.passed += 0.1
         assert 5 <= len(requests) <= 17
-        assert get(chain) == refused  # another service may take them, and this one in a while
+        assert get(chain) == rejected  # another service may take them, and this one in a while
 
-    def test_new_ones_that_are_refused_too_wait_for_the_pause(self, endpoint: Endpoint) -> None:
+    def test_new_ones_that_are_rejected_too_wait_for_the_pause(self, endpoint: Endpoint) -> None:
         requests = endpoint(keys(1), keys(2), keys(3))
         chain = CredentialsChain(self.ECS)
         asyncio.run(chain.replace(get(chain)))

@@ -18,13 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm
 from localcloud.issuer import AUDIENCE, Issuer
-from tests.misbehaving import Behaviour, answers, resets, sends, serving
+from tests.faulty_server import Behaviour, resets, responds, sends, serving
 
 from app.core.auth import jwt as module
+from app.core.auth.caller import Caller
 from app.core.auth.jwt import LEEWAY_SECONDS, JwtAuthenticator, KeySet
 from app.core.aws.client import PLACES
 from app.core.errors import DependencyUnavailable, NotAuthenticated
-from app.orders.models import Caller, order_id_for
+from app.core.ids import id_for
 
 URL = "https://issuer.test"
 
@@ -220,7 +221,7 @@ def test_whatever_is_signed_counts_or_is_refused(claims: dict[str, str], headers
     assert found.subject is not None
     assert 0 < len(f"owner#{found.subject}".encode()) <= 2048
     assert all(isinstance(scope, str) for scope in found.scopes)
-    order_id_for(found, "key")
+    id_for(found.subject, "key")
 
 
 FUZZED = Issuer(URL)
@@ -359,7 +360,7 @@ class TestKeys:
             tokens = [issuer.token(f"caller-{n}") for n in range(10)]
             return await asyncio.gather(*(authenticator.caller(f"Bearer {token}") for token in tokens))
 
-        assert len({each.subject for each in asyncio.run(crowd())}) == 10
+        assert len({caller.subject for caller in asyncio.run(crowd())}) == 10
         assert len(web.asked) == 2
 
     @pytest.mark.parametrize(
@@ -499,11 +500,11 @@ class TestAnIssuerThatHangs:
             waiting = {asyncio.create_task(authenticator.caller(f"Bearer {token}")) for token in tokens}
             while len(waiting) > 4:  # the one that asks, and three that wait
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for each in done:
+                for task in done:
                     with pytest.raises(DependencyUnavailable):
-                        each.result()
+                        task.result()
             web.let.set()
-            assert all(isinstance(each, Caller) for each in await asyncio.gather(*waiting))
+            assert all(isinstance(caller, Caller) for caller in await asyncio.gather(*waiting))
             assert web.asked == 2
 
         asyncio.run(asyncio.wait_for(case(), 30))
@@ -550,16 +551,16 @@ class TestFetching:
             pytest.param(
                 sends(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 9000, keep=True), id="headers without end"
             ),
-            pytest.param(answers(b" " * 300_000), id="huge"),
-            pytest.param(answers(b"[" * 100_000), id="nested deep"),
-            pytest.param(answers(b"\xff"), id="no UTF-8"),
-            pytest.param(answers(b"", 304), id="304"),
-            pytest.param(answers(b"{}", 500), id="500"),
+            pytest.param(responds(b" " * 300_000), id="huge"),
+            pytest.param(responds(b"[" * 100_000), id="nested deep"),
+            pytest.param(responds(b"\xff"), id="no UTF-8"),
+            pytest.param(responds(b"", 304), id="304"),
+            pytest.param(responds(b"{}", 500), id="500"),
             pytest.param(resets, id="reset"),
         ],
     )
     @pytest.mark.parametrize("document", [0, 1])
-    def test_an_issuer_that_misbehaves_is_given_up(
+    def test_a_faulty_issuer_is_given_up(
         self,
         behave: Behaviour,
         document: int,
@@ -572,7 +573,7 @@ class TestFetching:
         async def case() -> None:
             async with serving() as server:
                 issuer = Issuer(server.url)
-                good = [answers(json.dumps(each).encode()) for each in issuer.documents().values()]
+                good = [responds(json.dumps(document).encode()) for document in issuer.documents().values()]
                 server.script = [*good[:document], behave]
                 threads = threading.active_count()
                 authenticator = JwtAuthenticator(server.url, AUDIENCE)
@@ -594,9 +595,9 @@ class TestFetching:
             async with serving() as elsewhere, serving() as server:
                 issuer = Issuer(server.url)
                 elsewhere.script = [
-                    answers(json.dumps(each).encode()) for each in issuer.documents().values()
+                    responds(json.dumps(document).encode()) for document in issuer.documents().values()
                 ]
-                server.script = [answers(b"", 302, f"location: {elsewhere.url}/")]
+                server.script = [responds(b"", 302, f"location: {elsewhere.url}/")]
                 with pytest.raises(DependencyUnavailable):
                     await JwtAuthenticator(server.url, AUDIENCE).caller(f"Bearer {issuer.token('alice')}")
                 assert not elsewhere.requests

@@ -19,7 +19,7 @@ class Kms:
         self.failures = failures
         self.calls = 0
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
         self.calls += 1
         await asyncio.sleep(0.01)
         if self.failures:
@@ -46,7 +46,7 @@ def test_who_waits_for_a_call_shares_its_failure() -> None:
         kms = Kms(failures=1)
         key = KmsCursorKey(kms, "arn")
         got = await asyncio.gather(*(key.cursor_key() for _ in range(9)), return_exceptions=True)
-        assert {type(each) for each in got} == {DependencyUnavailable}
+        assert {type(error) for error in got} == {DependencyUnavailable}
         assert kms.calls == 1
         assert await key.cursor_key() == b"k" * 32
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support import a_settings
+from tests.builders import a_settings
 
-from app.core import context, telemetry
-from app.core.telemetry import METRICS, Telemetry, redact
+from app.core import context
+from app.core.aws.client import InstrumentedClient
+from app.core.telemetry import (
+    METRICS,
+    Telemetry,
+    _log_context,
+    add_log_fields,
+    add_metric,
+    record_call,
+    redact,
+)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -66,11 +77,13 @@ class TestTrace:
 
 class TestLine:
     def test_carries_what_was_noted_and_counted_on_the_way(self, capsys: pytest.CaptureFixture[str]) -> None:
-        told = Telemetry(a_settings(service_name="orders-test", stage="test", runtime="lambda"))
-        with told.record("relay", "event published", "r-1", traceparent=TRACEPARENT, correlation_id="c-1"):
-            telemetry.note(event_id="e:1")
-            telemetry.count("EventsRelayed")
-            telemetry.called("PutEvents", 0.001)
+        telemetry = Telemetry(a_settings(service_name="orders-test", stage="test", runtime="lambda"))
+        with telemetry.log_operation(
+            "relay", "event published", "r-1", traceparent=TRACEPARENT, correlation_id="c-1"
+        ):
+            add_log_fields(event_id="e:1")
+            add_metric("EventsRelayed")
+            record_call("PutEvents", 0.001)
         (line,) = lines(capsys)
         assert (
             line.items()
@@ -98,41 +111,129 @@ class TestLine:
                 "Metrics": [{"Name": "EventsRelayed", "Unit": "Count"}],
             }
         ]
-        assert not told.cold_start
+        assert not telemetry.cold_start
 
     def test_says_what_went_wrong_and_lets_it_go_on(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(KeyError), Telemetry(a_settings()).record("relay", "event published", "r-1"):
+        with (
+            pytest.raises(KeyError),
+            Telemetry(a_settings()).log_operation("relay", "event published", "r-1"),
+        ):
             raise KeyError("Bearer abc.def")
         (line,) = lines(capsys)
         assert (line["level"], line["error"]) == ("ERROR", "KeyError")
         assert "abc.def" not in str(line)
 
     def test_below_the_level_only_what_counts_is_written(self, capsys: pytest.CaptureFixture[str]) -> None:
-        told = Telemetry(a_settings(log_level="WARNING"))
+        telemetry = Telemetry(a_settings(log_level="WARNING"))
         for metric in ("", "EventsRelayed"):
-            with told.record("relay", "event", "r-1"):
-                telemetry.note(event_id="e:1")
+            with telemetry.log_operation("relay", "event", "r-1"):
+                add_log_fields(event_id="e:1")
                 if metric:
-                    telemetry.count(metric)
+                    add_metric(metric)
         (line,) = lines(capsys)
         assert (line["EventsRelayed"], line["event_id"], line["level"]) == (1, "e:1", "INFO")
 
     def test_outside_of_any_work_nothing_is_kept(self) -> None:
-        telemetry.note(a=1)
-        telemetry.count("Throttles")
-        telemetry.called("GetItem", 0.1)
-        assert telemetry._work.get() is None
+        add_log_fields(a=1)
+        add_metric("Throttles")
+        record_call("GetItem", 0.1)
+        assert _log_context.get() is None
 
     def test_every_dimension_of_a_metric_is_a_field_with_few_values(self) -> None:
-        used = {name for _, dimensions in METRICS.values() for each in dimensions for name in each}
+        used = {name for _, dimensions in METRICS.values() for names in dimensions for name in names}
         assert used <= {"service", "runtime", "method", "route", "function_version"}
 
 
+class TestClock:
+    """No clock of these begins at 0, where the sum of two times is their difference."""
+
+    def test_a_time_taken_is_a_difference(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shown = [1000.0]
+        monkeypatch.setattr(time, "perf_counter", lambda: shown[0])
+
+        class Service:
+            async def call(self, *_: Any) -> Any:
+                shown[0] += 0.25
+
+        async def ask() -> None:
+            for operation in ("GetItem", "PutItem"):
+                await InstrumentedClient(Service()).call(operation, {})
+
+        with Telemetry(a_settings(log_level="DEBUG")).log_operation("relay", "event", "r-1"):
+            shown[0] += 1.5
+            asyncio.run(ask())
+        (line,) = lines(capsys)
+        assert (line["latency_ms"], line["dependency_ms"], line["dependency_calls"]) == (2000, 500, 2)
+        assert line["calls"] == ["GetItem 250.0 ms", "PutItem 250.0 ms"]
+
+    @pytest.mark.parametrize(
+        ("now", "timestamp"),
+        [
+            (1767323045.678, "2026-01-02T03:04:05.678Z"),
+            (1767323045.0, "2026-01-02T03:04:05.000Z"),
+            (1767323045.9996, "2026-01-02T03:04:05.999Z"),
+            (1767323046.002, "2026-01-02T03:04:06.002Z"),
+        ],
+    )
+    def test_a_line_says_when_to_the_millisecond(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, now: float, timestamp: str
+    ) -> None:
+        monkeypatch.setattr(time, "time", lambda: now)
+        with Telemetry(a_settings()).log_operation("relay", "event", "r-1"):
+            add_metric("EventsRelayed")
+        (line,) = lines(capsys)
+        assert (line["timestamp"], line["_aws"]["Timestamp"]) == (timestamp, int(now * 1000))
+
+
+class TestLevels:
+    @pytest.mark.parametrize(
+        ("configured", "written"),
+        [
+            ("DEBUG", ["DEBUG", "INFO", "WARNING", "ERROR"]),
+            ("INFO", ["INFO", "WARNING", "ERROR"]),
+            ("info", ["INFO", "WARNING", "ERROR"]),
+            ("WARNING", ["WARNING", "ERROR"]),
+            ("ERROR", ["ERROR"]),
+            ("CRITICAL", []),
+            ("nonsense", ["INFO", "WARNING", "ERROR"]),
+        ],
+    )
+    def test_of_the_setting_and_above_are_written(
+        self, capsys: pytest.CaptureFixture[str], configured: str, written: list[str]
+    ) -> None:
+        told = Telemetry(a_settings(log_level=configured))
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
+            told.write(told.begin("r-1"), "api", "request", level)
+        assert [line["level"] for line in lines(capsys)] == written
+
+    def test_of_a_sampled_trace_all_are(self, capsys: pytest.CaptureFixture[str]) -> None:
+        told = Telemetry(a_settings(log_level="CRITICAL", debug_sample_percent=100))
+        told.write(told.begin("r-1"), "api", "request", logging.DEBUG)
+        (line,) = lines(capsys)
+        assert line["level"] == "DEBUG"
+
+
 class TestSampling:
-    def sampled(self, percent: float) -> list[bool]:
+    @pytest.mark.parametrize(
+        ("percent", "last", "sampled"),
+        [
+            (0, "00000000", False),
+            (50, "7fffffff", True),
+            (50, "80000000", False),
+            (100, "ffffffff", True),
+        ],
+    )
+    def test_goes_by_the_last_32_bits_of_the_trace(self, percent: float, last: str, sampled: bool) -> None:
         told = Telemetry(a_settings(debug_sample_percent=percent))
+        parent = f"00-{TRACE[:-8]}{last}-00f067aa0ba902b7-01"
+        assert told.begin("r", traceparent=parent).debug is sampled
+
+    def sampled(self, percent: float) -> list[bool]:
+        telemetry = Telemetry(a_settings(debug_sample_percent=percent))
         parents = [f"00-{TRACE[:-8]}{n << 22:08x}-00f067aa0ba902b7-01" for n in range(1, 1000)]
-        return [told.begin("r", traceparent=parent).debug for parent in parents]
+        return [telemetry.begin("r", traceparent=parent).debug for parent in parents]
 
     def test_takes_its_share_and_every_hop_takes_the_same_traces(self) -> None:
         assert self.sampled(0).count(True) == 0
@@ -168,9 +269,9 @@ class TestSecrets:
 @pytest.mark.usefixtures("root_logger")
 class TestLogging:
     def test_every_logger_writes_the_same_fields(self, capsys: pytest.CaptureFixture[str]) -> None:
-        told = Telemetry(a_settings(service_name="orders-test"))
-        told.install()
-        told.begin("r-1", "c-1", TRACEPARENT)
+        telemetry = Telemetry(a_settings(service_name="orders-test"))
+        telemetry.install()
+        telemetry.begin("r-1", "c-1", TRACEPARENT)
         try:
             raise ValueError("Bearer abc.def")
         except ValueError:
@@ -180,4 +281,4 @@ class TestLogging:
         assert line.items() >= {"service": "orders-test", "trace_id": TRACE, "request_id": "r-1"}.items()
         assert (line["level"], line["exception_name"], line["events"]) == ("ERROR", "ValueError", "3")
         assert "abc.def" not in str(line)
-        telemetry._work.set(None)
+        _log_context.set(None)

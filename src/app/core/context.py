@@ -1,7 +1,7 @@
-"""What follows one request through every layer: its trace and its correlation id.
+"""The trace and the correlation id of the request that is served.
 
-Set once at the front door (`api`) or per record (the handlers); read by the log, and by the
-store, which writes it beside the order so that relay and consumers continue the same trace.
+The HTTP middleware sets them for each request, and the handlers for each record. The log reads them. The
+store writes them beside the order, so that relay and consumers continue the same trace.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def xray_trace_id(xray: str) -> str:
 
 
 def invocation_xray(environ: Mapping[str, str] = os.environ) -> str:
-    """Return X-Ray's header of the Lambda invocation in hand, or nothing. It is another one each time.
+    """Return X-Ray's header of the present Lambda invocation, or "". It differs each time.
 
     https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime
     """

@@ -1,7 +1,8 @@
-"""What happens, as one JSON line each on standard output, with its metrics inside: the same everywhere.
+"""Log entries: one JSON object a line on standard output, with its metrics in it.
 
-A line has the field names of Powertools' Logger and ours, and, where something was counted, the
-embedded metric format (EMF), from which CloudWatch makes metrics without a call of ours:
+Each request, and each record of a batch, writes one canonical log entry (https://stripe.com/blog/canonical-log-lines).
+An entry has the field names of Powertools' Logger and ours. Where a metric was added, it has the embedded
+metric format (EMF) too, from which CloudWatch makes metrics without a call of ours:
 
     {"level": "INFO", "location": "api", "message": "request", "timestamp": "2026-01-02T03:04:05.678Z",
      "service": "orders-prod", "stage": "prod", "runtime": "lambda", "cold_start": false,
@@ -9,8 +10,14 @@ embedded metric format (EMF), from which CloudWatch makes metrics without a call
      "method": "POST", "route": "/orders", "status": 201, "latency_ms": 8.1, "order_id": "...",
      "Requests": 1, "ServerErrors": 0, "Latency": 8.1, "OrdersPlaced": 1, "_aws": {...}}
 
+Usage:
+
+    with telemetry.log_operation("relay", "event", request_id, failures="RelayFailures"):
+        add_log_fields(event_id=event.id)
+        add_metric("EventsRelayed")
+
 Why not Powertools itself: `docs/decisions/` has the figures. No value of a header, body or query gets
-here unless its name is known to be harmless; free text (errors) passes through `redact`.
+into an entry unless its name is known to be harmless; free text (errors) passes through `redact`.
 """
 
 from __future__ import annotations
@@ -67,8 +74,8 @@ _SECRETS = re.compile(
 )
 
 
-class Work:
-    """One request, or one record of a batch: who it belongs to, and what is to be said of it."""
+class LogContext:
+    """What the log entry of one request, or of one record of a batch, will say."""
 
     __slots__ = ("calls", "calls_seconds", "debug", "fields", "identity", "metrics")
 
@@ -81,31 +88,31 @@ class Work:
         self.calls_seconds = 0.0
 
 
-_work: ContextVar[Work | None] = ContextVar("work", default=None)
+_log_context: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
 
 
-def note(**fields: Any) -> None:
-    """Add fields to the line of the work in hand; without any, do nothing."""
-    work = _work.get()
-    if work is not None:
-        work.fields.update(fields)
+def add_log_fields(**fields: Any) -> None:
+    """Add fields to the present log entry. Outside of a request, do nothing."""
+    log_context = _log_context.get()
+    if log_context is not None:
+        log_context.fields.update(fields)
 
 
-def count(metric: str, value: float = 1) -> None:
-    """Add to a metric of the work in hand; without any, do nothing."""
-    work = _work.get()
-    if work is not None:
-        work.metrics[metric] = work.metrics.get(metric, 0) + value
+def add_metric(metric: str, value: float = 1) -> None:
+    """Add `value` to a metric of the present log entry. Outside of a request, do nothing."""
+    log_context = _log_context.get()
+    if log_context is not None:
+        log_context.metrics[metric] = log_context.metrics.get(metric, 0) + value
 
 
-def called(operation: str, seconds: float) -> None:
-    """Add a call to a service to the line of the work in hand; without any, do nothing."""
-    work = _work.get()
-    if work is not None:
-        work.calls += 1
-        work.calls_seconds += seconds
-        if work.debug:
-            work.fields.setdefault("calls", []).append(f"{operation} {seconds * 1000:.1f} ms")
+def record_call(operation: str, seconds: float) -> None:
+    """Add a call to a service to the present log entry. Outside of a request, do nothing."""
+    log_context = _log_context.get()
+    if log_context is not None:
+        log_context.calls += 1
+        log_context.calls_seconds += seconds
+        if log_context.debug:
+            log_context.fields.setdefault("calls", []).append(f"{operation} {seconds * 1000:.1f} ms")
 
 
 def redact(text: str) -> str:
@@ -114,7 +121,7 @@ def redact(text: str) -> str:
 
 
 class Telemetry:
-    """Writes the lines of one process."""
+    """Writes the log entries of one process."""
 
     def __init__(self, settings: Settings) -> None:
         self._about = {
@@ -123,8 +130,8 @@ class Telemetry:
             "runtime": settings.runtime,
         }
         self._level = logging.getLevelNamesMapping().get(settings.log_level.upper(), logging.INFO)
-        # Of 2^32, as the share of trace ids: all hops of a sampled trace say more, the others nothing.
-        # A caller who makes up the trace id can have its lines say more: that costs log, and shows no secret.
+        # Of 2^32, as the share of trace ids: all services log a sampled trace at DEBUG, and no other one.
+        # A caller who makes up the trace id can have itself sampled: that costs log, and shows no secret.
         self._sampled_below = (
             1 << 32 if self._level <= logging.DEBUG else int(settings.debug_sample_percent / 100 * (1 << 32))
         )
@@ -132,86 +139,86 @@ class Telemetry:
 
     def begin(
         self, request_id: str, correlation_id: str = "", traceparent: str = "", xray_trace: str = ""
-    ) -> Work:
-        """Start a unit of work: continue the caller's trace, and let everything below know it."""
-        work = Work(request_id)
-        self.follow(work, correlation_id, traceparent, xray_trace)
-        _work.set(work)
-        return work
+    ) -> LogContext:
+        """Start a log context, which continues the caller's trace."""
+        log_context = LogContext(request_id)
+        self.set_trace_context(log_context, correlation_id, traceparent, xray_trace)
+        _log_context.set(log_context)
+        return log_context
 
-    def follow(
-        self, work: Work, correlation_id: str = "", traceparent: str = "", xray_trace: str = ""
+    def set_trace_context(
+        self, log_context: LogContext, correlation_id: str = "", traceparent: str = "", xray_trace: str = ""
     ) -> None:
-        """Let the work belong to this trace, or to a new one when none is given."""
+        """Set the trace of a log context: the given one, or a new one."""
         parent = context.child_span(traceparent, xray_trace)
         trace_id = parent[3:35]
         # The platform's segments may be in another trace than the one that the caller asked for.
         platform = context.xray_trace_id(xray_trace) if traceparent and xray_trace else ""
-        identity = work.identity
+        identity = log_context.identity
         identity["correlation_id"] = correlation_id = correlation_id or identity["request_id"]
         identity["trace_id"] = trace_id
         identity["xray_trace_id"] = platform or f"1-{trace_id[:8]}-{trace_id[8:]}"
-        work.debug = self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below
+        log_context.debug = self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below
         context.traceparent.set(parent)
         context.correlation_id.set(correlation_id)
 
-    def write(self, work: Work, location: str, message: str, level: int = logging.INFO) -> None:
-        """Write the line of a piece of work, with all that was noted and counted.
+    def write(self, log_context: LogContext, location: str, message: str, level: int = logging.INFO) -> None:
+        """Write the log entry of a context, with its fields and metrics.
 
-        Metrics are made of lines, so a line that counts is written whatever the level: a service whose
-        good requests are not counted looks as if all of them failed.
+        CloudWatch makes metrics of log entries, so an entry with metrics is written whatever the level:
+        a service whose good requests are not counted looks as if all of them failed.
         """
-        if level < self._level and not work.debug and not work.metrics:
+        if level < self._level and not log_context.debug and not log_context.metrics:
             return
         now = time.time()
-        line: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "level": logging.getLevelName(level),
             "location": location,
             "message": message,
             "timestamp": _timestamp(now),
             **self._about,
             "cold_start": self.cold_start,
-            **work.identity,
-            **work.fields,
+            **log_context.identity,
+            **log_context.fields,
         }
-        if work.calls:
-            line["dependency_calls"] = work.calls
-            line["dependency_ms"] = round(work.calls_seconds * 1000, 2)
-        if work.metrics:
-            line |= work.metrics
-            line["_aws"] = {
+        if log_context.calls:
+            entry["dependency_calls"] = log_context.calls
+            entry["dependency_ms"] = round(log_context.calls_seconds * 1000, 2)
+        if log_context.metrics:
+            entry |= log_context.metrics
+            entry["_aws"] = {
                 "Timestamp": int(now * 1000),
-                "CloudWatchMetrics": _directives(tuple(work.metrics)),
+                "CloudWatchMetrics": _directives(tuple(log_context.metrics)),
             }
-        _print(line)
+        _print(entry)
 
     @contextmanager
-    def record(
+    def log_operation(
         self, location: str, message: str, request_id: str, *, failures: str = "", **trace: str
-    ) -> Iterator[Work]:
-        """Begin work, and write its line at the end, however it ends; errors go on to the caller.
+    ) -> Iterator[LogContext]:
+        """Write one log entry for the block, also when it raises.
 
-        An error counts in the metric `failures`. `trace` is what `begin` takes.
+        An error adds 1 to the metric `failures`, and is raised again. `trace` is what `begin` takes.
         """
-        work = self.begin(request_id, **trace)
+        log_context = self.begin(request_id, **trace)
         begun = time.perf_counter()
         level = logging.INFO
         try:
-            yield work
+            yield log_context
         except Exception as error:
             level = logging.ERROR
-            note(error=type(error).__name__, cause=redact(str(error)))
+            add_log_fields(error=type(error).__name__, cause=redact(str(error)))
             if failures:
-                count(failures)
+                add_metric(failures)
             raise
         finally:
-            work.fields["latency_ms"] = round((time.perf_counter() - begun) * 1000, 2)
-            self.write(work, location, message, level)
+            log_context.fields["latency_ms"] = round((time.perf_counter() - begun) * 1000, 2)
+            self.write(log_context, location, message, level)
             self.cold_start = False
-            _work.set(None)
+            _log_context.set(None)
 
     def install(self) -> None:
-        """Let everything that uses `logging` write lines with the same fields."""
+        """Let everything that uses `logging` write log entries with the same fields."""
         handler = logging.StreamHandler(_Stdout())
         handler.setFormatter(_Formatter(self._about))
         root = logging.getLogger()
@@ -223,28 +230,28 @@ class Telemetry:
 
 
 class _Formatter(logging.Formatter):
-    """A `logging` record as a line, within the work in hand if there is any."""
+    """Formats a `logging` record as a log entry, with the identity of the present context."""
 
     def __init__(self, about: Mapping[str, str]) -> None:
         super().__init__()
         self._about = about
 
     def format(self, record: logging.LogRecord) -> str:
-        work = _work.get()
-        line: dict[str, Any] = {
+        log_context = _log_context.get()
+        entry: dict[str, Any] = {
             "level": record.levelname,
             "location": f"{record.name}:{record.funcName}:{record.lineno}",
             "message": redact(record.getMessage()),
             "timestamp": _timestamp(record.created),
             **self._about,
-            **(work.identity if work else {}),
+            **(log_context.identity if log_context else {}),
         }
         for name in record.__dict__.keys() - _RECORD_FIELDS:
-            line[name] = "[redacted]" if _SECRET_NAMES.search(name) else redact(str(record.__dict__[name]))
+            entry[name] = "[redacted]" if _SECRET_NAMES.search(name) else redact(str(record.__dict__[name]))
         if record.exc_info and record.exc_info[0]:
-            line["exception_name"] = record.exc_info[0].__name__
-            line["exception"] = redact(self.formatException(record.exc_info))
-        return _encode(line).decode()
+            entry["exception_name"] = record.exc_info[0].__name__
+            entry["exception"] = redact(self.formatException(record.exc_info))
+        return _encode(entry).decode()
 
 
 class _Stdout:
@@ -257,8 +264,8 @@ class _Stdout:
         sys.stdout.flush()
 
 
-def _print(line: Mapping[str, Any]) -> None:
-    sys.stdout.write(_encode(line).decode() + "\n")
+def _print(entry: Mapping[str, Any]) -> None:
+    sys.stdout.write(_encode(entry).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -2,7 +2,7 @@
 
 A token counts when one of the issuer's published keys signed it, by the algorithm that this key is for
 (never one that the token chooses freely), and it has our issuer, our audience, a subject and a time of
-expiry. `docs/decisions` tells why it is checked here, and not by the API Gateway or the load balancer.
+expiry. `docs/decisions` says why the application checks it, and not the API Gateway or the load balancer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 import jwt
 
-from app.core.aws.client import Bulkhead, Shared
+from app.core.auth.caller import Caller
+from app.core.aws.client import Bulkhead, SingleFlight
 from app.core.aws.http1 import Pool
 from app.core.errors import DependencyUnavailable, NotAuthenticated
-from app.orders.models import Caller
 
 # Asymmetric only: with HS256 among them, a token signed with the public key as its secret would pass.
 ALGORITHMS = ("RS256", "PS256", "ES256")
@@ -40,7 +40,7 @@ MAX_TOKEN = 8192
 _TYPES = frozenset({None, "jwt", "at+jwt", "application/at+jwt"})
 _MAX_DOCUMENT_BYTES = 256 * 1024
 _TOKENS_KEPT = 1024
-# Of one subject: whoever gets many tokens from the issuer pushes out none but its own.
+# Of one subject: a caller with many tokens displaces only its own.
 _TOKENS_OF_ONE_KEPT = 8
 # Three parts in the alphabet of base64url, without padding (RFC 7515, section 2). Python's decoder skips any
 # other character, so that one token could be spelled, and kept, in any number of ways.
@@ -65,7 +65,7 @@ class JwtAuthenticator:
     ) -> None:
         if not audience:
             raise ValueError("an audience is needed: without it, tokens for other services would be taken")
-        _refuse_plain_http(issuer)
+        _require_https(issuer)
         self._issuer = issuer
         self._audience = audience
         self._keys = keys or KeySet(issuer)
@@ -115,7 +115,7 @@ class JwtAuthenticator:
     async def _verified(self, token: str) -> tuple[Caller, float]:
         """Return whose token it is, and until when."""
         try:
-            _refuse_other_spellings(token)
+            _require_canonical(token)
             header = jwt.get_unverified_header(token)
             kind, kid = header.get("typ"), header.get("kid")
             if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES or not isinstance(kid, str):
@@ -123,7 +123,7 @@ class JwtAuthenticator:
             key = await self._keys.get(kid)
             if key is None:
                 raise NotAuthenticated("The token is not valid.")
-            # PyJWT compares the token's `alg` with the key's own, and refuses unknown `crit` entries.
+            # PyJWT compares the token's `alg` with the key's own, and rejects unknown `crit` entries.
             claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
@@ -143,7 +143,7 @@ class JwtAuthenticator:
             raise NotAuthenticated("The token is not valid.") from invalid
 
 
-def _refuse_other_spellings(token: str) -> None:
+def _require_canonical(token: str) -> None:
     """Raise `ValueError` unless the token is spelled in the one way that its bytes have.
 
     The last character of a part may have spare bits, which decoders ignore. The first two parts are signed.
@@ -183,7 +183,7 @@ class KeySet:
         self._documents: list[Any] = []
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
-        self._refresh = Shared(self._renew)
+        self._refresh = SingleFlight(self._renew)
         self._waiting = Bulkhead("token issuer")
         self.generation = 0  # counts the changes of the set
 
@@ -198,7 +198,7 @@ class KeySet:
         One caller asks. The others go on with the keys that are known; only without any do they wait.
         """
         if self._may_ask:
-            with contextlib.suppress(TimeoutError):  # it goes on, and so does who has keys to go by
+            with contextlib.suppress(TimeoutError):  # the request goes on, and callers use the last keys
                 async with asyncio.timeout(None if self._are_stale else self.PATIENCE_SECONDS):
                     await self._ask()
         elif self._are_stale and self._refresh.is_running:
@@ -245,7 +245,7 @@ class KeySet:
         if about["issuer"] != self._issuer:
             raise ValueError("the discovery document is another issuer's")
         jwks_uri = str(about["jwks_uri"])
-        _refuse_plain_http(jwks_uri)
+        _require_https(jwks_uri)
         keys = json.loads(await self._fetch(jwks_uri))["keys"]
         if not isinstance(keys, list):
             raise ValueError("the key set is no list")
@@ -279,7 +279,7 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
     return frozenset(word for word in words if isinstance(word, str))
 
 
-def _refuse_plain_http(url: str) -> None:
+def _require_https(url: str) -> None:
     parts = urlsplit(url)
     loopback = parts.hostname in {"127.0.0.1", "::1", "localhost"}
     if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
@@ -287,10 +287,10 @@ def _refuse_plain_http(url: str) -> None:
 
 
 async def _fetch(url: str) -> bytes:
-    """Get the document, from there and nowhere else: a redirect is no answer. Takes no thread."""
-    parts = urlsplit(url)  # _refuse_plain_http has seen it
+    """Get the document, from there and nowhere else: a redirect is an error. Takes no thread."""
+    parts = urlsplit(url)  # _require_https has seen it
     target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    # Some firewalls refuse who does not say what it is.
+    # Some firewalls reject requests without it.
     headers = (
         "accept: application/json\r\naccept-encoding: identity\r\nuser-agent: orders\r\nconnection: close"
     )
@@ -299,8 +299,8 @@ async def _fetch(url: str) -> bytes:
     environ = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
     deadline = asyncio.get_running_loop().time() + KeySet.TIMEOUT_SECONDS
     pool = Pool(parts, environ, KeySet.TIMEOUT_SECONDS)
-    answer = await pool.exchange(request, deadline)
+    response = await pool.exchange(request, deadline)
     pool.close()
-    if answer.status != 200 or len(answer.body) > _MAX_DOCUMENT_BYTES:
-        raise ValueError(f"{url}: status {answer.status}, {len(answer.body)} bytes")
-    return answer.body
+    if response.status != 200 or len(response.body) > _MAX_DOCUMENT_BYTES:
+        raise ValueError(f"{url}: status {response.status}, {len(response.body)} bytes")
+    return response.body

@@ -1,8 +1,8 @@
-"""An `AwsClient` over boto3 in worker threads, for settings that the lean client does not honour.
+"""An `AwsClient` over boto3 in worker threads, for settings that the JSON client does not honour.
 
 `endpoints.py` says when, and `tests/contract/test_aws_client.py` holds both to one contract. One thing stays
-botocore's: without a checksum (DynamoDB's answers have one, those of KMS have none) it takes an answer that
-was cut short for an empty one.
+botocore's: without a checksum (DynamoDB sends one, KMS does not) it takes a response that was cut short for
+an empty one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import boto3
 import msgspec
+from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from app.core import telemetry
-from app.core.aws.client import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
+from app.core.aws.client import CREDENTIALS_REJECTED, KEY_UNUSABLE, THROTTLES, AwsCallError
 from app.core.aws.endpoints import region_for_sdk
 from app.core.aws.json_client import ATTEMPT_SECONDS, ATTEMPTS, DEADLINE_SECONDS
 from app.core.errors import DependencyUnavailable
@@ -47,39 +48,36 @@ class Boto3Client:
             self._client: Any = boto3.client(  # type: ignore[call-overload]
                 service, region_name=region_for_sdk(), config=config
             )
-        except BotoCoreError as refused:
-            raise ValueError(str(refused)) from refused
+        except BotoCoreError as error:
+            raise ValueError(str(error)) from error
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
         """Call the operation in a thread."""
-        method = getattr(self._client, _snake(operation))
+        method = getattr(self._client, xform_name(operation))
         try:
             run = functools.partial(method, **_bytes_in(request))
             async with asyncio.timeout(DEADLINE_SECONDS):
-                answer: dict[str, Any] = await asyncio.wrap_future(self._threads.submit(run))
-        except ClientError as refused:  # botocore has retried what may pass
-            response: dict[str, Any] = dict(refused.response)
-            error, status = response["Error"], response["ResponseMetadata"]["HTTPStatusCode"]
-            if error["Code"] in THROTTLES:
-                telemetry.count("Throttles")
-            elif error["Code"] in KEYS_REFUSED:
-                raise DependencyUnavailable("credentials") from refused
-            elif error["Code"] not in KEY_UNUSABLE and 400 <= status < 500:
-                raise AwsCallError(error["Code"], error.get("Message", ""), response.get("Item")) from refused
-            raise DependencyUnavailable(self._service) from refused
+                response: dict[str, Any] = await asyncio.wrap_future(self._threads.submit(run))
+        except ClientError as error:  # botocore has retried what may pass
+            details: dict[str, Any] = dict(error.response)
+            code, status = details["Error"]["Code"], details["ResponseMetadata"]["HTTPStatusCode"]
+            if code in THROTTLES:
+                telemetry.add_metric("Throttles")
+            elif code in CREDENTIALS_REJECTED:
+                raise DependencyUnavailable("credentials") from error
+            elif code not in KEY_UNUSABLE and 400 <= status < 500:
+                message = details["Error"].get("Message", "")
+                raise AwsCallError(code, message, details.get("Item")) from error
+            raise DependencyUnavailable(self._service) from error
         except (BotoCoreError, ResponseParserError, TimeoutError) as broken:
             raise DependencyUnavailable(self._service) from broken
-        if answer["ResponseMetadata"].get("MaxAttemptsReached"):  # its checksum was wrong to the last
+        if response["ResponseMetadata"].get("MaxAttemptsReached"):  # its checksum was wrong to the last
             raise DependencyUnavailable(self._service)
-        answer = {
+        response = {
             name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-            for name, value in answer.items()
+            for name, value in response.items()
         }
-        return answer if shape is dict else msgspec.convert(answer, shape)
-
-
-def _snake(operation: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in operation).lstrip("_")
+        return response if response_type is dict else msgspec.convert(response, response_type)
 
 
 def _bytes_in(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every client of a service here has in common: its bound, its errors, one call for all who wait."""
+"""What the clients of AWS share: places, error codes, and one call for all that wait for it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from app.core import telemetry
 from app.core.errors import DependencyUnavailable
 
-# How many requests may wait for each dependency at a time. What is more is refused at once, so that one that
-# hangs takes only the endpoints that need it. All together they are fewer than api.middleware.MAX_IN_FLIGHT:
-# what needs none of them always finds a place. A process at its best has some 60 requests in flight, all of
-# which may want the first keys of the issuer right after a start, and many of them KMS.
+# How many requests may wait for each dependency at a time. More are rejected at once, so that one that
+# hangs takes only the endpoints that need it. Their sum is below core.http.middleware.MAX_IN_FLIGHT, so that
+# a request that needs none of them always finds a place. A process at its best has some 60 requests in
+# flight. All of them may want the first keys of the issuer right after a start, and many of them KMS.
 # https://learn.microsoft.com/en-us/azure/architecture/patterns/bulkhead
 PLACES = {"dynamodb": 112, "s3": 24, "kms": 40, "token issuer": 72}
 
-# Refusals for the rate of the calls: they may pass, as whatever has a status of 500 or more may.
+# Rejected for the rate of the calls. Retried, as is every status of 500 or more.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html
 # https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 THROTTLES = frozenset(
@@ -40,7 +40,7 @@ THROTTLES = frozenset(
 # The service does not take our keys, or our clock: others may help, or time.
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/CommonErrors.html
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList
-KEYS_REFUSED = frozenset(
+CREDENTIALS_REJECTED = frozenset(
     {
         "ExpiredToken",
         "ExpiredTokenException",
@@ -72,7 +72,7 @@ KEY_UNUSABLE = frozenset(
 if TYPE_CHECKING:
 
     class HasBulkhead(Protocol):
-        """What waits for one dependency."""
+        """An object whose methods wait for one dependency."""
 
         bulkhead: Bulkhead
 
@@ -83,7 +83,7 @@ Bounded = TypeVar("Bounded", bound="HasBulkhead")
 
 
 class AwsCallError(Exception):
-    """The service refused the call. `item` is the stored item when a condition failed (DynamoDB)."""
+    """The service rejected the call. `item` is the stored item when a condition failed (DynamoDB)."""
 
     def __init__(self, code: str, message: str, item: dict[str, Any] | None = None) -> None:
         super().__init__(f"{code}: {message}")
@@ -94,35 +94,36 @@ class AwsCallError(Exception):
 class AwsClient(Protocol):
     """A client of one service, for example DynamoDB."""
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
         """Call `operation` with the JSON `request` of the service's API reference.
 
-        Return its answer as a dict, or as `shape`: a type that msgspec decodes into, fast for lists.
-        Raises `AwsCallError` when the service refuses, `DependencyUnavailable` when it does not
-        answer, or keeps failing or throttling after the retries, and `msgspec.ValidationError` when
-        the answer is whole but not of this `shape`: no retry would change that.
+        Return its response as a dict, or as `response_type`: a type that msgspec decodes into.
+        Raises `AwsCallError` when the service rejects the call, `DependencyUnavailable` when it does not
+        respond, or keeps failing or throttling after the retries, and `msgspec.ValidationError` when
+        the response is complete but not a `response_type`: no retry would change that.
         """
 
 
-class Observed:
-    """A client whose calls are told in the log line of the request that they serve."""
+class InstrumentedClient:
+    """A client that records its calls in the log entry of the request."""
 
     def __init__(self, client: AwsClient) -> None:
         self._client = client
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
-        """Pass the call on, and take its time."""
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
+        """Pass the call on, and record how long it took."""
         begun = time.perf_counter()
         try:
-            return await self._client.call(operation, request, shape)
+            return await self._client.call(operation, request, response_type)
         finally:
-            telemetry.called(operation, time.perf_counter() - begun)
+            telemetry.record_call(operation, time.perf_counter() - begun)
 
 
-class Shared(Generic[Outcome]):
-    """A call that runs once for all who ask while it runs: its outcome is everybody's, a failure too.
+class SingleFlight(Generic[Outcome]):
+    """Runs one call at a time: all who ask while it runs get the same outcome, a failure too.
 
-    Behind a lock each would try again, one after the other: while a service hangs, a queue without a bound.
+    The name is that of https://pkg.go.dev/golang.org/x/sync/singleflight.
+    With a lock each caller would try again in turn: while a service hangs, that queue has no bound.
     """
 
     def __init__(self, call: Callable[[], Coroutine[Any, Any, Outcome]]) -> None:
@@ -138,19 +139,20 @@ class Shared(Generic[Outcome]):
         """Return the outcome of the call that runs, or of a new one."""
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._call())
-        return await asyncio.shield(self._running)  # who leaves does not end it for the others
+        return await asyncio.shield(self._running)  # a caller that leaves does not cancel it for the others
 
 
 class Bulkhead:
-    """The places for those who wait for one dependency; a context manager that takes one.
+    """The places of requests that wait for one dependency; a context manager that takes one.
 
     Raises `DependencyUnavailable` when none is free. A list's `pop` and `append` are atomic, so that a thread
     may give a place back. https://docs.python.org/3/faq/library.html#what-kinds-of-global-value-mutation-are-thread-safe
     """
 
     def __init__(self, dependency: str) -> None:
+        self.places = PLACES[dependency]
         self._dependency = dependency
-        self._free = [None] * PLACES[dependency]
+        self._free = [None] * self.places
 
     def take(self) -> None:
         """Take a place. Raises `DependencyUnavailable`."""

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from app.core.aws.client import Shared
+from app.core.aws.client import SingleFlight
 from app.core.aws.endpoints import has_profile, region_for_sdk
 from app.core.aws.http1 import Pool
 from app.core.errors import DependencyUnavailable
@@ -41,7 +41,7 @@ MAX_PAUSE_SECONDS = 30.0
 TIMEOUT_SECONDS = 2.0
 SDK_TIMEOUT_SECONDS = 10.0  # it may ask several sources, and each several times
 ECS_HOST = "169.254.170.2"
-# Plain HTTP is for these and loopback only, or anyone who sets the variable reads the role's keys.
+# Plain HTTP is for these and loopback only, or anyone who can set the variable could read the role's keys.
 _LINK_LOCAL = frozenset({ECS_HOST, "169.254.170.23", "fd00:ec2::23"})
 
 
@@ -53,8 +53,8 @@ class Credentials(msgspec.Struct, frozen=True, gc=False):
     token: str = ""
 
 
-class Found(msgspec.Struct, rename="pascal"):
-    """What the container's endpoint answers."""
+class ContainerCredentials(msgspec.Struct, rename="pascal"):
+    """What the container's endpoint sends."""
 
     access_key_id: str
     secret_access_key: str
@@ -63,14 +63,14 @@ class Found(msgspec.Struct, rename="pascal"):
 
 
 class CredentialsChain:
-    """Finds credentials once, and renews them in time, once for all who wait.
+    """Finds credentials once, and renews them in time, with one request for all callers that wait.
 
-    Its source is asked by one at a time, and by nobody in the pause after a failure.
+    There is one request to the source at a time, and none in the pause after a failure.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
-        self._renewal = Shared(self._renew)
+        self._renewal = SingleFlight(self._renew)
         self._session: Any = None
         self._thread: ThreadPoolExecutor | None = None
         self._current: Credentials | None = None
@@ -91,17 +91,17 @@ class CredentialsChain:
         """The credentials, or None when it is time to `renew` them."""
         return self._current if time.time() < self._renew_at else None
 
-    async def replace(self, refused: Credentials) -> None:
-        """Let the service's refusal of these count: return if there are others now, or if they are fixed.
+    async def replace(self, rejected: Credentials) -> None:
+        """Renew credentials that a service rejected. Return if there are others now, or if they are fixed.
 
-        Raises `DependencyUnavailable` when there are none, for they were asked for just now. The refused ones
-        stay in use, as another service may take them, or the same one in a while: its clock may be wrong.
+        Raises `DependencyUnavailable` when there are none, or were none just now. The rejected ones stay
+        in use, as another service may accept them, or the same one in a while: its clock may be wrong.
         """
         if self._renew_at == float("inf"):
             return
-        if refused == self._current:
+        if rejected == self._current:
             await self._renewed()
-        if refused == self._current:
+        if rejected == self._current:
             raise DependencyUnavailable("credentials")
 
     async def renew(self) -> Credentials:
@@ -130,7 +130,7 @@ class CredentialsChain:
                 raise DependencyUnavailable("credentials") from error
             self._renew_at = time.time() + RETRY_SECONDS
             return
-        if before is not None:  # what is renewed twice in short order was refused, and will be again
+        if before is not None:  # what is renewed twice in a short time was rejected, and will be again
             self._pause()
 
     def _pause(self) -> None:
@@ -174,11 +174,11 @@ class CredentialsChain:
         request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{authorization}connection: close\r\n\r\n"
         deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
         pool = Pool(parts, self._environ)
-        answer = await pool.exchange(request.encode(), deadline)
+        response = await pool.exchange(request.encode(), deadline)
         pool.close()
-        if answer.status != 200:
-            raise ConnectionError(f"container credentials: status {answer.status}")
-        found = msgspec.json.decode(answer.body, type=Found)
+        if response.status != 200:
+            raise ConnectionError(f"container credentials: status {response.status}")
+        found = msgspec.json.decode(response.body, type=ContainerCredentials)
         expires_at = found.expiration.timestamp() if found.expiration else float("inf")
         return Credentials(found.access_key_id, found.secret_access_key, found.token or ""), expires_at
 
@@ -192,7 +192,7 @@ class CredentialsChain:
             if found is None:
                 raise ValueError("no AWS credentials found")
             keys = found.get_frozen_credentials()  # renews them itself when it is time; ask again in a minute
-        except (BotoCoreError, ClientError) as failed:  # no such profile, an expired login, a role refused
+        except (BotoCoreError, ClientError) as failed:  # no such profile, an expired login, a role denied
             raise ValueError(f"no AWS credentials: {failed}") from failed
         expires_at = time.time() + RENEW_SECONDS_BEFORE_EXPIRY + 60
         return Credentials(keys.access_key, keys.secret_key, keys.token or ""), expires_at

@@ -1,8 +1,9 @@
-"""Where DynamoDB and KMS answer, by the settings that the SDKs read; the SDK is imported for rare ones only.
+"""Find the endpoints of DynamoDB and KMS by the settings that the SDKs read.
 
-What is plain is decided here by rule: region, partition, FIPS, dual stack, endpoint variables.
-Whatever else an SDK honours raises `NeedsSdk`, and `bootstrap.py` takes the client over boto3 for it.
-What contradicts itself or means nothing raises `ValueError`: no start is better than another endpoint.
+Region, partition, FIPS, dual stack and endpoint variables are decided here by rule, without the SDK.
+Any other setting that an SDK honours raises `NeedsSdk`, and `main.py` uses the client over boto3.
+Settings that contradict each other, or mean nothing, raise `ValueError`: no start is better than a
+wrong endpoint.
 `tests/contract/test_endpoints.py` compares every case with where boto3 sends the same call.
 
 Source: https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html
@@ -70,8 +71,8 @@ SET_IN_CODE = ("AWS_DEFAULTS_MODE", "AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 # AWS_SIGV4A_SIGNING_REGION_SET. Where only boto3 looks for credentials, only boto3 reads how:
 # AWS_STS_REGIONAL_ENDPOINTS, AWS_EC2_METADATA_SERVICE_ENDPOINT.
 _SDK_ONLY = ("AWS_CSM_ENABLED", "AWS_DATA_PATH", "AWS_ENDPOINT_DISCOVERY_ENABLED", "AWS_SDK_UA_APP_ID")
-# The hosts that boto3 takes, or S3 would be the first to refuse one, long after the start; and neither blanks
-# nor keys nor a query, which nobody means.
+# The hosts that boto3 accepts, or S3 would be the first to reject one, long after the start. No blanks, no
+# credentials and no query, which are mistakes.
 _LABEL = "(?!-)[a-z0-9-]{1,63}(?<!-)"
 _URL = rf"https?://({_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(:\d+)?(/[^\s?#]*)?"
 

@@ -1,4 +1,4 @@
-"""A small pool of HTTP/1.1 connections to one host, for request and answer of a known, bounded size."""
+"""A small pool of HTTP/1.1 connections to one host, for request and response of a known, bounded size."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from app.core.errors import Overloaded
 
 CONNECT_SECONDS = 1.0  # for a free place, then for a connection: either takes milliseconds in a region
 MAX_IDLE_SECONDS = 50.0  # below the 60 s after which load balancers drop silent connections
-# More than the requests that may wait for one service (adapters.aws.PLACES), so that who makes one call at a
-# time never waits for one. A list takes one for each shard, and lists may wait for each other. With some
-# 0.1 MB each for TLS: 25 MB at worst.
+# More than the requests that may wait for one service (core.aws.client.PLACES), so that a request that
+# makes one call at a time never waits for a connection. A list takes one for each shard, and lists may wait
+# for each other. With some 0.1 MB each for TLS: 25 MB at worst.
 MAX_CONNECTIONS = 256
-# All that an answer takes on the wire: with chunk extensions and trailers, which are read and ignored.
+# All that a response takes on the wire: with chunk extensions and trailers, which are read and ignored.
 MAX_ANSWER_BYTES = 8_000_000  # DynamoDB's largest page is 1 MB, some 2 MB once escaped
 MAX_HEAD_BYTES = 16_384  # DynamoDB sends some 300
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A complete answer: its length (or chunks) and its checksum, when it has one, were right."""
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """A complete response: its length (or chunks) and its checksum, when it has one, were right."""
 
     status: int
     body: bytes
@@ -39,8 +39,8 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 class Connection(asyncio.Protocol):
     """One connection: one request at a time. Every way to fail ends it, with an `OSError`.
 
-    So does whatever might belong to another request: a second answer, an interim one (1xx; we ask for none),
-    anything after an answer's end. Of two answers nobody knows which is ours.
+    So does whatever might belong to another request: a second response, an interim one (1xx; we ask for
+    none), anything after a response's end. Of two responses it is not known which is ours.
     """
 
     def __init__(self) -> None:
@@ -48,29 +48,29 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._poll = select.poll()
         self._parser = httptools.HttpResponseParser(self)
-        self._waiting: asyncio.Future[Answer] | None = None  # for an answer that is not complete
+        self._waiting: asyncio.Future[Response] | None = None  # for a response that is not complete
         self._idle_since = 0.0
         self._chunks: list[bytes] = []
         self._received_bytes = 0
         self._checksum: int | None = None
-        self._doubt: ConnectionError | None = None  # about the answer that was complete already
+        self._violation: ConnectionError | None = None  # about the response that was complete already
 
-    async def exchange(self, request: bytes, deadline: float) -> Answer:
-        """Send `request`; return its answer. Raises `OSError`, of which `TimeoutError` is one."""
+    async def exchange(self, request: bytes, deadline: float) -> Response:
+        """Send `request`; return its response. Raises `OSError`, of which `TimeoutError` is one."""
         if self._transport.is_closing():
             raise ConnectionResetError("closed before use")
         loop = asyncio.get_running_loop()
         self._received_bytes = 0
-        waiting: asyncio.Future[Answer] = loop.create_future()
+        waiting: asyncio.Future[Response] = loop.create_future()
         self._waiting = waiting
         timer = loop.call_at(deadline, self._time_out)  # cheaper than `asyncio.timeout_at`
         try:
             self._transport.write(request)
-            answer = await waiting
-            if self._doubt:
-                raise self._doubt
-            return answer
-        except BaseException:  # a cancelled caller too: the answer that is still to come is nobody's
+            response = await waiting
+            if self._violation:
+                raise self._violation
+            return response
+        except BaseException:  # a cancelled caller too: the response that is still to come is for no other
             self.close()
             raise
         finally:
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         """Whether an idle connection is still good.
 
         A frozen Lambda environment learns of the server's FIN only when its loop runs again, so this
-        asks the socket: anything to read on an idle connection is its end, or an answer to nobody.
+        asks the socket: anything to read on an idle connection is its end, or a response to no request.
         """
         return (
             self.reusable
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _time_out(self) -> None:
-        self._fail(TimeoutError("no answer in time"))
+        self._fail(TimeoutError("no response in time"))
 
     def _fail(self, reason: Exception) -> None:
         self.close()
@@ -106,9 +106,9 @@ class Connection(asyncio.Protocol):
         if waiting and not waiting.done():
             waiting.set_exception(reason)
 
-    def _refuse(self, reason: ConnectionError) -> None:
-        """Fail, even if the answer was complete: its caller has not seen it yet."""
-        self._doubt = reason
+    def _reject(self, reason: ConnectionError) -> None:
+        """Fail, even if the response was complete: its caller has not seen it yet."""
+        self._violation = reason
         self._fail(reason)
 
     # asyncio calls these
@@ -119,30 +119,30 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._waiting is None:
-            self._refuse(ConnectionError("more than one answer"))
+            self._reject(ConnectionError("more than one response"))
             return
         self._received_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._refuse(ConnectionError(f"not HTTP: {error}"))
+            self._reject(ConnectionError(f"not HTTP: {error}"))
         if (
             self._received_bytes > MAX_HEAD_BYTES
             and self._waiting
             and (self._received_bytes > MAX_ANSWER_BYTES or not self._chunks)
         ):
-            self._fail(ConnectionError("the answer is too large"))
+            self._fail(ConnectionError("the response is too large"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(
-            exc if isinstance(exc, OSError) else ConnectionResetError("closed before the answer's end")
+            exc if isinstance(exc, OSError) else ConnectionResetError("closed before the response's end")
         )
 
     # httptools calls these
 
     def on_message_begin(self) -> None:
         if self._waiting is None:
-            self._refuse(ConnectionError("more than one answer"))
+            self._reject(ConnectionError("more than one response"))
         self._checksum = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -161,16 +161,16 @@ class Connection(asyncio.Protocol):
         self._chunks.clear()
         status = self._parser.get_status_code()
         if self._received_bytes > MAX_ANSWER_BYTES:
-            self._fail(ConnectionError("the answer is too large"))
+            self._fail(ConnectionError("the response is too large"))
         elif status < 200:
-            self._fail(ConnectionError(f"an interim answer, {status}"))
+            self._fail(ConnectionError(f"an interim response, {status}"))
         elif self._checksum is not None and crc32(body) != self._checksum:
-            self._fail(ConnectionError("the answer's checksum is wrong"))
+            self._fail(ConnectionError("the response's checksum is wrong"))
         else:
             self.reusable = self._parser.should_keep_alive()
             self._waiting = None
             if not waiting.done():  # its caller may just have left
-                waiting.set_result(Answer(status, body))
+                waiting.set_result(Response(status, body))
 
 
 class Pool:
@@ -190,7 +190,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
 
-    async def exchange(self, request: bytes, deadline: float) -> Answer:
+    async def exchange(self, request: bytes, deadline: float) -> Response:
         """Send `request` on an idle or new connection; be done by `deadline`, in the loop's time.
 
         Raises `OSError`: it may or may not have arrived. `Overloaded`: none got free, it was not sent.
@@ -208,12 +208,12 @@ class Pool:
             await self._slots.acquire()
         try:
             connection = await self._connection(loop, deadline)
-            answer = await connection.exchange(request, deadline)
+            response = await connection.exchange(request, deadline)
             if connection.reusable:
                 self._idle.append(connection)
             else:
                 connection.close()
-            return answer
+            return response
         finally:
             self._slots.release()
 

@@ -1,9 +1,9 @@
-"""A lean client for AWS services that speak JSON over one POST: DynamoDB and KMS.
+"""A client for AWS services that speak JSON over one POST: DynamoDB and KMS.
 
-`call(operation, request)` takes and gives the service's wire format. It signs, sends over pooled TLS
-connections, and tries again what may pass: lost connections, answers that are late, cut short or
-garbled, throttling and 5xx, with full jitter, inside a deadline and a budget. A repeated call may
-have been carried out before: writes carry a `write_id`, so that `DynamoOrderStore` knows its own.
+`call(operation, request)` takes and returns the service's wire format. It signs, sends over pooled TLS
+connections, and retries lost connections, responses that are late, cut short or garbled, throttling
+and 5xx, with full jitter, inside a deadline and a budget. The first try of a retried call may have
+been carried out: writes carry a `write_id`, so that `DynamoRepository` knows its own.
 
 Why not an SDK: `docs/decisions/` has the figures. What it does not do (proxies, profiles with endpoints)
 is left to `boto3_client.py`, which gives the same contract over the SDK: `endpoints.py` says when.
@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.core import telemetry
-from app.core.aws.client import KEY_UNUSABLE, KEYS_REFUSED, THROTTLES, AwsCallError
+from app.core.aws.client import CREDENTIALS_REJECTED, KEY_UNUSABLE, THROTTLES, AwsCallError
 from app.core.aws.credentials import Credentials, CredentialsChain
 from app.core.aws.endpoints import endpoint_of
-from app.core.aws.http1 import Answer, Pool
+from app.core.aws.http1 import Pool, Response
 from app.core.aws.sigv4 import Signer
 from app.core.errors import DependencyUnavailable
 
@@ -36,7 +36,7 @@ BUDGET = 100  # what retries may spend; a first success earns 1 back
 RETRY_COST = 5
 
 
-class LeanClient:
+class AwsJsonClient:
     """One service in one region. Made once per process; its connections outlive a Lambda invocation."""
 
     def __init__(
@@ -62,14 +62,16 @@ class LeanClient:
         self._encode = msgspec.json.Encoder().encode
         self._budget = BUDGET
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
-        """Call the operation; try again what may pass."""
-        decoder = self._decoders.get(shape) or self._decoders.setdefault(shape, msgspec.json.Decoder(shape))
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
+        """Call the operation, and retry errors that may pass."""
+        decoder = self._decoders.get(response_type) or self._decoders.setdefault(
+            response_type, msgspec.json.Decoder(response_type)
+        )
         target = f"{self._prefix}.{operation}"
         body = self._encode(request)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DEADLINE_SECONDS
-        problem: Exception | None = None
+        last_error: Exception | None = None
         replaced_in: int | None = None  # the attempt after which the call was to be signed anew
         for attempt in range(ATTEMPTS):
             if (
@@ -84,35 +86,35 @@ class LeanClient:
                 credentials = self._credentials.current or await self._renewed(deadline)
                 head = self._signer.head(target, body, credentials)
                 attempt_ends = min(loop.time() + ATTEMPT_SECONDS, deadline)
-                answer = await self._pool.exchange(head + body, attempt_ends)
-                if answer.status == 200:
-                    result = decoder.decode(answer.body)
+                response = await self._pool.exchange(head + body, attempt_ends)
+                if response.status == 200:
+                    result = decoder.decode(response.body)
                     if not attempt and self._budget < BUDGET:
                         self._budget += 1
                     return result
-                problem = refused = refusal(answer)
-            except msgspec.ValidationError:  # whole, but not of this shape: so it would be the next time
+                last_error = error = parse_error(response)
+            except msgspec.ValidationError:  # whole, but not of this type: so it would be the next time
                 raise
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                problem = error
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as failed:
+                last_error = failed
                 continue
-            if refused.code in KEYS_REFUSED:
+            if error.code in CREDENTIALS_REJECTED:
                 if replaced_in is not None:
-                    raise DependencyUnavailable("credentials") from refused
-                await self._replace(credentials, refused, deadline)
+                    raise DependencyUnavailable("credentials") from error
+                await self._replace(credentials, error, deadline)
                 replaced_in = attempt
             else:
-                self._consider(refused, answer.status)
-        raise DependencyUnavailable(self.service) from problem
+                self._raise_unless_retryable(error, response.status)
+        raise DependencyUnavailable(self.service) from last_error
 
-    def _consider(self, refused: AwsCallError, status: int) -> None:
-        """Return if the refusal may pass. Raises it if not."""
-        if refused.code in THROTTLES:
-            telemetry.count("Throttles")
-        elif refused.code in KEY_UNUSABLE:
-            raise DependencyUnavailable(self.service) from refused
+    def _raise_unless_retryable(self, error: AwsCallError, status: int) -> None:
+        """Return if another attempt may succeed. Raises `error` otherwise."""
+        if error.code in THROTTLES:
+            telemetry.add_metric("Throttles")
+        elif error.code in KEY_UNUSABLE:
+            raise DependencyUnavailable(self.service) from error
         elif status < 500:
-            raise refused
+            raise error
 
     async def _renewed(self, deadline: float) -> Credentials:
         try:
@@ -121,21 +123,21 @@ class LeanClient:
         except TimeoutError as late:
             raise DependencyUnavailable("credentials") from late
 
-    async def _replace(self, credentials: Credentials, refused: AwsCallError, deadline: float) -> None:
+    async def _replace(self, credentials: Credentials, error: AwsCallError, deadline: float) -> None:
         """Return if another try makes sense: with other keys, or with fixed ones at another time."""
         try:
             async with asyncio.timeout_at(deadline):
                 await self._credentials.replace(credentials)
         except (TimeoutError, DependencyUnavailable):
-            raise DependencyUnavailable("credentials") from refused
+            raise DependencyUnavailable("credentials") from error
 
     def close(self) -> None:
         """Drop the idle connections; a call after this opens new ones."""
         self._pool.close()
 
 
-class Refusal(msgspec.Struct):
-    """The body of an answer that is not 200. Services spell the message either way."""
+class ErrorResponse(msgspec.Struct):
+    """The body of a response that is not 200. Services use either spelling of the message."""
 
     code: str = msgspec.field(default="", name="__type")
     message: str | None = None
@@ -143,14 +145,18 @@ class Refusal(msgspec.Struct):
     item: dict[str, Any] | None = msgspec.field(default=None, name="Item")
 
 
-def refusal(answer: Answer) -> AwsCallError:
-    """Read the error out of an answer that is not 200. Raises what is tried again for garbage."""
-    if answer.status < 400:  # nobody is sent elsewhere, and nothing is done without saying what
-        raise ConnectionError(f"status {answer.status} is none of the service's")
-    # Load balancers and proxies on the way answer errors of their own in HTML
+def parse_error(response: Response) -> AwsCallError:
+    """Parse the error in a response that is not 200.
+
+    Raises `ConnectionError`, which is retried, for what no service of AWS sends.
+    """
+    if response.status < 400:  # a redirect, or a success without a body, is no response of these services
+        raise ConnectionError(f"status {response.status} is none of the service's")
+    # Load balancers and proxies on the way send errors of their own in HTML
     try:
-        found = msgspec.json.decode(answer.body, type=Refusal) if answer.body.startswith(b"{") else Refusal()
+        is_json = response.body.startswith(b"{")
+        found = msgspec.json.decode(response.body, type=ErrorResponse) if is_json else ErrorResponse()
     except msgspec.ValidationError as garbage:
-        raise ConnectionError(f"not a refusal: {garbage}") from garbage
-    code = found.code.rpartition("#")[2] or str(answer.status)
+        raise ConnectionError(f"not an error of AWS: {garbage}") from garbage
+    code = found.code.rpartition("#")[2] or str(response.status)
     return AwsCallError(code, found.message or found.Message or "", found.item)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 
-from app.core.aws.client import AwsClient, Bulkhead, Shared
+from app.core.aws.client import AwsClient, Bulkhead, SingleFlight
 
-# What is signed is no secret, the answer is: 32 bytes that only holders of kms:GenerateMac can get.
+# What is signed is no secret, the response is: 32 bytes that only holders of kms:GenerateMac can get.
 # A new label makes a new key, and so ends every cursor in use.
 _LABEL = b"orders/cursor/v2"
 
@@ -21,18 +21,18 @@ class KmsCursorKey:
         self._client = client
         self._key_arn = key_arn
         self._key: bytes | None = None
-        self._asking = Shared(self._ask)
+        self._derivation = SingleFlight(self._derive)
         self._waiting = Bulkhead("kms")
 
     async def cursor_key(self) -> bytes:
         """Return the key, asking KMS the first time only."""
         if self._key is None:
             with self._waiting:
-                self._key = await self._asking()
+                self._key = await self._derivation()
         return self._key
 
-    async def _ask(self) -> bytes:
-        answer = await self._client.call(
+    async def _derive(self) -> bytes:
+        response = await self._client.call(
             "GenerateMac",
             {
                 "KeyId": self._key_arn,
@@ -40,4 +40,4 @@ class KmsCursorKey:
                 "Message": base64.b64encode(_LABEL).decode(),
             },
         )
-        return base64.b64decode(answer["Mac"])
+        return base64.b64decode(response["Mac"])

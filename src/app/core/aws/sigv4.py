@@ -1,4 +1,4 @@
-"""AWS Signature Version 4, written for one shape of request: POST of a JSON body to one service.
+"""AWS Signature Version 4, written for one kind of request: POST of a JSON body to one service.
 
 `tests/unit/test_sigv4.py` holds it to botocore's signer, byte for byte.
 Source: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html

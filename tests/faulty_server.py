@@ -1,4 +1,4 @@
-"""A server that misbehaves on purpose, in the place of an AWS service."""
+"""A server with faults on purpose, in the place of an AWS service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 Behaviour = Callable[[asyncio.StreamWriter], Awaitable[bool]]
 
 
-def answers(body: bytes, status: int = 200, *headers: str, keep: bool = True) -> Behaviour:
+def responds(body: bytes, status: int = 200, *headers: str, keep: bool = True) -> Behaviour:
     async def behave(writer: asyncio.StreamWriter) -> bool:
         head = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}", *headers]
         writer.write("\r\n".join([*head, "", ""]).encode() + body)
@@ -30,8 +30,8 @@ def sends(raw: bytes, keep: bool = False) -> Behaviour:
     return behave
 
 
-def refuses(code: str, status: int = 400, **more: Any) -> Behaviour:
-    return answers(json.dumps({"__type": f"com.amazonaws.dynamodb#{code}", **more}).encode(), status)
+def rejects(code: str, status: int = 400, **more: Any) -> Behaviour:
+    return responds(json.dumps({"__type": f"com.amazonaws.dynamodb#{code}", **more}).encode(), status)
 
 
 async def resets(writer: asyncio.StreamWriter) -> bool:
@@ -44,11 +44,11 @@ async def hangs(writer: asyncio.StreamWriter) -> bool:
     return False
 
 
-OK = answers(b'{"Item": {"n": {"N": "1"}}}')
+OK = responds(b'{"Item": {"n": {"N": "1"}}}')
 
 
 class Server:
-    """Plays its script, one behaviour for each request; then answers well. Keeps what it was sent."""
+    """Plays its script, one behaviour for each request; then responds well. Keeps what it received."""
 
     def __init__(self, *script: Behaviour) -> None:
         self.script = list(script)
