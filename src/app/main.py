@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from app.core.aws.client import AwsClient, Observed
+from app.core.auth.caller import Authenticator
+from app.core.aws.client import AwsClient, InstrumentedClient
 from app.core.aws.credentials import CredentialsChain
 from app.core.aws.endpoints import SET_IN_CODE, NeedsSdk, endpoint_of
-from app.core.aws.json_client import LeanClient
+from app.core.aws.json_client import AwsJsonClient
 from app.core.aws.kms import KmsCursorKey
-from app.core.aws.s3 import S3DocumentStore
-from app.core.dynamodb.repository import DynamoOrderStore
-from app.core.http.app import App, create_app
-from app.core.http.callers import Authenticator
+from app.core.dynamodb.repository import Table
+from app.core.http.app import App
 from app.core.settings import Settings
 from app.core.telemetry import Telemetry
-from app.orders.service import OrderService
+from app.core.wiring import Core
+from app.resources import load
 
 _log = logging.getLogger("orders")
 
@@ -33,15 +35,34 @@ def build_app(settings: Settings | None = None) -> App:
     for name in filter(os.environ.get, SET_IN_CODE):
         _log.warning("%s has no effect: attempts and time-outs are set in code", name)
     credentials = CredentialsChain()  # one for all, or each would ask its source
-    dynamodb = Observed(aws_client("dynamodb", "DynamoDB_20120810", "1.0", credentials))
-    kms = Observed(aws_client("kms", "TrentService", "1.1", credentials))
-    store = DynamoOrderStore(dynamodb, settings.table_name, settings.list_shards)
-    cursor_key = KmsCursorKey(kms, settings.cursor_key_arn)
-    documents = S3DocumentStore(
-        settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes, credentials
+    dynamodb = InstrumentedClient(aws_client("dynamodb", "DynamoDB_20120810", "1.0", credentials))
+    kms = InstrumentedClient(aws_client("kms", "TrentService", "1.1", credentials))
+    table = Table(dynamodb, settings.table_name, settings.list_shards)
+    core = Core(settings, table, KmsCursorKey(kms, settings.cursor_key_arn), credentials)
+    services = {name: module.build(core) for name, module in load("service").items()}
+    return create_app(services, settings, _authenticator(settings))
+
+
+def create_app(
+    services: Mapping[str, Any],
+    settings: Settings,
+    authenticator: Authenticator | None = None,
+    **fastapi_options: Any,
+) -> App:
+    """Build the application over the use cases of its resources, by name. See `App` for the rest."""
+    routers = [module.router for module in load("endpoints").values()]
+    app = App(
+        routers,
+        settings,
+        next(iter(services.values())).check_dependencies,  # all are in one table
+        authenticator,
+        title="Orders",
+        description="Places orders and follows them to the customer.",
+        **fastapi_options,
     )
-    service = OrderService(store, documents, cursor_key)
-    return create_app(service, settings, _authenticator(settings))
+    for name, service in services.items():
+        setattr(app.state, name, service)
+    return app
 
 
 def aws_client(
@@ -55,7 +76,7 @@ def aws_client(
 
         _log.warning("%s goes through boto3, which costs more time and memory: %s", service, setting)
         return Boto3Client(service)
-    return LeanClient(
+    return AwsJsonClient(
         service, target_prefix, json_version=json_version, endpoint=endpoint, credentials=credentials
     )
 

@@ -1,38 +1,32 @@
 """Cursors: a place in one list, encrypted, so that it tells nothing and is of use in that list only.
 
-A token is base64url of AES-SIV (RFC 5297) over the position, with the cursor's scope as associated data: the
-caller, whether the caller sees all orders, and the filters. In any other scope it does not decrypt. AES-SIV
-takes no nonce: the same position in the same list is the same token, and no two tokens of a list tell more
-than whether they are the same. Every position has the same length, and so has every token.
+A token is base64url of AES-SIV (RFC 5297) over the sort key to go on from, with the cursor's scope as
+associated data: the list, the caller, whether the caller is an admin, and the filters. In any other scope it
+does not decrypt. AES-SIV takes no nonce: the same sort key in the same list is the same token, and no two
+tokens of a list tell more than whether they are the same. Every sort key has the same length, and so has
+every token.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app.core.errors import InvalidCursor
-from app.orders.models import Caller, OrderStatus
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 
-def scope_of(caller: Caller, *, customer: str | None, status: OrderStatus | None) -> bytes:
-    """Return what a cursor is bound to: who reads the list, and with which filters."""
-    return json.dumps([caller.subject, caller.sees_all, customer, status]).encode()
-
-
-def encrypt(position: str, scope: bytes, key: bytes) -> str:
-    """Return the token for `position` in the list of `scope`."""
-    return _text(_cipher(key).encrypt(position.encode(), [scope]))
+def encrypt(sort_key: str, scope: bytes, key: bytes) -> str:
+    """Return the token for `sort_key` in the list of `scope`."""
+    return _text(_cipher(key).encrypt(sort_key.encode(), [scope]))
 
 
 def decrypt(token: str, scope: bytes, key: bytes) -> str:
-    """Return the position in a token of `encrypt`. Raises `InvalidCursor` for any other token."""
+    """Return the sort key in a token of `encrypt`. Raises `InvalidCursor` for any other token."""
     from cryptography.exceptions import InvalidTag
 
     try:

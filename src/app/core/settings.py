@@ -18,22 +18,22 @@ class Settings:
     kms_key_arn: str
     cursor_key_arn: str
     stage: str = "dev"
-    runtime: str = "local"  # what `GET /` says; nothing else depends on it
-    root_path: str = ""  # the path prefix that the API answers under, e.g. /api
-    service_name: str = "orders"  # the stack, in every log line and metric
+    runtime: str = "local"  # `GET /` returns it; nothing else depends on it
+    root_path: str = ""  # the path prefix of the API, e.g. /api
+    service_name: str = "orders"  # the stack, in every log entry and metric
     log_level: str = "INFO"
     debug_sample_percent: float = 0.0  # share of traces of which every hop logs at DEBUG
     list_shards: int = 4  # may grow, never shrink: reads cover this many
     cors_origins: tuple[str, ...] = ()
-    auth_issuer: str = ""  # empty: open to anyone
+    auth_issuer: str = ""  # empty: authentication disabled
     auth_audience: str = ""
     attachment_max_bytes: int = 10_000_000
-    # What the edge proves itself by, the present value and the one before; empty: anyone may call directly.
+    # The secrets that CloudFront sends, the present and the previous one; empty: direct access is allowed.
     origin_secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def is_open(self) -> bool:
-        """Whether anyone may call, because no issuer is configured."""
+        """Whether authentication is disabled, because no issuer is configured."""
         return not self.auth_issuer
 
     @classmethod
@@ -41,17 +41,17 @@ class Settings:
         """Read the settings. Raises `ValueError` naming every variable that is missing or malformed."""
         values: dict[str, object] = {}
         problems: list[str] = []
-        for each in fields(cls):
-            name = f"APP_{each.name.upper()}"
+        for setting in fields(cls):
+            name = f"APP_{setting.name.upper()}"
             text = environ.get(name, "").strip()
             if not text:
-                if each.name in _REQUIRED:
+                if setting.name in _REQUIRED:
                     problems.append(f"{name} is not set")
                 continue
             try:
-                values[each.name] = _PARSERS.get(each.name, str)(text)
+                values[setting.name] = _PARSERS.get(setting.name, str)(text)
             except ValueError:
-                shown = repr(text) if each.repr else "(not shown)"
+                shown = repr(text) if setting.repr else "(not shown)"
                 problems.append(f"{name} is not valid: {shown}")
         if problems:
             raise ValueError("; ".join(problems))
@@ -83,9 +83,9 @@ _SECRET_MIN_CHARACTERS = 32
 def _secrets(text: str) -> tuple[str, ...]:
     """Read the secret of edge/template.yaml: {"current": "...", "previous": "..."}."""
     values = json.loads(text)
-    if not isinstance(values, dict) or not all(isinstance(each, str) for each in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         raise ValueError
-    found = tuple(each for each in values.values() if len(each) >= _SECRET_MIN_CHARACTERS)
+    found = tuple(value for value in values.values() if len(value) >= _SECRET_MIN_CHARACTERS)
     if not found:  # rather no start than an origin open to everyone
         raise ValueError
     return found

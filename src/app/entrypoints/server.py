@@ -49,13 +49,17 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         cut = set(self.server_state.tasks)
         if cut and not self.force_exit:
-            # Each has its line in the log. uvicorn would add that it was cancelled, with a traceback.
-            logging.getLogger("uvicorn.error").disabled = True
             await asyncio.wait(cut, timeout=CUT_SECONDS)
+
+
+def _is_no_cut(record: logging.LogRecord) -> bool:
+    """Whether a record does not just say that a request was cut: that has its own entry in the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def main() -> None:
     """Serve the application until told to stop."""
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut)
     config = uvicorn.Config(
         app,
         http=HttpProtocol,
@@ -67,7 +71,6 @@ def main() -> None:
         timeout_graceful_shutdown=FINISH_SECONDS,
         access_log=False,  # app.core.http.access_log writes one
         log_config=None,
-        lifespan="off",  # nothing to start, and asking would import FastAPI
         # The load balancer says who called and by which scheme.
         proxy_headers=True,
         forwarded_allow_ips="*",

@@ -1,116 +1,185 @@
-"""What the endpoints that matter for speed do: use case in, response out. No rules, and no FastAPI.
-
-Each is reached in two ways: through `routes`, where FastAPI reads the request, and through `front`,
-which reads plainly good requests without it.
-"""
+"""The endpoints of orders."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from typing import Any
+from typing import Annotated
 
+from msgspec.structs import asdict
+from starlette.requests import Request
 from starlette.responses import Response
 
-from app.core.errors import DependencyUnavailable, Overloaded, VersionConflict
+from app.core import telemetry
+from app.core.auth.caller import Caller
 from app.core.http import conditions
-from app.core.http.responses import etag, json_response, order_response, public
-from app.orders.models import Caller, OrderStatus
+from app.core.http.auth import RequireScope
+from app.core.http.conditions import IfMatch, IfNoneMatch
+from app.core.http.problems import OF_CONTENT, problems
+from app.core.http.responses import NOT_KEPT, created_response, json_response, list_response
+from app.core.http.routing import APIRouter, Depends, Header, Query
+from app.orders.models import (
+    AttachmentList,
+    NewAttachment,
+    Order,
+    OrderCreate,
+    OrderFilters,
+    OrderList,
+    StatusUpdate,
+    Upload,
+)
 from app.orders.service import OrderService
 
-# Shorter than the 5 s after which a load balancer's health check gives up.
-READY_TIMEOUT_SECONDS = 2.0
-
-# Compared strongly, so no weak tag. DynamoDB refuses numbers of more than 38 digits.
-_is_tag = re.compile('"([1-9][0-9]{0,17})"', re.ASCII).fullmatch
-# How often the order may change between our reading and our writing it, before the caller has to look again.
-_MAX_TRIES = 3
+router = APIRouter(prefix="/orders", tags=["orders"])
 
 
-async def place_order(
-    service: OrderService,
-    caller: Caller,
-    root_path: str,
-    customer: str,
-    product: str,
-    quantity: int,
-    idempotency_key: str | None,
-    if_match: str | None,
-    if_none_match: str | None,
+async def get_service(request: Request) -> OrderService:
+    """Return the use cases that the application was built with."""
+    service: OrderService = request.app.state.orders
+    return service
+
+
+Orders = Annotated[OrderService, Depends(get_service)]
+CanRead = Annotated[Caller, Depends(RequireScope("orders:read"))]
+CanWrite = Annotated[Caller, Depends(RequireScope("orders:write"))]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Order,
+    responses=problems(*OF_CONTENT),
+    summary="Place an order",
+    response_description="The order. `Idempotent-Replayed: true` when an earlier request placed it.",
+)
+async def create_order(
+    request: Request,
+    orders: Orders,
+    caller: CanWrite,
+    body: OrderCreate,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Place an order; with an idempotency key, once however often this is called."""
+    """Place an order; with an `Idempotency-Key`, once however often this is sent.
+
+    The list of orders exists and has no entity tag: with `If-None-Match: *`, or an `If-Match` of anything
+    but `*`, this is 412. Use an `Idempotency-Key`.
+    """
     if not conditions.allow_untagged(if_match, if_none_match):
         raise conditions.not_met()
-    placed = await service.place_order(caller, customer, product, quantity, idempotency_key)
-    headers = {"location": f"{root_path}/orders/{placed.order.id}"}
-    if placed.replayed:
-        headers["idempotent-replayed"] = "true"
-    return order_response(placed.order, 201, headers)
+    created = await orders.create(caller, body, idempotency_key)
+    if not created.replayed:
+        telemetry.add_metric("OrdersPlaced")
+    telemetry.add_log_fields(order_id=created.entity.id)
+    return created_response(f"{request.scope.get('root_path', '')}/orders", created)
 
 
+@router.get("", response_model=OrderList, responses=problems(400), summary="List orders, newest first")
 async def list_orders(
-    service: OrderService,
-    caller: Caller,
-    limit: int,
-    cursor: str | None,
-    customer: str | None,
-    status: OrderStatus | None,
+    *,
+    orders: Orders,
+    caller: CanRead,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(max_length=512, description="`next_cursor` of the page before")
+    ] = None,
+    filters: Annotated[OrderFilters, Query()],
 ) -> Response:
-    """List orders, newest first."""
-    listed = await service.list_orders(caller, limit, cursor, customer, status)
-    body = {"items": [public(order) for order in listed.orders], "next_cursor": listed.next_cursor}
-    return json_response(body, headers={"cache-control": "no-store"})
+    """List orders. A page may be short, even empty: the list ends where `next_cursor` is null."""
+    return list_response(await orders.list(caller, limit, cursor, asdict(filters)))
 
 
+@router.get(
+    "/{order_id}",
+    response_model=Order,
+    responses=problems(404, 412) | {304: {"description": "The order is still as `If-None-Match` says"}},
+    summary="Get an order",
+)
 async def get_order(
-    service: OrderService, caller: Caller, order_id: str, if_match: str | None, if_none_match: str | None
-) -> Response:
-    """Get an order: 412 unless `if_match` names its present state, 304 when `if_none_match` does."""
-    order = await service.get_order(caller, order_id)
-    if if_match is not None and not conditions.matches(if_match, etag(order)):
-        raise VersionConflict(order)
-    if if_none_match is not None and conditions.matches_weakly(if_none_match, etag(order)):
-        return Response(status_code=304, headers={"etag": etag(order), "cache-control": "private, no-cache"})
-    return order_response(order)
-
-
-async def change_status(
-    service: OrderService,
-    caller: Caller,
+    orders: Orders,
+    caller: CanRead,
     order_id: str,
-    status: OrderStatus,
-    if_match: str | None,
-    if_none_match: str | None,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Move the order along, if its present state meets the conditions. The store compares once more."""
-    if if_none_match is None:
-        if if_match in (None, "*"):
-            return order_response(await service.change_status(caller, order_id, status))
-        if found := _is_tag(if_match or ""):
-            return order_response(await service.change_status(caller, order_id, status, int(found[1])))
-    order = await service.get_order(caller, order_id)
-    for _ in range(_MAX_TRIES):
-        if not conditions.allow_change(etag(order), if_match, if_none_match):
-            break
-        try:
-            return order_response(await service.change_status(caller, order_id, status, order.version))
-        except VersionConflict as moved:  # another request was faster; the new state may be allowed too
-            order = moved.current
-    raise VersionConflict(order)
+    """Get an order: 304 when `If-None-Match` names its present state, 412 when `If-Match` does not.
+
+    An `If-Match` that is no list of entity tags names none; an `If-None-Match` that is none is ignored.
+    """
+    return conditions.get_response(await orders.get(caller, order_id), if_match, if_none_match)
 
 
-async def health() -> Response:
-    """Answer without touching anything."""
-    return json_response({"status": "ok"}, headers={"cache-control": "no-store"})
+@router.put(
+    "/{order_id}/status",
+    response_model=Order,
+    responses=problems(404, 409, *OF_CONTENT),
+    summary="Change an order's status",
+)
+async def change_status(
+    orders: Orders,
+    caller: CanWrite,
+    order_id: str,
+    body: StatusUpdate,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Move the order along; with `If-Match`, only if it is still in the state you read.
+
+    Both conditions are about the order's `ETag`. `If-Match` takes one, several separated by commas (any may
+    match), or `*`; `If-None-Match` the same, and none may match. One that cannot be read is not met.
+    """
+    return await conditions.update_if_met(
+        lambda: orders.get(caller, order_id),
+        lambda version: orders.change_status(caller, order_id, body.status, version),
+        if_match,
+        if_none_match,
+    )
 
 
-async def ready(service: OrderService, state: Any) -> Response:
-    """Ask the dependencies, briefly; say no while the server drains."""
-    if state.draining:
-        raise Overloaded
-    try:
-        async with asyncio.timeout(READY_TIMEOUT_SECONDS):
-            await service.check_dependencies()
-    except TimeoutError as late:
-        raise DependencyUnavailable("database") from late
-    return json_response({"status": "ready"}, headers={"cache-control": "no-store"})
+@router.post(
+    "/{order_id}/attachments",
+    response_model=Upload,
+    responses=problems(404, 409, *OF_CONTENT),
+    summary="Get an upload for an attachment",
+)
+async def offer_upload(
+    orders: Orders,
+    caller: CanWrite,
+    order_id: str,
+    body: NewAttachment,
+    if_match: IfMatch = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
+
+    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced.
+    An order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes
+    its `size_bytes`, or the largest size there is if you do not say.
+    """
+    if not conditions.allow_untagged(if_match, if_none_match):
+        await orders.get(caller, order_id)  # without an order there are no conditions
+        raise conditions.not_met()
+    return json_response(await orders.offer_upload(caller, order_id, body), headers=NOT_KEPT)
+
+
+@router.get(
+    "/{order_id}/attachments",
+    response_model=AttachmentList,
+    responses=problems(404),
+    summary="List an order's attachments",
+)
+async def list_attachments(orders: Orders, caller: CanRead, order_id: str) -> Response:
+    """List the attachments, each with a link that downloads it for a while."""
+    return json_response({"items": await orders.list_attachments(caller, order_id)}, headers=NOT_KEPT)
+
+
+@router.get(
+    "/{order_id}/receipt",
+    status_code=303,
+    response_class=Response,
+    responses=problems(404) | {303: {"description": "`Location` shows the receipt, for a while"}},
+    summary="Get an order's receipt",
+)
+async def get_receipt(orders: Orders, caller: CanRead, order_id: str) -> Response:
+    """Go to the receipt. It is written moments after the order is placed; until then this is 404."""
+    url = await orders.receipt_url(caller, order_id)
+    return Response(status_code=303, headers={"location": url, **NOT_KEPT})

@@ -1,54 +1,37 @@
-"""The events of an order, as `docs/events/` describes them: facts, in the past tense.
-
-An event's id is `<order id>:<version>`. The relay may publish one event twice, never two
-different ones with the same id, so a consumer can tell what it has already seen.
-"""
+"""The events of an order."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from app.core.context import known_parent
-from app.orders.models import Order, OrderStatus, timestamp
-from app.orders.ports import Event
+from msgspec import Meta
 
-ORDER_PLACED = "OrderPlaced"
-ORDER_STATUS_CHANGED = "OrderStatusChanged"
-
-# Grows when a field goes or changes its meaning; a new field alone is no new version.
-SCHEMA_VERSION = 1
+from app.core.events.event import Event
+from app.core.events.stream import Source
+from app.orders.models import Order, OrderStatus
+from app.orders.repository import PREFIX
 
 
-def order_placed(order: Order, *, traceparent: str = "", correlation_id: str = "") -> Event:
-    """Say that `order` was placed."""
-    return Event(ORDER_PLACED, _detail(order, traceparent, correlation_id))
+class OrderPlaced(Event):
+    """An order was placed."""
+
+    order: Order
 
 
-def order_status_changed(
-    order: Order, previous: OrderStatus, *, traceparent: str = "", correlation_id: str = ""
-) -> Event:
-    """Say that `order` has left the status `previous` for the one it now has."""
-    detail = _detail(order, traceparent, correlation_id) | {"previous_status": str(previous)}
-    return Event(ORDER_STATUS_CHANGED, detail)
+class OrderStatusChanged(Event):
+    """An order moved on, or was put back by a restore; `order` is as it was right after."""
+
+    order: Order
+    previous_status: Annotated[
+        OrderStatus, Meta(description="After a restore any status may follow any, itself included.")
+    ]
 
 
-def _detail(order: Order, traceparent: str, correlation_id: str) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "event_id": f"{order.id}:{order.version}",
-        "occurred_at": timestamp(order.updated_at),
-        "correlation_id": correlation_id,
-        # What a caller sent may be anything; consumers get a trace or none.
-        "traceparent": known_parent(traceparent),
-        "order": {
-            "id": order.id,
-            "customer": order.customer,
-            "product": order.product,
-            "quantity": order.quantity,
-            "status": str(order.status),
-            "version": order.version,
-            "created_at": timestamp(order.created_at),
-            "updated_at": timestamp(order.updated_at),
-            "owner": order.owner,
-        },
-    }
+def changed(old: Order | None, new: Order) -> Event | None:
+    """Return the event of a change; None when nothing happened that others should know."""
+    if old is None:
+        return OrderPlaced(order=new)
+    return OrderStatusChanged(order=new, previous_status=old.status)
+
+
+source = Source(PREFIX, Order, changed)

@@ -1,16 +1,15 @@
-"""Orders, their states and who may see them. Pure standard library, no I/O."""
+"""Orders and their states, and what may be attached to them."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import time
-import uuid
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from app.core.models import FieldError, Id, Model, Name, Owner, UtcTime, Version
 
 
 class OrderStatus(StrEnum):
@@ -21,6 +20,63 @@ class OrderStatus(StrEnum):
     SHIPPED = "shipped"
     DELIVERED = "delivered"
     CANCELLED = "cancelled"
+
+
+TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
+    OrderStatus.PENDING: frozenset({OrderStatus.PROCESSING, OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
+    OrderStatus.PROCESSING: frozenset({OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
+    OrderStatus.SHIPPED: frozenset({OrderStatus.DELIVERED}),
+    OrderStatus.DELIVERED: frozenset(),
+    OrderStatus.CANCELLED: frozenset(),
+}
+
+
+def allowed_from(target: OrderStatus) -> frozenset[OrderStatus]:
+    """Return the states from which `target` may be entered."""
+    return frozenset(state for state, following in TRANSITIONS.items() if target in following)
+
+
+class OrderCreate(Model, forbid_unknown_fields=True):
+    """The order to place."""
+
+    json_schema_extra: ClassVar = {"examples": [{"customer": "John Doe", "product": "Widget", "quantity": 5}]}
+
+    customer: Name
+    product: Name
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Order(OrderCreate, forbid_unknown_fields=False):
+    """An order. Times are UTC."""
+
+    id: Id
+    status: OrderStatus
+    version: Version
+    created_at: UtcTime
+    updated_at: UtcTime
+    owner: Owner = None
+
+
+class OrderFilters(Model):
+    """What a list of orders can be filtered by."""
+
+    customer: Name | None = None
+    status: OrderStatus | None = None
+
+
+class OrderList(Model):
+    """One page of orders, newest first; it may be short and still have a next one."""
+
+    items: list[Order]
+    next_cursor: str | None
+
+
+class StatusUpdate(Model, forbid_unknown_fields=True):
+    """The status to move the order to."""
+
+    json_schema_extra: ClassVar = {"examples": [{"status": "shipped"}]}
+
+    status: OrderStatus
 
 
 class AttachmentType(StrEnum):
@@ -42,6 +98,8 @@ FILE_ENDINGS: dict[AttachmentType, tuple[str, ...]] = {
     AttachmentType.CSV: ("csv",),
 }
 MAX_FILE_NAME = 100
+# The most that template.yaml lets AttachmentMaxBytes be.
+MAX_UPLOAD_BYTES = 1_000_000_000
 # Names that Windows keeps for devices, whatever follows a dot.
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file#naming-conventions
 _DEVICES = ("con", "prn", "aux", "nul", "com[0-9]", "lpt[0-9]")
@@ -54,8 +112,8 @@ def file_name_pattern(content_type: AttachmentType) -> str:
     "${filename}" (which S3 would fill in), no hidden file, nothing beyond ASCII (which may be drawn from
     right to left, or not at all), no device; and its last ending, which is what decides, is that of its type.
     """
-    ending = "|".join(_in_any_case(each) for each in FILE_ENDINGS[content_type])
-    device = "|".join(_in_any_case(each) for each in _DEVICES)
+    ending = "|".join(_in_any_case(ending) for ending in FILE_ENDINGS[content_type])
+    device = "|".join(_in_any_case(device) for device in _DEVICES)
     return f"^(?!({device}) *[.])[A-Za-z0-9][A-Za-z0-9 ._-]*[.]({ending})$"
 
 
@@ -63,96 +121,59 @@ def _in_any_case(word: str) -> str:
     return re.sub("[a-z](?!-|])", lambda letter: f"[{letter[0]}{letter[0].upper()}]", word)
 
 
-TRANSITIONS: dict[OrderStatus, frozenset[OrderStatus]] = {
-    OrderStatus.PENDING: frozenset({OrderStatus.PROCESSING, OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
-    OrderStatus.PROCESSING: frozenset({OrderStatus.SHIPPED, OrderStatus.CANCELLED}),
-    OrderStatus.SHIPPED: frozenset({OrderStatus.DELIVERED}),
-    OrderStatus.DELIVERED: frozenset(),
-    OrderStatus.CANCELLED: frozenset(),
-}
+class NewAttachment(Model, forbid_unknown_fields=True):
+    """The attachment to upload. Its name ends as its type does."""
+
+    json_schema_extra: ClassVar = {
+        "examples": [{"name": "invoice.pdf", "content_type": "application/pdf", "size_bytes": 54321}],
+        "anyOf": [
+            {
+                "properties": {
+                    "content_type": {"const": content_type},
+                    "name": {"pattern": file_name_pattern(content_type)},
+                }
+            }
+            for content_type in AttachmentType
+        ],
+    }
+
+    content_type: AttachmentType
+    name: Annotated[str, Meta(max_length=MAX_FILE_NAME)]
+    size_bytes: Annotated[
+        Annotated[int, Meta(ge=1, le=MAX_UPLOAD_BYTES)] | None,
+        Meta(description="The size of the file: the upload takes no more, and counts no more"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Reject a name that is not one for the type."""
+        if not re.fullmatch(file_name_pattern(self.content_type), self.name):
+            endings = " or ".join(f".{ending}" for ending in FILE_ENDINGS[self.content_type])
+            raise FieldError(
+                "name",
+                "A file name has letters, digits, spaces and . _ - in it, begins with a letter or digit, ends"
+                f" in {endings} for {self.content_type}, and is no name of a device (CON, NUL, COM1, ...)",
+            )
 
 
-def sources_of(target: OrderStatus) -> frozenset[OrderStatus]:
-    """Return the states from which `target` may be entered."""
-    return frozenset(state for state, following in TRANSITIONS.items() if target in following)
+class Upload(Model):
+    """How to upload: POST all of `fields`, and last the part `file`, to `url` as multipart/form-data."""
+
+    url: str
+    fields: dict[str, str]
+    max_bytes: int
+    expires_in_seconds: int
 
 
-class Order(NamedTuple):
-    """One order. `version` starts at 1 and grows with every change (a restore skips some); times are UTC.
+class Attachment(Model):
+    """An attachment; `url` downloads it and is valid for some minutes."""
 
-    A named tuple, because a frozen dataclass takes four times as long to make, and a list makes fifty.
-    """
-
-    id: str
-    customer: str
-    product: str
-    quantity: int
-    status: OrderStatus
-    version: int
-    created_at: datetime
-    updated_at: datetime
-    owner: str | None = None  # the caller's `sub`; None when the API runs without authentication
-
-    @property
-    def position(self) -> str:
-        """The order's place in every list: newest first is this key, descending."""
-        return f"{timestamp(self.created_at)}#{self.id}"
+    name: str
+    size_bytes: int
+    uploaded_at: datetime
+    url: str
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `subject` is None when the API runs without authentication."""
+class AttachmentList(Model):
+    """The order's attachments by name, a thousand at most."""
 
-    subject: str | None = None
-    scopes: frozenset[str] = frozenset()
-
-    @property
-    def sees_all(self) -> bool:
-        """Whether lists and look-ups are not limited to the caller's own orders."""
-        return self.subject is None or "orders:admin" in self.scopes
-
-    def may_see(self, order: Order) -> bool:
-        """Whether `order` exists as far as this caller is concerned."""
-        return self.sees_all or order.owner == self.subject
-
-
-ANYONE = Caller()
-
-
-def now() -> datetime:
-    """Return the present moment, UTC, cut to the microseconds that are stored."""
-    return datetime.now(UTC)
-
-
-def timestamp(moment: datetime) -> str:
-    """Format a UTC moment with a fixed width, so that text order is time order."""
-    return moment.isoformat(timespec="microseconds")[:26] + "Z"
-
-
-def new_order_id() -> str:
-    """Return a fresh UUIDv7 (RFC 9562, section 5.7): its first 48 bits are Unix milliseconds."""
-    milliseconds = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10))
-    value = (milliseconds & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62
-    return str(uuid.UUID(int=value | random & (1 << 62) - 1))
-
-
-_ORDER_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def is_order_id(text: str) -> bool:
-    """Whether `text` is spelled as every order's id is."""
-    return _ORDER_ID.fullmatch(text) is not None
-
-
-def order_id_for(caller: Caller, idempotency_key: str) -> str:
-    """Derive the order's id from the caller and the key: a UUIDv8 (RFC 9562, section 5.8).
-
-    The same caller and key give the same id, so one conditional put finds the twin; another
-    caller's equal key gives another id.
-    """
-    subject = caller.subject or ""
-    digest = hashlib.sha256(f"{len(subject)}:{subject}:{idempotency_key}".encode()).digest()
-    value = int.from_bytes(digest[:16])
-    value = value & ~(0xF << 76) | 0x8 << 76
-    return str(uuid.UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
+    items: list[Attachment]

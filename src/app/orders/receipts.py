@@ -1,4 +1,4 @@
-"""The receipt of an order: read from its `OrderPlaced` event, written as a small HTML document."""
+"""The receipt of an order: a consumer of `OrderPlaced` that writes a small HTML document."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from app.orders.events import ORDER_PLACED, SCHEMA_VERSION
-
-
-class MalformedEvent(ValueError):
-    """The message is not an event that we understand; no retry will change that."""
-
+from app.core import telemetry
+from app.core.events.consumer import consumer
+from app.core.settings import Settings
+from app.orders.documents import S3DocumentStore
+from app.orders.service import DocumentStore
 
 # As docs/events/ has them: JSON may write a whole number as 5.0. The id becomes part of the document's key.
 OrderId = Annotated[str, Meta(pattern=r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")]
@@ -24,7 +23,7 @@ Moment = Annotated[str, Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-
 
 
 # What a receipt needs of an event. Other fields may come and go (docs/events.md).
-class OrderFacts(msgspec.Struct, frozen=True):
+class ReceiptOrder(msgspec.Struct, frozen=True):
     """The order, as far as a receipt shows it."""
 
     id: OrderId
@@ -46,34 +45,11 @@ class OrderFacts(msgspec.Struct, frozen=True):
 class PlacedDetail(msgspec.Struct, frozen=True):
     """The detail of an `OrderPlaced` event."""
 
-    schema_version: Annotated[float, Meta(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+    schema_version: Annotated[float, Meta(ge=1, le=1)]
     event_id: str
-    order: OrderFacts
+    order: ReceiptOrder
     correlation_id: str = ""
     traceparent: str = ""
-
-
-class _Envelope(msgspec.Struct, rename="kebab"):
-    detail_type: str
-    detail: msgspec.Raw
-
-
-_envelope = msgspec.json.Decoder(_Envelope)
-_placed = msgspec.json.Decoder(PlacedDetail)
-
-
-def placed_order(message: str) -> PlacedDetail | None:
-    """Read an event as EventBridge hands it over; None when it needs no receipt.
-
-    Raises `MalformedEvent`.
-    """
-    try:
-        envelope = _envelope.decode(message)
-        if envelope.detail_type != ORDER_PLACED:
-            return None
-        return _placed.decode(envelope.detail)
-    except (msgspec.DecodeError, UnicodeError) as unreadable:
-        raise MalformedEvent(str(unreadable)) from unreadable
 
 
 # It loads and runs nothing, whatever an order's fields may hold.
@@ -109,12 +85,12 @@ th, td {{ text-align: left; padding: .5rem; border-bottom: 1px solid #767676; ov
 """
 
 
-def receipt_html(order: OrderFacts) -> bytes:
+def receipt_html(order: ReceiptOrder) -> bytes:
     """Write the receipt. The same order gives the same bytes."""
     return _PAGE.format(
-        id=_shown(order.id),
-        customer=_shown(order.customer),
-        product=_shown(order.product),
+        id=_escape(order.id),
+        customer=_escape(order.customer),
+        product=_escape(order.product),
         quantity=int(order.quantity),
         iso=order.placed_at.isoformat(),
         placed=order.placed_at.strftime("%d %B %Y, %H:%M UTC"),
@@ -122,8 +98,24 @@ def receipt_html(order: OrderFacts) -> bytes:
 
 
 # HTML allows no control characters, not even escaped. https://html.spec.whatwg.org/#preprocessing-the-input-stream
-_CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "�")
+_CONTROL_CHARS = dict.fromkeys((*range(32), *range(127, 160)), "�")
 
 
-def _shown(text: str) -> str:
-    return escape(text.translate(_CONTROLS))
+def _escape(text: str) -> str:
+    return escape(text.translate(_CONTROL_CHARS))
+
+
+def _documents(settings: Settings) -> DocumentStore:
+    return S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
+
+
+@consumer("receipts", "OrderPlaced", _documents, failures="ReceiptFailures")
+async def write_receipt(event: PlacedDetail, documents: DocumentStore) -> None:
+    """Store the receipt. The first one stays, so an event that comes twice changes nothing."""
+    telemetry.add_log_fields(order_id=event.order.id)
+    written = await documents.put_receipt(event.order.id, receipt_html(event.order))
+    telemetry.add_log_fields(written=written)  # False: it was there already
+    telemetry.add_metric("ReceiptsWritten", int(written))
+
+
+handler = write_receipt.handler

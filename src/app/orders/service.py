@@ -1,200 +1,119 @@
-"""The use cases. Every rule about orders is here or in `domain`; HTTP and storage know none."""
+"""What can be done with orders, beside what can be done with any resource (`core.service`)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from typing import Protocol
 
-from app.core import cursor
-from app.core.errors import (
+from app.core.auth.caller import Caller
+from app.core.service import CursorKey, Service
+from app.core.times import now
+from app.core.wiring import Core
+from app.orders.documents import S3DocumentStore
+from app.orders.errors import (
     AttachmentTooLarge,
-    IdempotencyKeyReused,
     IllegalTransition,
-    OrderNotFound,
     ReceiptNotReady,
     TooManyAttachments,
     UploadQuotaExceeded,
-    VersionConflict,
 )
 from app.orders.models import (
+    Attachment,
     AttachmentType,
-    Caller,
+    NewAttachment,
     Order,
     OrderStatus,
-    is_order_id,
-    new_order_id,
-    now,
-    order_id_for,
-    sources_of,
+    Upload,
+    allowed_from,
 )
-from app.orders.ports import Attachment, CursorKey, DocumentStore, OrderQuery, OrderStore, Upload
+from app.orders.repository import DynamoOrderRepository, OrderRepository
 
 MAX_ATTACHMENTS = 20  # of an order; one of the same name replaces, and is none more
 # What a caller is offered in a day (UTC): as many bytes as this number of the largest attachments.
 DAILY_UPLOADS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedOrder:
-    """What `place_order` answers. `replayed`: an earlier request with the same key placed it."""
+class DocumentStore(Protocol):
+    """Receipts and attachments. Raises `DependencyUnavailable` when the storage does not answer."""
 
-    order: Order
-    replayed: bool
+    max_bytes: int  # of an attachment
+
+    async def presign_upload(
+        self, order_id: str, name: str, content_type: AttachmentType, max_bytes: int
+    ) -> Upload:
+        """Return a presigned POST for one attachment of the order, bound to its type and size."""
+
+    async def attachments(self, order_id: str) -> list[Attachment]:
+        """Return the order's attachments, by name."""
+
+    async def put_receipt(self, order_id: str, html: bytes) -> bool:
+        """Store the receipt unless there is one; return whether it was stored."""
+
+    async def receipt_url(self, order_id: str) -> str | None:
+        """Return a link to the receipt, or None when there is none yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedOrders:
-    """One page of orders, newest first, and the cursor of the next one."""
+class OrderService(Service[Order]):
+    """The use cases of orders, over the stores they are given."""
 
-    orders: list[Order]
-    next_cursor: str | None
-
-
-class OrderService:
-    """The use cases, over the ports they are given."""
-
-    def __init__(self, store: OrderStore, documents: DocumentStore, cursor_key: CursorKey) -> None:
-        self._store = store
+    def __init__(self, orders: OrderRepository, documents: DocumentStore, cursor_key: CursorKey) -> None:
+        super().__init__("orders", orders, cursor_key, status=OrderStatus.PENDING)
+        self._orders = orders
         self._documents = documents
-        self._cursor_key = cursor_key
-
-    async def place_order(
-        self, caller: Caller, customer: str, product: str, quantity: int, idempotency_key: str | None = None
-    ) -> PlacedOrder:
-        """Place an order, once for each caller and idempotency key.
-
-        Raises `IdempotencyKeyReused` when the key came with another order before.
-        """
-        moment = now()
-        order = Order(
-            id=new_order_id() if idempotency_key is None else order_id_for(caller, idempotency_key),
-            customer=customer,
-            product=product,
-            quantity=quantity,
-            status=OrderStatus.PENDING,
-            version=1,
-            created_at=moment,
-            updated_at=moment,
-            owner=caller.subject,
-        )
-        fingerprint = hashlib.sha256(json.dumps([customer, product, quantity]).encode()).hexdigest()
-        placed = await self._store.place(order, fingerprint)
-        if placed.created:
-            return PlacedOrder(placed.order, replayed=False)
-        if placed.fingerprint != fingerprint:
-            raise IdempotencyKeyReused
-        return PlacedOrder(_as_first_placed(placed.order), replayed=True)
-
-    async def get_order(self, caller: Caller, order_id: str) -> Order:
-        """Return the order. Raises `OrderNotFound`, also when it is another caller's."""
-        order = await self._store.get(order_id) if is_order_id(order_id) else None
-        if order is None or not caller.may_see(order):
-            raise OrderNotFound(order_id)
-        return order
 
     async def change_status(
         self, caller: Caller, order_id: str, target: OrderStatus, version: int | None = None
     ) -> Order:
         """Move the order to `target`; asking for the present status changes nothing.
 
-        Raises `OrderNotFound`; `VersionConflict` when `version` is given and stale;
+        Raises `NotFound`; `VersionConflict` when `version` is given and stale;
         `IllegalTransition` when the present status does not lead there.
         """
-        if not is_order_id(order_id):
-            raise OrderNotFound(order_id)
-        change = await self._store.change_status(
-            order_id,
-            target,
-            sources=sources_of(target),
-            at=now(),
-            owner=None if caller.sees_all else caller.subject,
-            version=version,
+        order, changed = await self.update(
+            caller, order_id, {"status": target}, allowed={"status": allowed_from(target)}, version=version
         )
-        if change.order is None or not caller.may_see(change.order):
-            raise OrderNotFound(order_id)
-        if change.changed:
-            return change.order
-        if version is not None and version != change.order.version:
-            raise VersionConflict(change.order)
-        if change.order.status != target:
-            raise IllegalTransition(change.order, target)
-        return change.order
+        if not changed and order.status != target:
+            raise IllegalTransition(order, target)
+        return order
 
-    async def list_orders(
-        self,
-        caller: Caller,
-        limit: int,
-        after: str | None = None,
-        customer: str | None = None,
-        status: OrderStatus | None = None,
-    ) -> ListedOrders:
-        """List the caller's orders (an admin: all), newest first.
+    async def offer_upload(self, caller: Caller, order_id: str, attachment: NewAttachment) -> Upload:
+        """Return a presigned upload for an attachment, of its size at most if that is given.
 
-        A page may be short, even empty, and still have a `next_cursor`: filters are applied to a
-        bounded number of orders. Raises `InvalidCursor` when `after` is not from this very list.
+        Raises `NotFound`, `AttachmentTooLarge`, `TooManyAttachments` or `UploadQuotaExceeded`.
         """
-        scope = cursor.scope_of(caller, customer=customer, status=status)
-        before = None if after is None else cursor.decrypt(after, scope, await self._cursor_key.cursor_key())
-        page = await self._store.page(
-            OrderQuery(
-                limit=limit,
-                owner=None if caller.sees_all else caller.subject,
-                customer=customer,
-                status=status,
-                before=before,
-            )
-        )
-        if page.next_before is None:
-            return ListedOrders(page.orders, None)
-        return ListedOrders(
-            page.orders, cursor.encrypt(page.next_before, scope, await self._cursor_key.cursor_key())
-        )
-
-    async def offer_upload(
-        self,
-        caller: Caller,
-        order_id: str,
-        name: str,
-        content_type: AttachmentType,
-        size_bytes: int | None = None,
-    ) -> Upload:
-        """Return a presigned upload for an attachment, of that size at most if it is given.
-
-        Raises `OrderNotFound`, `AttachmentTooLarge`, `TooManyAttachments` or `UploadQuotaExceeded`.
-        """
-        await self.get_order(caller, order_id)
+        await self.get(caller, order_id)
         largest = self._documents.max_bytes
-        size = largest if size_bytes is None else size_bytes
+        size = attachment.size_bytes or largest
         if size > largest:
             raise AttachmentTooLarge(largest)
-        if not await self._store.add_attachment(order_id, name, MAX_ATTACHMENTS):
+        if not await self._orders.add_attachment(order_id, attachment.name, MAX_ATTACHMENTS):
             raise TooManyAttachments(MAX_ATTACHMENTS)
         moment = now()
-        if not await self._store.reserve_upload(caller.subject, moment.date(), size, DAILY_UPLOADS * largest):
+        if not await self._orders.reserve_upload(
+            caller.subject, moment.date(), size, DAILY_UPLOADS * largest
+        ):
             tomorrow = datetime.combine(moment.date() + timedelta(days=1), time(), UTC)
             raise UploadQuotaExceeded(int((tomorrow - moment).total_seconds()) + 1)
-        return await self._documents.presign_upload(order_id, name, content_type, size)
+        return await self._documents.presign_upload(order_id, attachment.name, attachment.content_type, size)
 
     async def list_attachments(self, caller: Caller, order_id: str) -> list[Attachment]:
-        """Return the order's attachments. Raises `OrderNotFound`."""
-        await self.get_order(caller, order_id)
+        """Return the order's attachments. Raises `NotFound`."""
+        await self.get(caller, order_id)
         return await self._documents.attachments(order_id)
 
     async def receipt_url(self, caller: Caller, order_id: str) -> str:
-        """Return a link to the receipt. Raises `OrderNotFound` or `ReceiptNotReady`."""
-        await self.get_order(caller, order_id)
+        """Return a link to the receipt. Raises `NotFound` or `ReceiptNotReady`."""
+        await self.get(caller, order_id)
         url = await self._documents.receipt_url(order_id)
         if url is None:
             raise ReceiptNotReady(order_id)
         return url
 
-    async def check_dependencies(self) -> None:
-        """Return if the database answers. Raises `DependencyUnavailable`."""
-        await self._store.ping()
 
-
-def _as_first_placed(order: Order) -> Order:
-    """Return the order as its first answer showed it, whatever has happened to it since."""
-    return order._replace(status=OrderStatus.PENDING, version=1, updated_at=order.created_at)
+def build(core: Core) -> OrderService:
+    """Return the use cases over the table and the bucket."""
+    settings = core.settings
+    documents = S3DocumentStore(
+        settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes, core.credentials
+    )
+    return OrderService(DynamoOrderRepository(core.table), documents, core.cursor_key)

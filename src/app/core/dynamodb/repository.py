@@ -1,50 +1,39 @@
-"""The `OrderStore` on DynamoDB: one table, one item for each order.
+"""The repository of a resource on DynamoDB: one table for all resources, one item for each entity.
 
 Item (attribute names as stored; S unless noted):
 
-    pk            order#<id>                      the only table key
-    id, customer, product, status, created_at, updated_at, quantity (N), version (N)
-    owner         the caller's sub                absent when the API is open
-    position      <created_at>#<id>               sort key of every index; newest first is descending
-    shard         orders#<n>, n = hash(id) mod N  orders-by-shard
-    customer_key  customer#<customer>             orders-by-customer
-    owner_key     owner#<owner>                   orders-by-owner; absent when the API is open
-    fingerprint   SHA-256 of the placed body      tells a replay from a reused idempotency key
-    write_id      new with every write            tells our own resent write from another's
-    traceparent, correlation_id                   of the last write; the relay passes them on
-
-Two other kinds of items, in no index and without events:
-
-    pk            attachments#<order id>
-    names (SS)    of the order's attachments, uploaded or offered
-
-    pk            uploads#<day>#<caller's sub>    the sub is empty when the API is open
-    reserved (N)  bytes of uploads offered to the caller on that day
-    expires_at    (N) a day after it: the table deletes the item some time later
+    pk             <resource>#<id>                    the only table key
+    <field>        each field of the entity           `codec`; absent when None
+    sort_key       <created_at>#<id>                  sort key of every index; newest first is descending
+    shard          <resource>#<n>, n = hash(id) mod N by-shard
+    owner_key      <resource>#<owner>                 by-owner; absent when the API is open
+    filter_key     <resource>#<value>                 by-filter, of the resource's one indexed field
+    fingerprint    SHA-256 of the request             tells a replay from a reused idempotency key
+    write_id       new with every write               tells our own resent write from another's
+    traceparent, correlation_id                       of the last write; the relay passes them on
 
 Access patterns, and what one costs (items up to 1 KB; the indexes project everything):
 
-    place an order          PutItem if pk is free; else the stored item comes back   3 WCU (4 with an owner)
-    get an order            GetItem, consistent                                      1 RCU
-    change the status       UpdateItem on status, owner, version                     3 WCU (4 with an owner)
-    all orders              Query on every shard, merged by position                 N x (s + s / 2 + 1) items
-    an owner's orders       Query orders-by-owner                                    limit + 1 items
-    a customer's orders     Query orders-by-customer, for admins                     limit + 1 items
-    by status, or an        a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
-    owner's by customer     of `_FILTERED_READ` items or a page, then a short page with a cursor
-    offer an upload         GetItem; UpdateItem on the names, UpdateItem on the      1 RCU, 2 WCU (names: one
-                            caller's day                                             for each KB of them)
+    create                  PutItem if pk is free; else the stored item comes back   3 WCU (4 with an owner)
+    get                     GetItem, consistent                                      1 RCU
+    update                  UpdateItem on what it asks of fields, owner, version     3 WCU (4 with an owner)
+    list all                Query on every shard, merged by sort key                 N x (s + s / 2 + 1) items
+    an owner's              Query by-owner                                           limit + 1 items
+    by the indexed field    Query by-filter, for admins                              limit + 1 items
+    by another field, or    a filter on one of these: at most `_MAX_ROUNDS` Queries on each partition,
+    an owner's by any       of `_FILTERED_READ` items or a page, then a short page with a cursor
 
 A list with an owner reads that owner's items and no others. So neither what it costs nor how it is cut into
-pages tells of anyone else's orders.
+pages tells of anyone else's.
 
-Of all orders each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and one,
-for they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards, 128 for one of
-20 with 64. A shard that holds more of the page is asked again. Counted by tests/local/test_list_cost.py.
+Of a list of all each shard is asked for its share s = (limit + 1) / N, rounded up, half as much again, and
+one, for they do not spread evenly: 40 items for a page of 20 and 160 for one of 100 with 4 shards, 128 for
+one of 20 with 64. A shard that holds more of the page is asked again. Counted by
+tests/local/test_list_cost.py.
 
 One partition of an index takes 1,000 WCU a second and throttles the table's writes beyond
 (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html), so the list
-of all orders is spread over N shards. N may grow but not shrink, for a list reads the shards 0 to N-1.
+of all is spread over N shards. N may grow but not shrink, for a list reads the shards 0 to N-1.
 """
 
 from __future__ import annotations
@@ -52,102 +41,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, Generic
 
 import msgspec
 
 from app.core import context
 from app.core.aws.client import AwsCallError, AwsClient, Bulkhead, bounded
-from app.orders.models import Order, OrderStatus, timestamp
-from app.orders.ports import OrderPage, OrderQuery, Placed, StatusChange
-
-Item = dict[str, dict[str, Any]]
-
-
-class Text(msgspec.Struct, gc=False, rename="upper"):
-    """An S attribute."""
-
-    s: str
-
-
-class Number(msgspec.Struct, gc=False, rename="upper"):
-    """An N attribute."""
-
-    n: str
-
-
-class Moment(msgspec.Struct, gc=False, rename="upper"):
-    """An S attribute that holds a time."""
-
-    s: datetime
-
-
-class Status(msgspec.Struct, gc=False, rename="upper"):
-    """An S attribute that holds a status."""
-
-    s: OrderStatus
-
-
-class Listed(msgspec.Struct, gc=False):
-    """What a list reads of an item: no more is asked for. Half the cost of a list is reading its items."""
-
-    id: Text
-    customer: Text
-    product: Text
-    quantity: Number
-    status: Status
-    version: Number
-    created_at: Moment
-    updated_at: Moment
-    position: Text
-    owner: Text | None = None
-
-    def order(self) -> Order:
-        """Return the order. Numbers are whole: they never pass through a float."""
-        return Order(
-            self.id.s,
-            self.customer.s,
-            self.product.s,
-            int(self.quantity.n),
-            self.status.s,
-            int(self.version.n),
-            self.created_at.s,
-            self.updated_at.s,
-            self.owner.s if self.owner else None,
-        )
-
-
-class Stored(Listed, gc=False, kw_only=True):
-    """What is read of an item that is fetched by itself; the rest is skipped."""
-
-    fingerprint: Text
-    write_id: Text
-
-
-class Got(msgspec.Struct, rename="pascal"):
-    """The answer of GetItem."""
-
-    item: Stored | None = None
-
-
-class Updated(msgspec.Struct, rename="pascal"):
-    """The answer of UpdateItem that returns ALL_NEW."""
-
-    attributes: Stored
-
-
-class Queried(msgspec.Struct, rename="pascal"):
-    """The answer of Query."""
-
-    items: list[Listed]
-    last_evaluated_key: Item | None = None
-
-
-_LISTED = {f"#{name}": name for name in Listed.__struct_fields__}
-_PROJECTION = ", ".join(_LISTED)
+from app.core.dynamodb.codec import Codec, Item
+from app.core.models import E
+from app.core.store import CreateResult, Page, Query, UpdateResult
+from app.core.times import timestamp
 
 # A page gives up after this many Queries on a partition and answers short, with a cursor.
 _MAX_ROUNDS = 4
@@ -155,282 +61,282 @@ _MAX_ROUNDS = 4
 _FILTERED_READ = 200
 
 
-class DynamoOrderStore:
-    """Orders in a DynamoDB table. `shards` may grow between deployments, never shrink."""
+class Table:
+    """The table, its client, and the places for those who wait for it. `shards` may grow, never shrink."""
 
-    def __init__(self, client: AwsClient, table_name: str, shards: int) -> None:
-        self._client = client
-        self._table = table_name
-        self._shards = shards
+    def __init__(self, client: AwsClient, name: str, shards: int) -> None:
+        self.name = name
+        self.shards = shards
         self.bulkhead = Bulkhead("dynamodb")
+        self._client = client
+
+    async def call(self, operation: str, request: dict[str, Any], response: type[Any] = dict) -> Any:
+        """Call DynamoDB about the table. See `AwsClient.call`."""
+        return await self._client.call(operation, {"TableName": self.name, **request}, response)
 
     @bounded
-    async def place(self, order: Order, fingerprint: str) -> Placed:
-        """Put the order if its id is free; the refusal itself brings the one that is there."""
-        item = item_of(order, fingerprint, self._shards)
+    async def update_if(self, request: dict[str, Any]) -> bool:
+        """Call UpdateItem; return whether its condition held."""
         try:
-            await self._client.call(
+            await self.call("UpdateItem", request)
+        except AwsCallError as error:
+            if error.code != "ConditionalCheckFailedException":
+                raise
+            return False
+        return True
+
+
+class DynamoRepository(Generic[E]):
+    """A `Repository` in the table.
+
+    `prefix` begins the keys of its items; `indexed` is the field of the index by-filter, if it has one.
+    """
+
+    def __init__(self, table: Table, entity: type[E], prefix: str, indexed: str = "") -> None:
+        self.entity = entity
+        self.bulkhead = table.bulkhead
+        self._table = table
+        self._prefix = prefix
+        self._indexed = indexed
+        self._codec = codec = Codec(entity)
+        listed: Any = codec.listed
+        self._names = {f"#{name}": name for name in listed.__struct_fields__}
+        self._projection = ", ".join(self._names)
+        self._get_output = _output("GetItemOutput", item=codec.stored | None)
+        self._update_output = _output("UpdateItemOutput", attributes=codec.stored)
+        self._query_output = _output("QueryOutput", items=list[listed], last_evaluated_key=Item | None)
+
+    @bounded
+    async def create(self, entity: E, fingerprint: str) -> CreateResult[E]:
+        """Put the item if its key is free; the rejection itself brings the one that is there."""
+        item = self.to_item(entity, fingerprint)
+        try:
+            await self._table.call(
                 "PutItem",
                 {
-                    "TableName": self._table,
                     "Item": item,
                     "ConditionExpression": "attribute_not_exists(pk)",
                     "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 },
             )
-        except AwsCallError as refused:
-            stored = _stored(refused)
+        except AwsCallError as error:
+            stored = self._stored(error)
             if stored is None:
                 raise
-            # If our first try did arrive and only its answer was lost, what is there is our own.
+            # If our first try did arrive and only its response was lost, what is there is our own.
             created = stored.write_id.s == item["write_id"]["S"]
-            return Placed(stored.order(), created, stored.fingerprint.s)
-        return Placed(order, True, fingerprint)
+            return CreateResult(self._codec.read(stored), created, stored.fingerprint.s)
+        return CreateResult(entity, True, fingerprint)
 
     @bounded
-    async def get(self, order_id: str) -> Order | None:
-        """Read the order, consistently."""
-        request = {"TableName": self._table, "Key": _key(order_id), "ConsistentRead": True}
-        answer: Got = await self._client.call("GetItem", request, Got)
-        return answer.item.order() if answer.item else None
+    async def get(self, entity_id: str) -> E | None:
+        """Read the item, consistently."""
+        request = {"Key": self._key(entity_id), "ConsistentRead": True}
+        output = await self._table.call("GetItem", request, self._get_output)
+        return self._codec.read(output.item) if output.item else None
 
     @bounded
-    async def change_status(
+    async def update(
         self,
-        order_id: str,
-        target: OrderStatus,
+        entity_id: str,
+        changes: Mapping[str, Any],
         *,
-        sources: frozenset[OrderStatus],
-        at: datetime,
+        allowed: Mapping[str, Collection[Any]] | None = None,
         owner: str | None = None,
         version: int | None = None,
-    ) -> StatusChange:
-        """Update in one conditional call; the refusal itself brings the present order."""
+    ) -> UpdateResult[E]:
+        """Update in one conditional call; the rejection itself brings the present item."""
+        names, values = {"#version": "version"}, dict[str, dict[str, Any]]()
         write_id = {"S": uuid.uuid4().hex}
-        # IN takes one operand at least; `pending` follows nothing, and no order has the status "".
-        states: Item = {f":from_{n}": {"S": state} for n, state in enumerate(sorted(sources) or [""])}
-        condition = f"#status IN ({', '.join(states)})"
-        names = {"#status": "status", "#version": "version"}
-        values: Item = states | {
-            ":to": {"S": target},
-            ":one": {"N": "1"},
-            ":at": {"S": timestamp(at)},
-            ":write": write_id,
-            ":trace": {"S": context.traceparent.get()},
-            ":correlation": {"S": context.correlation_id.get()},
+        set_to: Item = self._codec.write(changes) | {
+            "write_id": write_id,
+            "traceparent": {"S": context.traceparent.get()},
+            "correlation_id": {"S": context.correlation_id.get()},
         }
-        if owner is not None:
-            condition += " AND #owner = :owner"
-            names["#owner"] = "owner"
-            values[":owner"] = {"S": owner}
-        if version is not None:
-            condition += " AND #version = :version"
-            values[":version"] = {"N": str(version)}
+        assignments = ["#version = #version + :one"]
+        values[":one"] = {"N": "1"}
+        for name, value in set_to.items():
+            names[f"#{name}"] = name
+            values[f":{name}"] = value
+            assignments.append(f"#{name} = :{name}")
+        conditions = ["attribute_exists(pk)"]
+        for name, choices in (allowed or {}).items():
+            names[f"#{name}"] = name
+            conditions.append(self._one_of(name, choices, values))
+        for name, wanted in (("owner", owner), ("version", version)):
+            if wanted is not None:
+                names[f"#{name}"] = name
+                conditions.append(f"#{name} = :if_{name}")
+                values[f":if_{name}"] = self._codec.write({name: wanted})[name]
         try:
-            answer: Updated = await self._client.call(
+            output = await self._table.call(
                 "UpdateItem",
                 {
-                    "TableName": self._table,
-                    "Key": _key(order_id),
-                    "UpdateExpression": "SET #status = :to, #version = #version + :one, updated_at = :at, "
-                    "write_id = :write, traceparent = :trace, correlation_id = :correlation",
-                    "ConditionExpression": condition,
+                    "Key": self._key(entity_id),
+                    "UpdateExpression": f"SET {', '.join(assignments)}",
+                    "ConditionExpression": " AND ".join(conditions),
                     "ExpressionAttributeNames": names,
                     "ExpressionAttributeValues": values,
                     "ReturnValues": "ALL_NEW",
                     "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 },
-                Updated,
+                self._update_output,
             )
-        except AwsCallError as refused:
-            if refused.code != "ConditionalCheckFailedException":
+        except AwsCallError as error:
+            if error.code != "ConditionalCheckFailedException":
                 raise
-            stored = _stored(refused)
+            stored = self._stored(error)
             if stored is None:
-                return StatusChange(None, changed=False)
-            return StatusChange(stored.order(), changed=stored.write_id.s == write_id["S"])
-        return StatusChange(answer.attributes.order(), changed=True)
+                return UpdateResult(None, updated=False)
+            return UpdateResult(self._codec.read(stored), updated=stored.write_id.s == write_id["S"])
+        return UpdateResult(self._codec.read(output.attributes), updated=True)
 
     @bounded
-    async def page(self, query: OrderQuery) -> OrderPage:
-        """Read the partitions that hold the list side by side, and merge them by position."""
-        names, request, values = self._list(query)
+    async def page(self, query: Query) -> Page[E]:
+        """Read the partitions that hold the list side by side, and merge them by sort key."""
+        keys, request, values = self._list(query)
 
-        async def read(partition: Partition) -> None:
-            more = request | {"ExpressionAttributeValues": values | {":key": {"S": partition.name}}}
-            if partition.last_key:
-                more["ExclusiveStartKey"] = partition.last_key
-            answer: Queried = await self._client.call("Query", more, Queried)
-            partition.items += answer.items
-            partition.last_key = answer.last_evaluated_key
+        async def read(shard: ShardReader) -> None:
+            more = request | {"ExpressionAttributeValues": values | {":key": {"S": shard.key}}}
+            if shard.last_key:
+                more["ExclusiveStartKey"] = shard.last_key
+            output = await self._table.call("Query", more, self._query_output)
+            shard.items += output.items
+            shard.last_key = output.last_evaluated_key
 
-        partitions = behind = [Partition(name) for name in names]
+        shards = incomplete = [ShardReader(key) for key in keys]
         for _ in range(_MAX_ROUNDS):
-            reads = [asyncio.ensure_future(read(partition)) for partition in behind]
+            reads = [asyncio.ensure_future(read(shard)) for shard in incomplete]
             try:
                 await asyncio.gather(*reads)
             finally:  # when one fails, nobody waits for the others, and no place in the bulkhead counts them
-                for each in reads:
-                    each.cancel()
-            items, behind = merge(partitions, query.limit)
-            if not behind:
+                for task in reads:
+                    task.cancel()
+            items, incomplete = merge(shards, query.limit)
+            if not incomplete:
                 break
         else:
-            # What the unread rest may still hold, from this depth on, is left to the next page.
-            frontier = max(partition.depth for partition in behind)
-            items = [item for item in items if item.position.s >= frontier]
+            # What the unread rest may still hold, from this sort key on, is left to the next page.
+            safe_boundary = max(shard.last_read_key for shard in incomplete)
+            items = [item for item in items if item.sort_key.s >= safe_boundary]
             if len(items) <= query.limit:
-                return OrderPage([item.order() for item in items], frontier)
+                return Page([*map(self._codec.read, items)], safe_boundary)
         page = items[: query.limit]
         more = len(items) > query.limit
-        return OrderPage([item.order() for item in page], page[-1].position.s if more else None)
+        return Page([*map(self._codec.read, page)], page[-1].sort_key.s if more else None)
 
-    @bounded
-    async def add_attachment(self, order_id: str, name: str, limit: int) -> bool:
-        """Add the name, unless there are as many others; in one conditional call."""
-        return await self._update(
-            {
-                "Key": {"pk": {"S": f"attachments#{order_id}"}},
-                "UpdateExpression": "ADD #names :names",
-                "ConditionExpression": "attribute_not_exists(#names) OR size(#names) < :limit"
-                " OR contains(#names, :name)",
-                "ExpressionAttributeNames": {"#names": "names"},
-                "ExpressionAttributeValues": {
-                    ":names": {"SS": [name]},
-                    ":name": {"S": name},
-                    ":limit": {"N": str(limit)},
-                },
-            }
-        )
-
-    @bounded
-    async def reserve_upload(self, owner: str | None, day: date, size_bytes: int, limit_bytes: int) -> bool:
-        """Add the bytes in one conditional call. If its answer is lost they count twice, never not at all."""
-        expires_at = datetime.combine(day + timedelta(days=2), time(), UTC)
-        return await self._update(
-            {
-                "Key": {"pk": {"S": f"uploads#{day}#{owner or ''}"}},
-                "UpdateExpression": "ADD #reserved :size SET expires_at = :expires_at",
-                "ConditionExpression": "attribute_not_exists(#reserved) OR #reserved <= :room",
-                "ExpressionAttributeNames": {"#reserved": "reserved"},
-                "ExpressionAttributeValues": {
-                    ":size": {"N": str(size_bytes)},
-                    ":room": {"N": str(limit_bytes - size_bytes)},
-                    ":expires_at": {"N": str(int(expires_at.timestamp()))},
-                },
-            }
-        )
-
-    async def ping(self) -> None:
-        """Read a key that no order has."""
+    async def check_health(self) -> None:
+        """Read a key that no entity has."""
         await self.get("")
 
-    async def _update(self, request: dict[str, Any]) -> bool:
-        """Update an item; return whether its condition held."""
-        try:
-            await self._client.call("UpdateItem", {"TableName": self._table, **request})
-        except AwsCallError as refused:
-            if refused.code != "ConditionalCheckFailedException":
-                raise
-            return False
-        return True
+    def to_item(self, entity: E, fingerprint: str) -> Item:
+        """Return the item to store, with the trace and correlation id of the write."""
+        fields: Any = entity.__struct_fields__  # type: ignore[attr-defined]  # an Entity is a Struct
+        item: Item = self._key(entity.id) | self._codec.write(
+            {name: getattr(entity, name) for name in fields}
+        )
+        item |= {
+            "sort_key": {"S": f"{timestamp(entity.created_at)}#{entity.id}"},
+            "shard": {"S": self._index_key(shard_for(entity.id, self._table.shards))},
+            "fingerprint": {"S": fingerprint},
+            "write_id": {"S": uuid.uuid4().hex},
+            "traceparent": {"S": context.traceparent.get()},
+            "correlation_id": {"S": context.correlation_id.get()},
+        }
+        if entity.owner is not None:
+            item["owner_key"] = {"S": self._index_key(entity.owner)}
+        if self._indexed:
+            item["filter_key"] = {"S": self._index_key(getattr(entity, self._indexed))}
+        return item
 
-    def _list(self, query: OrderQuery) -> tuple[list[str], dict[str, Any], Item]:
+    def _list(self, query: Query) -> tuple[list[str], dict[str, Any], Item]:
         """Return the partitions that hold the list, the Query on each, and its values but for the key."""
-        filters: dict[str, str | None] = {"status": query.status}
+        filters = {name: value for name, value in query.filters.items() if value is not None}
         if query.owner is not None:
-            index, key, names = "orders-by-owner", "owner_key", [f"owner#{query.owner}"]
-            filters["customer"] = query.customer
-        elif query.customer is not None:
-            index, key, names = "orders-by-customer", "customer_key", [f"customer#{query.customer}"]
+            index, key, keys = "by-owner", "owner_key", [self._index_key(query.owner)]
+        elif self._indexed in filters:
+            index, key, keys = "by-filter", "filter_key", [self._index_key(filters.pop(self._indexed))]
         else:
-            index, key, names = "orders-by-shard", "shard", [f"orders#{n}" for n in range(self._shards)]
+            index, key = "by-shard", "shard"
+            keys = [self._index_key(n) for n in range(self._table.shards)]
         condition, values = "#key = :key", dict[str, dict[str, Any]]()
-        if query.before is not None:
-            condition += " AND #position < :before"
-            values[":before"] = {"S": query.before}
-        wanted = {name: value for name, value in filters.items() if value is not None}
-        values |= {f":{name}": {"S": value} for name, value in wanted.items()}
+        if query.start_after is not None:
+            condition += " AND #sort_key < :start_after"
+            values[":start_after"] = {"S": query.start_after}
         # The page and one more, shared out, with room for an uneven spread when there are several.
-        share = -(-(query.limit + 1) // len(names))
-        limit = share if len(names) == 1 else share + share // 2 + 1
+        share = -(-(query.limit + 1) // len(keys))
+        limit = share if len(keys) == 1 else share + share // 2 + 1
         request: dict[str, Any] = {
-            "TableName": self._table,
             "IndexName": index,
             "ScanIndexForward": False,
             "KeyConditionExpression": condition,
-            "ProjectionExpression": _PROJECTION,
-            "ExpressionAttributeNames": {"#key": key, **_LISTED},
-            "Limit": max(limit, _FILTERED_READ // len(names)) if wanted else limit,
+            "ProjectionExpression": self._projection,
+            "ExpressionAttributeNames": {"#key": key, **self._names},
+            "Limit": max(limit, _FILTERED_READ // len(keys)) if filters else limit,
         }
-        if wanted:
-            request["FilterExpression"] = " AND ".join(f"#{name} = :{name}" for name in wanted)
-        return names, request, values
+        if filters:
+            equal = [self._one_of(name, [value], values) for name, value in filters.items()]
+            request["FilterExpression"] = " AND ".join(equal)
+        return keys, request, values
+
+    def _one_of(self, name: str, choices: Collection[Any], values: Item) -> str:
+        """Return the condition that a field has one of these values, which are added to `values`.
+
+        An item that is older than the field has the field's default.
+        """
+        # IN takes one operand at least; no field has the value "".
+        attributes = [self._codec.write({name: choice})[name] for choice in sorted(choices)] or [{"S": ""}]
+        operands = {f":{name}_{n}": attribute for n, attribute in enumerate(attributes)}
+        values |= operands
+        condition = f"#{name} IN ({', '.join(operands)})"
+        if name in self._codec.defaults and self._codec.defaults[name] in choices:
+            condition = f"({condition} OR attribute_not_exists(#{name}))"
+        return condition
+
+    def _key(self, entity_id: str) -> Item:
+        return {"pk": {"S": f"{self._prefix}#{entity_id}"}}
+
+    def _index_key(self, value: object) -> str:
+        return f"{self._prefix}#{value}"
+
+    def _stored(self, error: AwsCallError) -> Any:
+        if error.code != "ConditionalCheckFailedException" or not error.item:
+            return None
+        return msgspec.convert(error.item, self._codec.stored)
 
 
 @dataclass(slots=True)
-class Partition:
+class ShardReader:
     """How far one partition of an index has been read, newest first."""
 
-    name: str
-    items: list[Listed] = field(default_factory=list)
+    key: str
+    items: list[Any] = field(default_factory=list)
     last_key: Item | None = None  # None after a read: it has no more
 
     @property
-    def depth(self) -> str:
-        """Every item of the partition above this position has been read."""
-        return str(self.last_key["position"]["S"]) if self.last_key else ""
+    def last_read_key(self) -> str:
+        """Every item of the partition above this sort key has been read."""
+        return str(self.last_key["sort_key"]["S"]) if self.last_key else ""
 
 
-def merge(partitions: list[Partition], limit: int) -> tuple[list[Listed], list[Partition]]:
+def merge(shards: list[ShardReader], limit: int) -> tuple[list[Any], list[ShardReader]]:
     """Return the newest `limit` + 1 items read, and the partitions that may hide newer ones."""
-    items = [item for partition in partitions for item in partition.items]
-    items.sort(key=attrgetter("position.s"), reverse=True)
+    items = [item for shard in shards for item in shard.items]
+    items.sort(key=attrgetter("sort_key.s"), reverse=True)
     del items[limit + 1 :]
-    edge = items[-1].position.s if len(items) > limit else ""
-    return items, [partition for partition in partitions if partition.depth > edge]
+    page_end = items[-1].sort_key.s if len(items) > limit else ""
+    return items, [shard for shard in shards if shard.last_read_key > page_end]
 
 
-def shard_of(order_id: str, shards: int) -> int:
-    """Return the shard of an order: stable between processes, even over any ids."""
-    return zlib.crc32(order_id.encode()) % shards
+def shard_for(entity_id: str, shards: int) -> int:
+    """Return the shard of an entity: stable between processes, even over any ids."""
+    return zlib.crc32(entity_id.encode()) % shards
 
 
-def item_of(order: Order, fingerprint: str, shards: int) -> Item:
-    """Write an order as the item to store, with the trace and correlation id of the write."""
-    item: Item = {
-        **_key(order.id),
-        "id": {"S": order.id},
-        "customer": {"S": order.customer},
-        "product": {"S": order.product},
-        "quantity": {"N": str(order.quantity)},
-        "status": {"S": order.status},
-        "version": {"N": str(order.version)},
-        "created_at": {"S": timestamp(order.created_at)},
-        "updated_at": {"S": timestamp(order.updated_at)},
-        "position": {"S": order.position},
-        "shard": {"S": f"orders#{shard_of(order.id, shards)}"},
-        "customer_key": {"S": f"customer#{order.customer}"},
-        "fingerprint": {"S": fingerprint},
-        "write_id": {"S": uuid.uuid4().hex},
-        "traceparent": {"S": context.traceparent.get()},
-        "correlation_id": {"S": context.correlation_id.get()},
-    }
-    if order.owner is not None:
-        item |= {"owner": {"S": order.owner}, "owner_key": {"S": f"owner#{order.owner}"}}
-    return item
-
-
-def order_of(item: Item) -> Order:
-    """Read an order from its stored item, as the stream brings it. Raises `msgspec.ValidationError`."""
-    return msgspec.convert(item, Stored).order()
-
-
-def _key(order_id: str) -> Item:
-    return {"pk": {"S": f"order#{order_id}"}}
-
-
-def _stored(refused: AwsCallError) -> Stored | None:
-    if refused.code != "ConditionalCheckFailedException" or not refused.item:
-        return None
-    return msgspec.convert(refused.item, Stored)
+def _output(name: str, **fields: Any) -> Any:
+    """Return the type of an operation's response, named as the API reference names it."""
+    optional = [
+        (field, hint, None) if type(None) in getattr(hint, "__args__", ()) else (field, hint)
+        for field, hint in fields.items()
+    ]
+    return msgspec.defstruct(name, optional, rename="pascal")

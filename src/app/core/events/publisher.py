@@ -1,7 +1,7 @@
 """The `EventPublisher` on EventBridge.
 
 `PutEvents` answers 200 even when it took only some of the entries: each entry has its own answer,
-in the same order, and only those with an `ErrorCode` are sent again.
+in the same sequence, and only those with an `ErrorCode` are sent again.
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html#eb-handle-failures-putevents
 """
 
@@ -11,7 +11,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 import boto3
@@ -21,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from app.core.aws.endpoints import region_for_sdk
 from app.core.context import TRACEPARENT
-from app.orders.ports import Event
+from app.core.events.event import Event
 
 SOURCE = "orders"
 
@@ -74,9 +73,9 @@ class EventBridgePublisher:
             "Source": SOURCE,
             "DetailType": event.detail_type,
             "Detail": msgspec.json.encode(event.detail).decode(),
-            "Time": datetime.fromisoformat(event.detail["occurred_at"]),
+            "Time": event.occurred_at,
         }
-        trace = xray_header(event.detail["traceparent"])
+        trace = xray_header(event.traceparent)
         return entry | {"TraceHeader": trace} if trace else entry
 
 

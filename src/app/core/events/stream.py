@@ -8,38 +8,61 @@ Record (what matters of it; images have the shape that `core/dynamodb/repository
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from app.core.dynamodb.repository import Item, order_of
-from app.orders.events import order_placed, order_status_changed
-from app.orders.models import OrderStatus
-from app.orders.ports import Event
+from app.core.dynamodb.codec import Codec, Item
+from app.core.events.event import Event
 
 
 class MalformedRecord(ValueError):
-    """The record is not a change of an order as we store them; no retry will change that."""
+    """The record is not a change of an entity as we store them; no retry will change that."""
 
 
-def event_of(record: dict[str, Any]) -> Event | None:
-    """Return the event, or None when nothing happened to an order. Raises `MalformedRecord`."""
-    if record.get("eventName") == "REMOVE":
-        return None
-    try:
-        images = record["dynamodb"]
-        new: Item = images["NewImage"]
-        if not new["pk"]["S"].startswith("order#"):
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The events of one resource: `changed` takes the entity before (None: it is new) and after."""
+
+    prefix: str  # of its items' keys
+    entity: type[Any]
+    changed: Callable[[Any, Any], Event | None]
+
+
+class EventReader:
+    """Reads the records of all resources."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self._sources = {source.prefix: (source.changed, Codec(source.entity)) for source in sources}
+
+    def to_event(self, record: dict[str, Any]) -> Event | None:
+        """Return the event, or None when nothing happened that others should know.
+
+        Raises `MalformedRecord`.
+        """
+        if record.get("eventName") == "REMOVE":
             return None
-        order = order_of(new)
-        trace = {name: text(new, name) for name in ("traceparent", "correlation_id")}
-        if record["eventName"] == "INSERT":
-            # At a later version it was put back by a restore: its events went out in its first life.
-            return order_placed(order, **trace) if order.version == 1 else None
-        old: Item = images["OldImage"]
-        if old["version"] == new["version"]:  # an attribute of ours moved, not the order
-            return None
-        return order_status_changed(order, OrderStatus(old["status"]["S"]), **trace)
-    except (AttributeError, KeyError, TypeError, ValueError) as broken:
-        raise MalformedRecord(f"{type(broken).__name__}: {broken}") from broken
+        try:
+            images = record["dynamodb"]
+            new: Item = images["NewImage"]
+            source = self._sources.get(new["pk"]["S"].partition("#")[0])
+            if source is None:
+                return None
+            changed, codec = source
+            entity, before = codec.from_item(new), None
+            if record["eventName"] == "INSERT":
+                if entity.version > 1:  # put back by a restore: its events went out in its first life
+                    return None
+            else:
+                before = codec.from_item(images["OldImage"])
+                if before.version == entity.version:  # an attribute of ours moved, not the entity
+                    return None
+            event = changed(before, entity)
+            if event is not None:
+                event.about(entity, text(new, "traceparent"), text(new, "correlation_id"))
+            return event
+        except (AttributeError, KeyError, TypeError, ValueError) as broken:
+            raise MalformedRecord(f"{type(broken).__name__}: {broken}") from broken
 
 
 def text(item: Item, name: str) -> str:

@@ -1,16 +1,16 @@
-"""The one line that each request leaves in the log, with its metrics (see `app.core.telemetry`)."""
+"""The log entry of each request, with its metrics (see `app.core.telemetry`)."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from starlette.types import Scope
 
-from app.core.telemetry import Telemetry, Work
+from app.core.telemetry import LogContext, Telemetry
 
 # An id that we take from a caller goes into logs, into the table and back into a header.
 _harmless = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII).fullmatch
@@ -22,10 +22,10 @@ _SHOWN = frozenset(
 Headers = list[tuple[bytes, bytes]]
 
 
-def begin(telemetry: Telemetry, scope: Scope, headers: Mapping[bytes, bytes]) -> Work:
+def begin(telemetry: Telemetry, scope: Scope, headers: Mapping[bytes, bytes]) -> LogContext:
     """Read who calls, and in which trace."""
     theirs = headers.get(b"x-correlation-id") or headers.get(b"x-request-id") or b""
-    # Mangum hands over the invocation; the platform's own log lines carry its id.
+    # Mangum hands over the invocation; the platform's own log entries carry its id.
     invocation = scope.get("aws.context")
     return telemetry.begin(
         invocation.aws_request_id if invocation else os.urandom(16).hex(),
@@ -35,7 +35,7 @@ def begin(telemetry: Telemetry, scope: Scope, headers: Mapping[bytes, bytes]) ->
     )
 
 
-def ids(work: Work) -> Headers:
+def ids(work: LogContext) -> Headers:
     """Return the headers that tell the caller what to quote when asking about this request."""
     identity = work.identity
     return [
@@ -46,15 +46,14 @@ def ids(work: Work) -> Headers:
 
 def end(
     telemetry: Telemetry,
-    work: Work,
+    work: LogContext,
     scope: Scope,
     status: int,
-    answered: Sequence[tuple[bytes, bytes]],
     seconds: float,
     receive_seconds: float | None,
     served: bool,
 ) -> None:
-    """Write the line, and count what the answer says. Health checks are no traffic: they count nothing.
+    """Write the log entry, and count what the answer says. Health checks are no traffic: they count nothing.
 
     `seconds` are ours, without those that the client took to send the body (`receive_seconds`) or to read the
     answer. A request that was not served, because it was rejected or broke off, says nothing about latency.
@@ -68,7 +67,6 @@ def end(
     fields["latency_ms"] = latency
     if receive_seconds is not None:
         fields["receive_ms"] = round(receive_seconds * 1000, 2)
-    order_id = scope.get("path_params", {}).get("order_id")
     level = logging.INFO if status < 500 else logging.ERROR
     if path.startswith("/health"):
         level = logging.DEBUG if status < 500 else logging.WARNING
@@ -77,22 +75,17 @@ def end(
         metrics = work.metrics
         metrics["Requests"] = 1
         metrics["ServerErrors"] = int(status >= 500)
-        if (
-            served and path and status != 405
-        ):  # anything may be asked for; only what exists becomes a dimension
+        if served and path and status != 405:  # only a route that exists becomes a dimension
             metrics["Latency"] = latency
         if status >= 400:
             _count_error(work, scope, status)
         if status in (409, 412):
             metrics["Conflicts"] = 1
-        elif status == 201 and path == "/orders":
-            headers = dict(answered)
-            order_id = headers[b"location"].rpartition(b"/")[2].decode()
-            metrics["IdempotentReplays" if b"idempotent-replayed" in headers else "OrdersPlaced"] = 1
         if telemetry.cold_start:
             metrics["ColdStarts"] = 1
-    if order_id:
-        fields["order_id"] = order_id[:64]
+    for name, value in scope.get("path_params", {}).items():
+        if name.endswith("_id"):
+            fields[name] = value[:64]
     if work.debug:
         fields["headers"] = {
             name.decode("latin-1"): value.decode("latin-1") if name in _SHOWN else "[redacted]"
@@ -103,7 +96,7 @@ def end(
     telemetry.cold_start = False
 
 
-def _count_error(work: Work, scope: Scope, status: int) -> None:
+def _count_error(work: LogContext, scope: Scope, status: int) -> None:
     """Count whose error it was. On Lambda ours count for the version too, whose deployment they stop."""
     if status >= 500:
         if invocation := scope.get("aws.context"):

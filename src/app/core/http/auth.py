@@ -1,63 +1,62 @@
-"""How FastAPI's routes ask who is calling."""
+"""Who is calling, and may they? Every path asks for a token but those that are listed as public."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+import re
+from collections.abc import Iterable
 
-from fastapi import Request
-from fastapi.dependencies.models import Dependant
-from fastapi.openapi.models import HTTPBearer
-from fastapi.security.base import SecurityBase
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.types import Scope
 
-from app.core.http.callers import caller_of, require
-from app.core.http.json_route import JsonRoute
-from app.orders.models import Caller
+from app.core.auth.caller import AnonymousAuthenticator, Authenticator, Caller
+from app.core.errors import NotAuthenticated
 
 
-class AuthenticatedRoute(JsonRoute):
-    """A route that asks who is calling, and for the scopes, first: FastAPI would read the body before."""
+class Authentication:
+    """Finds the caller of every request, before anything else looks at it."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the route's own handler."""
-        handle = super().get_route_handler()
-        scopes = [*_scopes(self.dependant)]
+    def __init__(self, authenticator: Authenticator, public: Iterable[str]) -> None:
+        self.is_required = not isinstance(authenticator, AnonymousAuthenticator)
+        self._authenticator = authenticator
+        patterns = [re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) for path in public]
+        self._is_public = re.compile("|".join(patterns)).fullmatch
 
-        async def authenticate(request: Request) -> Response:
-            request.state.caller = caller = await caller_of(request, request.app.state.authenticator)
-            for scope in scopes:
-                require(caller, scope)
-            return await handle(request)
+    def is_public(self, path: str) -> bool:
+        """Whether anyone may ask for the path."""
+        return self._is_public(path) is not None
 
-        return authenticate
-
-
-class Token(SecurityBase):
-    """Says in the OpenAPI document that a token is asked for; `AuthenticatedRoute` does the asking."""
-
-    scheme_name = "token"
-    model = HTTPBearer(bearerFormat="JWT")
-
-    async def __call__(self) -> None:
-        """Do nothing."""
+    async def authenticate(self, scope: Scope, path: str) -> None:
+        """Put the caller into the scope, and count the request for that caller. Raises `NotAuthenticated`."""
+        if self._is_public(path):
+            return
+        exchange = scope["app.exchange"]  # of core.http.middleware, which joins headers that were repeated
+        authorization: bytes = exchange.headers.get(b"authorization", b"")
+        scope["app.caller"] = caller = await self._authenticator.caller(
+            authorization.decode("latin-1") or None
+        )
+        if caller.subject is not None:
+            exchange.belongs_to(caller.subject)
 
 
-class caller_with:  # noqa: N801  # read as a call: Depends(caller_with(READ))
-    """A dependency: the caller, who is rejected without `scope`."""
+class RequireScope:
+    """A dependency: the caller, who needs this scope.
+
+        CanRead = Annotated[Caller, Depends(RequireScope("orders:read"))]
+
+    It is checked before the body is read, wherever it was declared: on the route, a router, a parameter.
+    """
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
 
     async def __call__(self, request: Request) -> Caller:
-        """Return the caller. A scope that `include_router` asks for is checked here only."""
-        found: Caller = request.state.caller
-        require(found, self.scope)
-        return found
+        """Return the caller. Raises `NotPermitted`; `NotAuthenticated` on a public path."""
+        return self.caller_in(request.scope)
 
-
-def _scopes(dependant: Dependant) -> Iterator[str]:
-    for each in dependant.dependencies:
-        if isinstance(each.call, caller_with):
-            yield each.call.scope
-        yield from _scopes(each)
+    def caller_in(self, scope: Scope) -> Caller:
+        """Return the caller of the request with this ASGI scope, as a call does."""
+        caller: Caller | None = scope.get("app.caller")
+        if caller is None:  # the path is public
+            raise NotAuthenticated
+        caller.require_scope(self.scope)
+        return caller

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.core.errors import VersionConflict
+from app.core.http.responses import entity_response, etag
+from app.core.http.routing import Header
+from app.core.models import E, Entity
+
+# Lists of entity tags, or `*`.
+IfMatch = Annotated[str | None, Header()]
+IfNoneMatch = Annotated[str | None, Header()]
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 # Elements of a list may be empty (section 5.6.1). Nothing here is ever tried twice, however long the header.
 _is_list = re.compile(rf"[ \t,]*+(?:{_TAG}[ \t]*+(?:,[ \t,]*+|\Z))*+").fullmatch
 _tags = re.compile(_TAG).findall
+
+# Compared strongly, so no weak tag. DynamoDB rejects numbers of more than 38 digits.
+_is_tag = re.compile('"([1-9][0-9]{0,17})"', re.ASCII).fullmatch
+# How often the entity may change between our reading and our writing it, before the caller has to look again.
+_MAX_TRIES = 3
 
 
 def tags_of(header: str) -> list[str] | None:
@@ -47,3 +64,38 @@ def allow_untagged(if_match: str | None, if_none_match: str | None) -> bool:
 def not_met() -> HTTPException:
     """Return the rejection where there is no entity tag to tell."""
     return HTTPException(412, "What this would change exists, and has no entity tag")
+
+
+def get_response(entity: Entity, if_match: str | None, if_none_match: str | None) -> Response:
+    """Send an entity: 412 unless `if_match` names its present state, 304 when `if_none_match` does."""
+    if if_match is not None and not matches(if_match, etag(entity)):
+        raise VersionConflict(entity)
+    if if_none_match is not None and matches_weakly(if_none_match, etag(entity)):
+        return Response(status_code=304, headers={"etag": etag(entity), "cache-control": "private, no-cache"})
+    return entity_response(entity)
+
+
+async def update_if_met(
+    get: Callable[[], Awaitable[E]],
+    update: Callable[[int | None], Awaitable[E]],
+    if_match: str | None,
+    if_none_match: str | None,
+) -> Response:
+    """Change an entity, if its present state meets the conditions.
+
+    `update` takes the version that it has to have.
+    """
+    if if_none_match is None:
+        if if_match in (None, "*"):
+            return entity_response(await update(None))
+        if found := _is_tag(if_match or ""):
+            return entity_response(await update(int(found[1])))
+    entity = await get()
+    for _ in range(_MAX_TRIES):
+        if not allow_change(etag(entity), if_match, if_none_match):
+            break
+        try:
+            return entity_response(await update(entity.version))
+        except VersionConflict as moved:  # another request was faster; the new state may be allowed too
+            entity = moved.current
+    raise VersionConflict(entity)

@@ -1,7 +1,7 @@
-"""Pages of other origins: those listed may call the API and read all that it answers, refusals too.
+"""Let listed pages of other origins call the API and read every response, errors included.
 
-Without any listed, nothing of this is imported. Starlette's middleware is one layer: outside of the boundary
-it answers preflights that nothing bounds, inside of it pages could not read what the boundary refuses.
+Without a listed origin this module is not imported.
+Decision 22 says why it is not Starlette's CORSMiddleware, with figures.
 https://fetch.spec.whatwg.org/#http-cors-protocol
 """
 
@@ -34,7 +34,7 @@ _MAX_AGE_SECONDS = 600
 
 
 class Cors:
-    """Two layers. Neither ever allows credentials: a token goes in a header, which a page has to be given."""
+    """Make the two layers. Neither allows credentials: a page sends its token in a header."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.encode() for origin in origins)
@@ -86,7 +86,7 @@ class Cors:
         ):
             if not allowed:
                 detail = f"A page may not send this from another origin: the {what} is not allowed."
-                return problem(400, "Not allowed", detail, path, kind="cross-origin")
+                return problem(400, "Not allowed", detail, path, code="cross-origin")
         return Response(
             headers={
                 "access-control-allow-methods": ", ".join(_METHODS),

@@ -1,76 +1,49 @@
-"""From error to problem (RFC 9457): one table, one handler for each kind of error."""
+"""From error to problem (RFC 9457): one handler for each kind of error."""
 
 from __future__ import annotations
 
-import re
 from http import HTTPStatus
 from typing import Any
 
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import Route, compile_path
 
-from app.core import errors, telemetry
-from app.core.http.responses import etag, problem, public
+from app.core import telemetry
+from app.core.errors import AppError, DependencyUnavailable
+from app.core.http.responses import etag, problem
+from app.core.models import public_view
 
-STATUS: dict[type[errors.OrderError], int] = {
-    errors.OrderNotFound: 404,
-    errors.ReceiptNotReady: 404,
-    errors.AttachmentTooLarge: 422,
-    errors.TooManyAttachments: 409,
-    errors.UploadQuotaExceeded: 429,
-    errors.IllegalTransition: 409,
-    errors.VersionConflict: 412,
-    errors.IdempotencyKeyReused: 422,
-    errors.InvalidCursor: 400,
-    errors.NotAuthenticated: 401,
-    errors.NotPermitted: 403,
-    errors.Overloaded: 503,
-    errors.DependencyUnavailable: 503,
-}
-# Seconds until a retry makes sense: longer than a throttled partition or a failed-over node needs.
-_RETRY_AFTER = "2"
 # A body may be wrong in thousands of places.
 _MAX_ERRORS_SHOWN = 20
 
 
-async def order_error(request: Request, error: Exception) -> Response:
-    """Answer an `OrderError`."""
-    kind = type(error)
-    telemetry.note(error=kind.__name__)
-    status = STATUS[kind]  # type: ignore[index]  # Starlette calls us for OrderErrors only
-    more: dict[str, Any] = {}
-    current = getattr(error, "current", None)
-    if current is not None:
-        more["current"] = public(current)
+async def app_error(request: Request, error: Exception) -> Response:
+    """Respond to an `AppError`."""
+    assert isinstance(error, AppError)  # noqa: S101  # Starlette calls us for these only
+    telemetry.add_log_fields(error=type(error).__name__)
+    if isinstance(error, DependencyUnavailable):
+        telemetry.add_log_fields(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
+    current = error.current
     response = problem(
-        status,
-        _words(kind.__name__),
+        error.status,
+        error.code.replace("-", " ").capitalize(),
         str(error),
         request.scope["path"],
-        kind="-".join(_words(kind.__name__).lower().split()),
-        **more,
+        code=error.code,
+        **({"current": public_view(type(current))(current)} if current else {}),
     )
-    if current is not None:
+    if current:
         response.headers["etag"] = etag(current)
-    if status == 503:
-        response.headers["retry-after"] = _RETRY_AFTER
-    if isinstance(error, errors.UploadQuotaExceeded):
-        response.headers["retry-after"] = str(error.retry_after_seconds)
-    if isinstance(error, errors.DependencyUnavailable):
-        telemetry.note(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
-    if isinstance(error, errors.NotAuthenticated):
-        # RFC 6750, section 3: no error code when no token was sent
-        response.headers["www-authenticate"] = 'Bearer error="invalid_token"' if error.reason else "Bearer"
-    if isinstance(error, errors.NotPermitted):
-        response.headers["www-authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
+    response.headers.update(error.headers)
     return response
 
 
 async def invalid_request(request: Request, error: Any) -> Response:
-    """Answer FastAPI's `RequestValidationError`."""
-    telemetry.note(error="RequestValidationError")
+    """Respond to FastAPI's `RequestValidationError`."""
+    telemetry.add_log_fields(error="RequestValidationError")
     path = request.scope["path"]
     found = [
         {"at": _shown("/".join(map(str, each["loc"]))), "problem": _shown(each["msg"])}
@@ -78,26 +51,44 @@ async def invalid_request(request: Request, error: Any) -> Response:
     ]
     if any(each["type"] == "json_invalid" for each in error.errors()):
         why = [{"at": "body", "problem": each["ctx"]["error"]} for each in error.errors()]
-        return problem(400, "Not JSON", "The body is not valid JSON.", path, kind="not-json", errors=why)
-    detail = "The request does not have the form that is asked for."
-    return problem(422, "Invalid request", detail, path, kind="invalid-request", errors=found)
+        return problem(400, "Not JSON", "The body is not valid JSON.", path, code="not-json", errors=why)
+    detail = "Request validation failed."
+    return problem(422, "Invalid request", detail, path, code="invalid-request", errors=found)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Answer what the framework refuses."""
+    """Respond to what the framework rejects."""
     assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls us for these only
     title = HTTPStatus(error.status_code).phrase
     response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.scope["path"])
     response.headers.update(error.headers or {})
-    if error.status_code == 405:  # the router names the methods of one route only
-        response.headers["allow"] = ", ".join(sorted(_methods(request, request.app.state.routes)))
+    if (
+        error.status_code == 405 and "router" in request.scope
+    ):  # the router names the methods of one route only
+        response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
 
 
-def _methods(request: Request, routes: list[BaseRoute]) -> set[str]:
+async def response_to(request: Request, error: Exception) -> Response:
+    """Respond to any of these. Raises the error if it is none."""
+    if isinstance(error, AppError):
+        return await app_error(request, error)
+    if isinstance(error, HTTPException):
+        return await http_error(request, error)
+    if type(error).__name__ == "RequestValidationError":  # which cannot be imported here
+        return await invalid_request(request, error)
+    raise error
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of all routes that serve the path."""
+    app, path = request.app, get_route_path(request.scope)
     found: set[str] = set()
-    for route in routes:
-        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+    for template, operations in app.openapi()["paths"].items():
+        if compile_path(template)[0].match(path):
+            found |= {method.upper() for method in operations}
+    for route in app.routes:  # those that the document leaves out
+        if isinstance(route, Route) and route.path_regex.match(path):
             found |= route.methods or set()
     return found | {"HEAD"} if "GET" in found else found
 
@@ -105,7 +96,3 @@ def _methods(request: Request, routes: list[BaseRoute]) -> set[str]:
 def _shown(text: str) -> str:
     """Return text of a caller's as JSON can carry it, bounded: it may hold half a surrogate pair."""
     return text[:200].encode("utf-8", "replace").decode()
-
-
-def _words(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()

@@ -1,244 +1,415 @@
-"""Reads plainly good requests for the hot endpoints itself; every other goes to FastAPI.
+"""Serves canonical requests from the declared routes, without FastAPI; every other request falls back to it.
 
-FastAPI is three quarters of a cold start and of a warm request (`docs/decisions/` has the figures), and
-nearly all requests do not need it. So it stays what describes the API and explains what is wrong
-with a request, and is imported when the first such request comes. Nothing is decided twice: both
-ways ask the same authenticator, refuse the same content (`bodies`), call the same `endpoints` and answer
-errors with the same handlers.
-Only the reading of a good request is here again, and may only ever say "unsure":
-`tests/api/test_front.py` sends both ways the same requests and compares every byte.
+FastAPI is three quarters of a cold start and of a warm request (docs/decisions has the figures).
+Nearly all requests do not need it.
+It documents the API, explains what is wrong with a request and serves whatever was declared that is not known
+here, and is imported when the first such request comes.
+A request falls back before anything was done for it.
+`tests/api/test_fast_path.py` sends the same requests over both paths, for every route, and compares bytes.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+import starlette.routing
+from msgspec import Meta
 from starlette._utils import get_route_path
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import OrderError
+from app.core.auth.caller import ANONYMOUS
 from app.core.http import bodies, errors
-from app.core.http.callers import READ, WRITE, caller_of, require
-from app.orders import endpoints
-from app.orders.models import OrderStatus
+from app.core.http.auth import Authentication, RequireScope
+from app.core.http.routing import APIRouter, Marker, Route
+from app.core.models import Model, defaults, has_note, split, type_hints
 
-_STATUSES = {status.value: status for status in OrderStatus}
-_is_limit = re.compile("[1-9][0-9]?|100", re.ASCII).fullmatch
+# What a decorator or router says that only documents the route, or that an endpoint does by itself.
+_DOCUMENTING = frozenset(
+    {
+        "dependencies",
+        "description",
+        "include_in_schema",
+        "name",
+        "operation_id",
+        "prefix",
+        "response_class",
+        "response_description",
+        "response_model",
+        "responses",
+        "status_code",
+        "summary",
+        "tags",
+    }
+)
+_LIMITS = frozenset({"ge", "le", "min_length", "max_length"})
+_is_whole = re.compile("0|-?[1-9][0-9]{0,17}", re.ASCII).fullmatch
+_REQUIRED = inspect.Parameter.empty
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-
-
-class PlaceOrder(msgspec.Struct, forbid_unknown_fields=True):
-    """`schemas.PlaceOrder`, but for the stripping of white space."""
-
-    customer: Name
-    product: Name
-    quantity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-
-
-class ChangeStatus(msgspec.Struct, forbid_unknown_fields=True):
-    """`schemas.ChangeStatus`."""
-
-    status: OrderStatus
-
-
-_decode_order = msgspec.json.Decoder(PlaceOrder).decode
-_decode_status = msgspec.json.Decoder(ChangeStatus).decode
-
-
-class UnsureError(Exception):
-    """This request needs FastAPI's eye."""
+Dependency = Callable[[Request], Awaitable[Any]]
 
 
-class Incoming:
-    """A request, with looks at it that are unsure of whatever is odd."""
+class NotHandled(Exception):
+    """The request, or the route, is for FastAPI."""
 
-    __slots__ = ("_headers", "body", "order_id", "scope")
 
-    def __init__(self, scope: Scope, order_id: str, body: bytes) -> None:
-        self.scope = scope
-        self.order_id = order_id
-        self.body = body
-        self._headers: dict[bytes, bytes] = scope["app.exchange"].headers  # joined by the boundary
+class FastRoute:
+    """What of a declared route is known here. Raises `NotHandled` for a route that says more.
 
-    def header(self, name: bytes) -> str | None:
-        """Return the header's value, None without it."""
-        value = self._headers.get(name)
-        if value is None:
-            return None
-        if not value:
-            raise UnsureError
-        return value.decode("latin-1")
+    Known are parameters in path, query and header that are text, whole numbers or enums; a struct of such
+    query parameters; a body that is a struct; `Request`; dependencies that are `async def` and take the
+    request only; and endpoints that are `async def` and say that they return a `Response`.
+    """
 
-    def query(self, *names: str) -> list[str | None]:
-        """Return the parameters' values, None where there is none."""
-        if not self.scope["query_string"]:
-            return [None] * len(names)
-        pairs = parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        found = dict(pairs)
-        if len(found) < len(pairs) or not all(found.values()) or not found.keys() <= set(names):
-            raise UnsureError
-        return [found.get(name) for name in names]
+    def __init__(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
+        self.scopes: list[RequireScope] = []
+        self.has_body = False
+        self._endpoint = route.endpoint
+        self._route_path = route.path
+        self._arguments: list[tuple[str, Dependency]] = []
+        self._dependencies: dict[Dependency, None] = {}  # as a set that keeps the order
+        self._path: list[tuple[str, Callable[[str], Any]]] = []
+        self._query: dict[str, Callable[[str], Any]] = {}
+        self._query_models: list[tuple[str, type[Any], tuple[str, ...]]] = []
+        self._headers: list[tuple[str, bytes, Callable[[str], Any]]] = []
+        self._required: list[str] = []
+        self._body: Callable[[bytes], Any] = bytes
+        self._body_name = self._request_name = ""
+        hints = type_hints(route.endpoint)
+        if not inspect.iscoroutinefunction(route.endpoint) or not _is_response(hints.get("return")):
+            raise NotHandled
+        for options in (*around, route.options):
+            if options.keys() - _DOCUMENTING:
+                raise NotHandled
+            for marker in options.get("dependencies", ()):
+                self._depend(marker)
+        for parameter in inspect.signature(route.endpoint).parameters.values():
+            self._add(parameter, hints.get(parameter.name, Any))
+        names = [*hints, *(field for _, _, fields in self._query_models for field in fields)]
+        if len(set(names)) < len(names):
+            raise NotHandled
 
-    def json(self, decode: Callable[[bytes], Any], quotes: int) -> Any:
-        """Return the body as `decode` reads it.
-
-        The last one counts of names that come twice, so there have to be as many quotes as there are
-        around names and values that come once, and none in them.
-        """
-        if not self._headers.get(b"content-type"):  # any other has been looked at before the body came
-            bodies.require_json(self._headers, self.body)
-        try:
-            found = decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise UnsureError from None
-        if self.body.count(b'"') != quotes or b'\\"' in self.body:
-            raise UnsureError
+    def read(
+        self, headers: Mapping[bytes, bytes], query: bytes, path: Mapping[str, str], body: bytes
+    ) -> dict[str, Any]:
+        """Return the arguments in a canonical request. Raises `NotHandled` for any other."""
+        found: dict[str, Any] = {}
+        for name, parse in self._path:
+            found[name] = parse(path[name])
+        for name, header, parse in self._headers:
+            value = headers.get(header)
+            if value is not None:
+                found[name] = parse(value.decode("latin-1"))
+        if query:
+            self._read_query(query, found)
+        for name in self._required:
+            if name not in found:
+                raise NotHandled
+        for name, struct, fields in self._query_models:
+            found[name] = struct(**{field: found.pop(field) for field in fields if field in found})
+        if self.has_body:
+            found[self._body_name] = self._body(body)
         return found
 
+    def _read_query(self, query: bytes, found: dict[str, Any]) -> None:
+        for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+            if name in found or name not in self._query:
+                raise NotHandled
+            found[name] = self._query[name](text)
 
-def _read_get(request: Incoming) -> tuple[Any, ...]:
-    return request.order_id, request.header(b"if-match"), request.header(b"if-none-match")
+    async def respond(self, scope: Scope, receive: Receive) -> Response:
+        """Respond to a canonical request. Raises `NotHandled` for any other before anything is done."""
+        values: dict[Any, Any] = {needed: needed.caller_in(scope) for needed in self.scopes}
+        headers = scope["app.exchange"].headers
+        content = b""
+        if self.has_body:
+            bodies.require_json(headers)
+            content = (await receive()).get("body", b"")
+            if not headers.get(b"content-type"):
+                bodies.require_json(headers, content)
+        arguments = self.read(headers, scope["query_string"], scope["path_params"], content)
+        request = Request(scope)
+        for dependency in self._dependencies:
+            values[dependency] = await dependency(request)
+        for name, dependency in self._arguments:
+            arguments[name] = values[dependency]
+        if self._request_name:
+            arguments[self._request_name] = request
+        response: Response = await self._endpoint(**arguments)
+        return response
+
+    def _add(self, parameter: inspect.Parameter, hint: Any) -> None:
+        name = parameter.name
+        bare, notes, _ = split(hint)
+        markers = [note for note in notes if not isinstance(note, Meta)]
+        marker = markers[0] if markers else None
+        if len(markers) > 1 or not isinstance(marker, Marker | None) or isinstance(parameter.default, Marker):
+            raise NotHandled
+        if marker and marker.is_dependency:
+            self._arguments.append((name, self._depend(marker)))
+        elif bare is Request:
+            self._request_name = name
+        elif isinstance(bare, type) and issubclass(bare, Model):
+            if parameter.default is not _REQUIRED or (marker and marker.options):
+                raise NotHandled
+            self._add_struct(name, bare, marker)
+        else:
+            parse = text_reader(bare, hint, notes)
+            if f"{{{name}}}" in self._route_path:
+                self._path.append((name, parse))
+            elif marker and marker.name == "Header":
+                self._headers.append((name, name.replace("_", "-").encode(), parse))
+            elif marker is None or marker.name == "Query":
+                self._query[name] = parse
+            else:
+                raise NotHandled
+            if parameter.default is _REQUIRED and f"{{{name}}}" not in self._route_path:
+                self._required.append(name)
+
+    def _add_struct(self, name: str, struct: Any, marker: Marker | None) -> None:
+        """Take a struct for the body, or with `Query()` for query parameters, one for each field."""
+        if marker and marker.name == "Query" and not marker.args and not hasattr(struct, "__post_init__"):
+            fields = struct.__struct_fields__
+            for field in fields:
+                hint = type_hints(struct)[field]
+                bare, notes, _ = split(hint)
+                self._query[field] = text_reader(bare, hint, notes)
+            self._required += [field for field in fields if field not in defaults(struct)]
+            self._query_models.append((name, struct, fields))
+        elif self.has_body or (marker and marker.name != "Body"):
+            raise NotHandled
+        else:
+            self.has_body, self._body_name, self._body = True, name, body_reader(struct)
+
+    def _depend(self, marker: Any) -> Dependency:
+        """Return the dependency if it is known how to call it."""
+        if not isinstance(marker, Marker) or not marker.is_dependency or marker.options or not marker.args:
+            raise NotHandled
+        dependency: Any = marker.args[0]
+        function = dependency if inspect.isfunction(dependency) else getattr(dependency, "__call__", None)  # noqa: B004
+        if not inspect.iscoroutinefunction(function):
+            raise NotHandled
+        parameters = [*inspect.signature(function).parameters.values()]
+        if len(parameters) != 1 or type_hints(function).get(parameters[0].name) is not Request:
+            raise NotHandled
+        if type(dependency) is not RequireScope:
+            self._dependencies[dependency] = None
+        elif dependency not in self.scopes:
+            self.scopes.append(dependency)
+        return dependency  # type: ignore[no-any-return]
 
 
-def _read_list(request: Incoming) -> tuple[Any, ...]:
-    limit, cursor, customer, status = request.query("limit", "cursor", "customer", "status")
-    if (
-        (limit and not _is_limit(limit))
-        or (cursor and len(cursor) > 512)
-        or (customer and (len(customer) > 200 or _is_padded(customer)))
-        or (status and status not in _STATUSES)
-    ):
-        raise UnsureError
-    return int(limit) if limit else 20, cursor, customer, _STATUSES[status] if status else None
+def _is_response(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Response)
 
 
-def _read_place(request: Incoming) -> tuple[Any, ...]:
-    order: PlaceOrder = request.json(_decode_order, 10)
-    if _is_padded(order.customer) or _is_padded(order.product):
-        raise UnsureError
-    key = request.header(b"idempotency-key")
-    if key is not None and len(key) > 255:
-        raise UnsureError
-    root_path = request.scope.get("root_path", "")
-    conditions = request.header(b"if-match"), request.header(b"if-none-match")
-    return root_path, order.customer, order.product, order.quantity, key, *conditions
+def text_reader(bare: Any, hint: Any, notes: Iterable[Any]) -> Callable[[str], Any]:
+    """Return what reads a text as the declared type. It raises `NotHandled` for one that is not canonical."""
+    limits = _limits(notes)
+    if isinstance(bare, type) and issubclass(bare, Enum) and issubclass(bare, str) and not limits:
+        choices = {str(choice.value): choice for choice in bare}
+        return lambda text: _chosen(choices, text)
+    if bare is int and not limits.keys() - {"ge", "le"}:
+        low, high = limits.get("ge", -(10**18)), limits.get("le", 10**18)
+        return lambda text: _whole(text, low, high)
+    if bare is str and not limits.keys() - {"min_length", "max_length", "pattern"}:
+        return _str_reader(limits, is_stripped=has_note(hint, "strip"))
+    raise NotHandled
 
 
-def _read_change(request: Incoming) -> tuple[Any, ...]:
-    change: ChangeStatus = request.json(_decode_status, 4)
-    conditions = request.header(b"if-match"), request.header(b"if-none-match")
-    return request.order_id, change.status, *conditions
+def _limits(notes: Iterable[Any]) -> dict[str, Any]:
+    """Return what a parameter's notes bound. Raises `NotHandled` if they say anything else."""
+    limits: dict[str, Any] = {}
+    for note in notes:
+        if isinstance(note, Marker):
+            if note.args or note.options.keys() - _LIMITS - {"description", "examples"}:
+                raise NotHandled
+            limits |= {name: note.options[name] for name in _LIMITS & note.options.keys()}
+        else:
+            known = (*_LIMITS, "gt", "lt", "multiple_of", "pattern")
+            limits |= {name: value for name in known if (value := getattr(note, name)) is not None}
+    return limits
 
 
-def _is_padded(name: str) -> bool:
-    return name[0].isspace() or name[-1].isspace()
+def _str_reader(limits: Mapping[str, Any], *, is_stripped: bool) -> Callable[[str], str]:
+    shortest, longest = max(limits.get("min_length", 0), 1), limits.get("max_length", 1 << 30)
+    search = re.compile(limits["pattern"]).search if "pattern" in limits else None
+
+    def read(text: str) -> str:
+        if not shortest <= len(text) <= longest or (search and not search(text)):
+            raise NotHandled
+        if is_stripped and text != text.strip():
+            raise NotHandled
+        return text
+
+    return read
 
 
-@dataclass(frozen=True, slots=True)
-class Hot:
-    """One hot endpoint. `path` is what the documentation, and so the log, calls it."""
-
-    path: str
-    matches: Callable[[str], re.Match[str] | None]
-    needs: str
-    read: Callable[[Incoming], tuple[Any, ...]]
-    call: Callable[..., Awaitable[Response]]
+def _chosen(choices: Mapping[str, Any], text: str) -> Any:
+    try:
+        return choices[text]
+    except KeyError:
+        raise NotHandled from None
 
 
-def _hot(path: str, *rest: Any) -> Hot:
-    return Hot(path, re.compile(path.replace("{order_id}", "([^/]+)")).fullmatch, *rest)
+def _whole(text: str, low: int, high: int) -> int:
+    if _is_whole(text) and low <= (number := int(text)) <= high:
+        return number
+    raise NotHandled
 
 
-HOT = {
-    "GET": (
-        _hot("/orders/{order_id}", READ, _read_get, endpoints.get_order),
-        _hot("/orders", READ, _read_list, endpoints.list_orders),
-    ),
-    "POST": (_hot("/orders", WRITE, _read_place, endpoints.place_order),),
-    "PUT": (_hot("/orders/{order_id}/status", WRITE, _read_change, endpoints.change_status),),
-}
-HEALTH: dict[str, Callable[[Any], Awaitable[Response]]] = {
-    "/health": lambda _: endpoints.health(),
-    "/health/ready": lambda state: endpoints.ready(state.service, state),
-}
+def body_reader(struct: type[Any]) -> Callable[[bytes], Any]:
+    """Return what reads JSON as the struct. It raises `NotHandled` for any that is not plainly valid."""
+    decode = msgspec.json.Decoder(struct).decode
+    hints = type_hints(struct)
+    stripped = [name for name in struct.__struct_fields__ if has_note(hints[name], "strip")]
+    # msgspec takes the last of a name that comes twice. There are at least as many quotes as are around the
+    # names of the fields that are needed or differ from their default, and around their texts. So when there
+    # are just as many, no name comes twice. When there are more, which is rare, the names are looked at.
+    known = defaults(struct)
+    quotes = {name: 4 if _is_text(hints[name]) else 2 for name in struct.__struct_fields__}
+    needed = sum(count for name, count in quotes.items() if name not in known)
+    optional = [(name, default, quotes[name]) for name, default in known.items()]
+
+    def read(body: bytes) -> Any:
+        try:
+            found = decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise NotHandled from None
+        for name in stripped:
+            value = getattr(found, name)
+            if value and (value[0].isspace() or value[-1].isspace()):
+                raise NotHandled
+        expected = needed
+        for name, default, count in optional:
+            if getattr(found, name) != default:
+                expected += count
+        if body.count(b'"') != expected:
+            try:
+                bodies.load(body)
+            except json.JSONDecodeError:
+                raise NotHandled from None
+        return found
+
+    return read
 
 
-class Front:
-    """Stands before FastAPI."""
+def _is_text(hint: Any) -> bool:
+    bare = split(hint)[0]
+    return isinstance(bare, type) and issubclass(bare, str)
 
-    def __init__(self, behind: ASGIApp, state: Any) -> None:
-        self._behind = behind
-        self._state = state
+
+Matches = Callable[[str], re.Match[str] | None]
+
+
+class FastPath:
+    """The table of the declared routes. It authenticates every request, also one that falls back."""
+
+    def __init__(
+        self,
+        fallback: ASGIApp,
+        routers: Iterable[Any],
+        authentication: Authentication,
+        is_usable: Callable[[], bool],
+    ) -> None:
+        self._fallback = fallback
+        self._authentication = authentication
+        self._is_usable = is_usable
+        # By method, depth and first segment.
+        self._routes: dict[tuple[str, int, str], list[tuple[Matches, Route, FastRoute | None]]] = {}
+        self._foreign: list[Any] = []  # routers of which only FastAPI can tell what they serve
+        for router in routers:
+            if isinstance(router, APIRouter):
+                for route, around in router.routes():
+                    self._add(route, around)
+            else:
+                self._foreign.append(router)
+
+    def _add(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
+        try:
+            fast: FastRoute | None = FastRoute(route, around)
+        except NotHandled:
+            fast = None
+        if ":" in route.path or "{" in route.path.split("/", 2)[1]:  # `_routes` cannot hold it
+            methods = [*route.methods]
+            self._foreign.append(
+                Router([starlette.routing.Route(route.path, route.endpoint, methods=methods)])
+            )
+            return
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(route.path)))
+        for method in route.methods:
+            self._routes.setdefault((method, *_place(route.path)), []).append(
+                (pattern.fullmatch, route, fast)
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http":
-            path = get_route_path(scope)
-            for hot in HOT.get(scope["method"], ()):
-                if match := hot.matches(path):
-                    await self._serve(hot, match, scope, receive, send)
-                    return
-            if path in HEALTH and scope["method"] == "GET":
-                scope["route"] = Route(path)
-                await self._answer(HEALTH[path](self._state), scope, receive, send)
-                return
-        await self._behind(scope, receive, send)
-
-    async def _serve(
-        self, hot: Hot, match: re.Match[str], scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        message: Message | None = None
-        order_id = match[1] if match.lastindex else ""
-
-        async def work() -> Response:
-            nonlocal message
-            caller = await caller_of(Request(scope), self._state.authenticator)
-            require(caller, hot.needs)
-            body = b""
-            if scope["method"] != "GET":
-                bodies.require_json(scope["app.exchange"].headers)
-                message = await receive()
-                body = message.get("body", b"")
-            arguments = hot.read(Incoming(scope, order_id, body))
-            return await hot.call(self._state.service, caller, *arguments)
-
-        route = {"route": Route(hot.path), "path_params": {"order_id": order_id} if order_id else {}}
-        scope.update(route)
+        if scope["type"] != "http":
+            await self._fallback(scope, receive, send)
+            return
+        path = get_route_path(scope)
+        fast: FastRoute | None = None
+        for matches, route, known in self._routes.get((scope["method"], *_place(path)), ()):
+            if match := matches(path):
+                scope["route"], scope["path_params"] = route, match.groupdict()
+                fast = known
+                break
+        response: Response | None = None
         try:
-            await self._answer(work(), scope, receive, send)
-        except UnsureError:
-            for name in route:
-                del scope[name]
+            if self._authentication.is_required:
+                await self._authentication.authenticate(scope, path)
+            else:
+                scope["app.caller"] = ANONYMOUS
+            if fast and self._is_usable() and not (self._foreign and self._is_foreign(scope)):
+                if fast.has_body:
+                    receive = _Body(receive)
+                response = await fast.respond(scope, receive)
+        except NotHandled:
+            pass
+        except Exception as error:
+            response = await errors.response_to(Request(scope), error)
+        if response is None:
+            scope.pop("route", None)
+            scope.pop("path_params", None)
+            await self._fallback(scope, receive, send)
+        else:
+            await response(scope, receive, send)
 
-            async def again() -> Message:
-                nonlocal message
-                first, message = message, None
-                return first or await receive()
-
-            await self._behind(scope, again, send)
-
-    @staticmethod
-    async def _answer(work: Awaitable[Response], scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            response = await work
-        except OrderError as error:
-            response = await errors.order_error(Request(scope), error)
-        except HTTPException as error:  # what is wrong with the body was found where it was read
-            response = await errors.http_error(Request(scope), error)
-        await response(scope, receive, send)
+    def _is_foreign(self, scope: Scope) -> bool:
+        return any(
+            route.matches(scope)[0] is Match.FULL for router in self._foreign for route in router.routes
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What the request log asks of a route."""
+class _Body:
+    """The request's body: FastAPI receives it once more when the fast path has read it in vain."""
 
-    path: str
+    __slots__ = ("_is_given", "_message", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._message: Message | None = None
+        self._is_given = False
+
+    async def __call__(self) -> Message:
+        """Receive the whole body from the server, then the same again, then what else there is."""
+        if self._message is None:
+            self._message = await self._receive()
+            return self._message
+        if self._is_given:
+            return await self._receive()
+        self._is_given = True
+        return self._message
+
+
+def _place(path: str) -> tuple[int, str]:
+    return path.count("/"), path.split("/", 2)[1] if path.startswith("/") else ""

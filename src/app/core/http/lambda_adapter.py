@@ -8,12 +8,13 @@ from typing import Any
 
 from mangum import Mangum
 from mangum.handlers import HTTPGateway
+from mangum.protocols.lifespan import LifespanCycle
 from mangum.types import Response, Scope
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Receive, Send
 
 from app.core.http.app import App
 from app.core.http.responses import problem
-from app.core.telemetry import note
+from app.core.telemetry import add_log_fields
 
 # What Mangum makes of an answer that began and broke off; a server ends the connection.
 _BROKEN_OFF = {
@@ -82,7 +83,8 @@ _NO_REQUEST = {
 
 def handler_of(app: App) -> Callable[[Any, Any], dict[str, Any]]:
     """Return the Lambda handler that serves `app`."""
-    serve = _adapter(app)
+    adapter = _adapter(app)  # before start-up, for it makes the event loop
+    serve = _adapter(_with_state(app, _started(app))) if app.has_lifespan else adapter
 
     def handler(event: Any, context: Any) -> dict[str, Any]:
         try:
@@ -96,6 +98,25 @@ def handler_of(app: App) -> Callable[[Any, Any], dict[str, Any]]:
 def _adapter(app: Any) -> Mangum:
     # Lifespan is off: Mangum would run start-up and shutdown with every request.
     return Mangum(app, lifespan="off", custom_handlers=[_Gateway])
+
+
+def _started(app: App) -> LifespanCycle:
+    """Run the application's start-up, once for the execution environment.
+
+    Lambda does not say when an environment ends, so nothing runs the shutdown. Raises `LifespanFailure`.
+    """
+    cycle = LifespanCycle(app, "on")
+    cycle.__enter__()  # its __exit__ is the shutdown
+    return cycle
+
+
+def _with_state(app: App, cycle: LifespanCycle) -> ASGIApp:
+    """Give every request a copy of the state that start-up made, as a server does."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": cycle.lifespan_state.copy()}, receive, send)
+
+    return serve
 
 
 def _reject(app: App, event: Any, context: Any, error: Exception) -> dict[str, Any]:
@@ -112,7 +133,7 @@ def _reject(app: App, event: Any, context: Any, error: Exception) -> dict[str, A
     cause = repr(error) if isinstance(error, KeyError) else type(error).__name__
 
     async def reject(scope: Scope, receive: Receive, send: Send) -> None:
-        note(error="UnreadableEvent", cause=cause)
+        add_log_fields(error="UnreadableEvent", cause=cause)
         await answer(scope, receive, send)
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
 from hmac import compare_digest
 from socket import AF_INET6, inet_pton
 from typing import Any, NoReturn
@@ -65,7 +64,7 @@ _SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY
 
 # The edge says who it is by this header; edge/template.yaml sends it.
 ORIGIN_SECRET_HEADER = b"x-origin-secret"
-_NOT_BY_THE_EDGE = "This address answers the edge only; call the API by its public name."
+_DIRECT_ACCESS = "Direct access is not allowed; use the public URL."
 
 # Also within an IPv6 address (::ffff:192.0.2.1), and before a port.
 _ipv4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}", re.ASCII).search
@@ -129,7 +128,6 @@ class RequestBoundary:
                 work,
                 scope,
                 exchange.status or 500,
-                exchange.answered,
                 (exchange.answered_at or time.perf_counter()) - exchange.begun,
                 exchange.receive_seconds,
                 exchange.served,
@@ -161,13 +159,13 @@ class RequestBoundary:
             return
         if self.in_flight > MAX_IN_FLIGHT:
             exchange.reject_for_now(503, "Overloaded", _OVERLOADED)
-        if self._origin_secrets and not self._by_edge(headers):
-            exchange.reject(problem(403, "Forbidden", _NOT_BY_THE_EDGE, path, kind="not-by-the-edge"))
+        if self._origin_secrets and not self._has_origin_secret(headers):
+            exchange.reject(problem(403, "Forbidden", _DIRECT_ACCESS, path, code="direct-access-forbidden"))
         if self._counting or len(self._exchanges) > MAX_OF_ONE_CALLER:
             self.count(exchange)
 
-    def _by_edge(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the caller knows a secret of the edge's."""
+    def _has_origin_secret(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the request carries the origin secret, which CloudFront adds."""
         given = headers.get(ORIGIN_SECRET_HEADER, b"")
         return any(compare_digest(given, secret) for secret in self._origin_secrets)
 
@@ -227,7 +225,6 @@ class Exchange:
     served = True
     subject: str | None = None
     counted_for: str | None = None
-    answered: Sequence[tuple[bytes, bytes]] = ()
     answered_at = 0.0
     receive_seconds: float | None = None
     _late = 0  # the status that says so
@@ -243,7 +240,7 @@ class Exchange:
         headers: dict[bytes, bytes],
         receive: Receive,
         send: Send,
-        work: telemetry.Work,
+        work: telemetry.LogContext,
         task: asyncio.Task[Any],
     ) -> None:
         self.scope = scope
@@ -293,7 +290,7 @@ class Exchange:
 
     def reject_for_now(self, status: int, title: str, detail: str) -> NoReturn:
         """End the request: there is no place for it."""
-        telemetry.count("RejectedRequests")
+        telemetry.add_metric("RejectedRequests")
         self.reject(self._later(status, title, detail))
 
     def _reject_for_size(self, limit: int) -> NoReturn:
@@ -335,8 +332,8 @@ class Exchange:
         return self._later(503, "Too slow", _TOO_SLOW)
 
     def _later(self, status: int, title: str, detail: str) -> Response:
-        kind = "-".join(title.lower().split())
-        answer = problem(status, title, detail, self.scope["path"], kind=kind)
+        code = "-".join(title.lower().split())
+        answer = problem(status, title, detail, self.scope["path"], code=code)
         answer.headers["retry-after"] = "1"
         return answer
 
@@ -391,7 +388,7 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.answered_at = time.perf_counter()  # what the client takes to read is not our latency
             self.status = message["status"]
-            self.answered = answered = list(message["headers"])
+            answered = list(message["headers"])
             present = {name for name, _ in answered}
             answered += [header for header in _SECURITY_HEADERS if header[0] not in present]
             answered += access_log.ids(self._work)

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
 
-from app.orders.models import Order, OrderStatus
+from app.core import telemetry
+from app.core.models import E, Entity, public_view
+from app.core.service import Created, Listed
 
+NOT_KEPT = {"cache-control": "no-store"}
 _encode = msgspec.json.Encoder().encode
 
 
-class Public(msgspec.Struct):
-    """What callers see of an order: its fields in the order of `Order`, all but the last, its owner."""
-
-    id: str
-    customer: str
-    product: str
-    quantity: int
-    status: OrderStatus
-    version: int
-    created_at: datetime
-    updated_at: datetime
-
-
-def public(order: Order) -> Public:
-    """Return what callers see of an order."""
-    return Public(*order[:-1])
-
-
-def etag(order: Order) -> str:
-    """Return the order's entity tag: the version tells every state of an order from the others."""
-    return f'"{order.version}"'
+def etag(entity: Entity) -> str:
+    """Return the entity tag: the version tells every state of an entity from the others."""
+    return f'"{entity.version}"'
 
 
 def json_response(
@@ -48,22 +32,39 @@ def json_response(
     return Response(_encode(body), status, headers, media_type)
 
 
-def order_response(order: Order, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with one order. It may be kept by the caller, but only used after asking again."""
-    kept = {"etag": etag(order), "cache-control": "private, no-cache"}
-    return json_response(public(order), status, kept | dict(headers or {}))
+def entity_response(entity: Entity, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Send what callers may see of an entity. They may keep it, and have to ask before using it again."""
+    kept = {"etag": etag(entity), "cache-control": "private, no-cache"}
+    return json_response(public_view(type(entity))(entity), status, kept | dict(headers or {}))
 
 
-def problem(status: int, title: str, detail: str, path: str, *, kind: str = "", **more: Any) -> Response:
-    """Answer a request for `path` with a problem (RFC 9457); `kind` names it for programs."""
+def created_response(path: str, created: Created[E]) -> Response:
+    """Send an entity that was created, and where it is: at its id under `path`."""
+    headers = {"location": f"{path}/{created.entity.id}"}
+    if created.replayed:
+        headers["idempotent-replayed"] = "true"
+        telemetry.add_metric("IdempotentReplays")
+    return entity_response(created.entity, 201, headers)
+
+
+def list_response(listed: Listed[E]) -> Response:
+    """Send one page of entities."""
+    items = listed.items
+    view = public_view(type(items[0])) if items else None
+    body = {"items": [*map(view, items)] if view else [], "next_cursor": listed.next_cursor}
+    return json_response(body, headers=NOT_KEPT)
+
+
+def problem(status: int, title: str, detail: str, path: str, *, code: str = "", **more: Any) -> Response:
+    """Answer a request for `path` with a problem (RFC 9457); `code` names it for programs."""
     body = {
-        "type": f"urn:orders:problem:{kind}" if kind else "about:blank",
+        "type": f"urn:orders:problem:{code}" if code else "about:blank",
         "title": title,
         "status": status,
         "detail": detail,
         "instance": _reference(path),
     } | more
-    return json_response(body, status, {"cache-control": "no-store"}, "application/problem+json")
+    return json_response(body, status, NOT_KEPT, "application/problem+json")
 
 
 def _reference(path: str) -> str:

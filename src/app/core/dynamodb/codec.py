@@ -1,0 +1,78 @@
+"""Between an entity and its DynamoDB item: one attribute for each field, under the field's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic
+
+import msgspec
+
+from app.core.models import E, compiled, split, type_hints
+from app.core.times import timestamp
+
+Item = dict[str, dict[str, Any]]
+
+
+class S(msgspec.Struct, gc=False, rename="upper"):
+    """A text attribute."""
+
+    s: str
+
+
+class Codec(Generic[E]):
+    """Writes and reads the items of one entity type.
+
+    Both directions are generated from the fields, once: reading is half the cost of a list, and code for just
+    these fields reads a page in half the time of a loop over them. Raises `TypeError` for a field of a type
+    that it does not know; add such a type to `_ATTRIBUTES`.
+    """
+
+    def __init__(self, entity: type[E]) -> None:
+        fields = msgspec.structs.fields(entity)  # type: ignore[arg-type]  # an Entity is a Struct
+        self.defaults = {each.name: each.default for each in fields if not each.required}
+        attributes: list[Any] = []
+        arguments = []
+        self._writers: dict[str, Callable[[Any], dict[str, Any]]] = {}
+        for field in fields:
+            bare, _, _ = split(type_hints(entity)[field.name])
+            attribute, self._writers[field.name], value = _attribute(field.name, bare)
+            if field.required:
+                attributes.append((field.name, attribute))
+            else:  # an item that is older than the field does not have it
+                attributes.append((field.name, attribute | None, None))
+                value = f"{value} if item.{field.name} else defaults[{field.name!r}]"
+            arguments.append(f"{field.name}={value}")
+        self.listed = msgspec.defstruct("ListedItem", [*attributes, ("sort_key", S)], kw_only=True, gc=False)
+        self.stored = msgspec.defstruct(
+            "StoredItem", [("fingerprint", S), ("write_id", S)], bases=(self.listed,), kw_only=True, gc=False
+        )
+        self.read: Callable[[Any], E] = compiled(
+            f"lambda item: entity({', '.join(arguments)})", entity=entity, defaults=self.defaults
+        )
+
+    def write(self, values: Mapping[str, Any]) -> Item:
+        """Return the attributes of these fields; a None is left out."""
+        return {name: self._writers[name](value) for name, value in values.items() if value is not None}
+
+    def from_item(self, item: Item) -> E:
+        """Read a whole item, as the stream brings it. Raises `msgspec.ValidationError`."""
+        return self.read(msgspec.convert(item, self.stored))
+
+
+def _attribute(name: str, bare: Any) -> tuple[Any, Callable[[Any], dict[str, Any]], str]:
+    """Return the struct of the attribute, what writes it, and the source code that reads it."""
+    if bare is bool:
+        return _struct("bool", bool), lambda value: {"BOOL": value}, f"item.{name}.bool"
+    if bare is int:  # a whole number never passes through a float
+        return _struct("n", str), lambda value: {"N": str(value)}, f"int(item.{name}.n)"
+    if bare is datetime:
+        return _struct("s", datetime), lambda value: {"S": timestamp(value)}, f"item.{name}.s"
+    if bare is str or (isinstance(bare, type) and issubclass(bare, Enum) and issubclass(bare, str)):
+        return _struct("s", bare), lambda value: {"S": str(value)}, f"item.{name}.s"
+    raise TypeError(f"{name}: no attribute is known for {bare}")
+
+
+def _struct(kind: str, value: Any) -> Any:
+    return msgspec.defstruct("Attribute", [(kind, value)], rename="upper", gc=False)

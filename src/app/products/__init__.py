@@ -1,0 +1,1 @@
+"""Products: the second resource, and the one to copy."""
