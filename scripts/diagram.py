@@ -1,4 +1,4 @@
-"""`make diagram`: draw docs/architecture.md from the templates, so that the picture cannot lie.
+"""Draw docs/architecture.md from the templates, so that the picture cannot lie.
 
 A box is a resource that carries requests, data or events; an arrow says that its properties name another.
 Roles, policies, log groups and the like are left out.
@@ -7,7 +7,6 @@ Roles, policies, log groups and the like are left out.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def page() -> str:
     root = ROOT / "template.yaml"
     parts = [
         "# Architecture",
-        "Drawn from the templates by `make diagram`; a test fails when it is stale. An arrow says that a "
+        "Drawn from the templates by `make generate`; a test fails when it is stale. An arrow says that a "
         "resource's properties name the other: a function its event source, a rule its target, a queue where "
         "its dead letters go.",
         "## Runtime=lambda",
@@ -105,14 +104,3 @@ def page() -> str:
         drawing(ROOT / "fargate" / "template.yaml"),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def main() -> int:
-    """Write the page."""
-    PAGE.write_text(page())
-    sys.stdout.write(f"Wrote {PAGE.relative_to(ROOT)}.\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
