@@ -9,12 +9,13 @@ import boto3
 import httpx
 import pytest
 from fastapi import FastAPI
-from localcloud.embedded import EmbeddedAws, embedded_aws
-from tests.support import LambdaTransport, ServerTransport, a_settings
+from localcloud.running import Emulator, running_emulator
+from tests.builders import a_settings, an_app
+from tests.transports import LambdaTransport, ServerTransport
 
-from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
-from app.core.http.app import create_app
+from app.core.memory import FixedCursorKey
 from app.core.settings import Settings
+from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.service import OrderService
 
 
@@ -30,12 +31,12 @@ def documents(settings: Settings) -> MemoryDocumentStore:
 
 @pytest.fixture
 def service(documents: MemoryDocumentStore) -> OrderService:
-    return OrderService(MemoryOrderStore(), documents, FixedCursorKey())
+    return OrderService(MemoryOrderRepository(), documents, FixedCursorKey())
 
 
 @pytest.fixture
 def app(service: OrderService, settings: Settings) -> FastAPI:
-    return create_app(service, settings)
+    return an_app(service, settings)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def own_session() -> None:
 
 
 @pytest.fixture(scope="session")
-def aws() -> Iterator[EmbeddedAws]:
-    """The local AWS with the stack of template.yaml on it, and its functions running from `src`."""
-    with embedded_aws() as aws:
+def aws() -> Iterator[Emulator]:
+    """The local AWS emulator with the stack of template.yaml on it, and its functions running from `src`."""
+    with running_emulator() as aws:
         yield aws

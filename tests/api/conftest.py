@@ -1,4 +1,4 @@
-"""Prints how many hostile requests the suite has sent."""
+"""Print how many attack cases the security tests have tried."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tried = sum(
-        int(value)  # type: ignore[call-overload]  # a number, by `send` in test_hostile
+        int(value)  # type: ignore[call-overload]  # a number, by `send` in test_security
         for reports in terminalreporter.stats.values()
         for report in reports
         if getattr(report, "when", "") == "teardown"
         for name, value in report.user_properties
-        if name == "hostile_cases"
+        if name == "attack_cases"
     )
     if tried:
-        terminalreporter.write_line(f"hostile suite: {tried} cases tried")
+        terminalreporter.write_line(f"security tests: {tried} attack cases tried")

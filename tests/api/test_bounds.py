@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 from tests.api.wire import Answer, answers, connect, exchange, received, sent, serving
-from tests.support import a_settings
+from tests.builders import ROOT, a_settings, an_app
 
 from app.core.http import http_protocol
-from app.core.http.app import create_app
 from app.core.http.middleware import MAX_HEADER_BYTES
 from app.orders.service import OrderService
 
@@ -29,7 +28,7 @@ ORDER = b'{"customer": "John Doe", "product": "Widget", "quantity": 5}'
 
 @pytest.fixture
 def port(service: OrderService) -> Iterator[int]:
-    with serving(create_app(service, a_settings())) as port:
+    with serving(an_app(service, a_settings())) as port:
         yield port
 
 
@@ -94,22 +93,26 @@ class TestBytes:
             padded = request % (b"a" * (length - len(request) + 2))
             assert len(padded) == length
             # the application counts without what separates the fields
-            assert [each.status for each in exchange(port, padded + LAST)] in ([200, 200], [414], [431])
+            assert [response.status for response in exchange(port, padded + LAST)] in (
+                [200, 200],
+                [414],
+                [431],
+            )
             if length > MAX_HEADER_BYTES:
-                assert [each.status for each in exchange(port, padded + LAST)] in ([414], [431])
+                assert [response.status for response in exchange(port, padded + LAST)] in ([414], [431])
 
     def test_bodies_are_not_counted_as_headers(self, port: int) -> None:
         body = ORDER + b" " * 60_000
         length = POST + b"Content-Length: %d\r\n\r\n"
         small = (
-            b"".join(b"1;abcdefgh\r\n%c\r\n" % each for each in ORDER)
+            b"".join(b"1;abcdefgh\r\n%c\r\n" % char for char in ORDER)
             + b"0\r\n"
             + b"X: a\r\n" * 500
             + b"\r\n"
         )
         whole = length % len(body) + body + CHUNKED + small + LAST
         for parts in ([whole], [whole[at : at + 9_000] for at in range(0, len(whole), 9_000)]):
-            assert [each.status for each in exchange(port, *parts)] == [201, 201, 200]
+            assert [response.status for response in exchange(port, *parts)] == [201, 201, 200]
 
 
 class TestTime:
@@ -142,28 +145,28 @@ class TestTime:
         assert len(lines(capsys)) == 390
 
     def test_a_connection_on_which_nothing_comes_ends(self, service: OrderService) -> None:
-        with serving(create_app(service, a_settings()), timeout_keep_alive=0.1) as port:
+        with serving(an_app(service, a_settings()), timeout_keep_alive=0.1) as port:
             with connect(port) as connection:
                 assert received(connection) == b""
-            assert [each.status for each in exchange(port, HEAD + b"\r\n")] == [200]
+            assert [response.status for response in exchange(port, HEAD + b"\r\n")] == [200]
 
     def test_empty_lines_begin_no_request(
         self, service: OrderService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """RFC 9112, section 2.2: old clients send one after a body. They do not keep a connection either."""
         monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
-        app = create_app(service, a_settings())
+        app = an_app(service, a_settings())
         with serving(app, timeout_keep_alive=0.5) as port:
             for request, statuses in ((b"", []), (HEAD + b"\r\n", [200])):
                 with connect(port) as connection:
                     connection.sendall(request)
                     begun = connection.recv(65536) if request else b""
                     connection.sendall(b"\r\n")
-                    assert [each.status for each in answers(begun + received(connection))] == statuses
+                    assert [response.status for response in answers(begun + received(connection))] == statuses
 
     def test_an_idle_connection_ends_also_after_a_body_that_came_late(self, service: OrderService) -> None:
         unwanted = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na"
-        app = create_app(service, a_settings())
+        app = an_app(service, a_settings())
         with serving(app, timeout_keep_alive=0.1) as port, connect(port) as connection:
             connection.sendall(unwanted)
             begun = connection.recv(65536)
@@ -175,17 +178,17 @@ class TestTime:
     ) -> None:
         unwanted = b"GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
         found = exchange(port, unwanted % 70_000 + b"a" * 70_000 + LAST)
-        assert [each.status for each in found] == [200, 200], "a moderate rest is skipped"
+        assert [response.status for response in found] == [200, 200], "a moderate rest is skipped"
         with connect(port) as connection:
             for _ in range(20):  # each of its requests has the bound, not all together
                 connection.sendall(unwanted % 70_000 + b"a" * 70_000)
                 assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
             sent(connection, LAST)
-            assert [each.status for each in answers(received(connection))] == [200]
+            assert [response.status for response in answers(received(connection))] == [200]
         found = exchange(port, unwanted % 10**9, *[b"a" * 65536] * 20)
-        assert [each.status for each in found] == [200]
+        assert [response.status for response in found] == [200]
         monkeypatch.setattr(http_protocol, "DISCARD_SECONDS", 0.1)
-        assert [each.status for each in exchange(port, unwanted % 10)] == [200]
+        assert [response.status for response in exchange(port, unwanted % 10)] == [200]
 
 
 class Large:
@@ -269,7 +272,7 @@ def test_a_client_that_is_gone_before_its_answer_is_no_fault_of_ours(
     service: OrderService, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """asyncio's own loop raises where uvloop does not: the client's end came, and nobody has read it yet."""
-    with serving(create_app(service, a_settings()), loop="asyncio") as port:
+    with serving(an_app(service, a_settings()), loop="asyncio") as port:
         for _ in range(5):
             with connect(port) as connection:
                 connection.sendall(
@@ -277,3 +280,14 @@ def test_a_client_that_is_gone_before_its_answer_is_no_fault_of_ours(
                 )
         assert [answer.status for answer in exchange(port, LAST)] == [200]
     assert {line["status"] for line in lines(capsys)} == {404}
+
+
+def test_the_documentation_tells_these_figures() -> None:
+    text = " ".join((ROOT / "docs/reliability.md").read_text().split())
+    for figures in (
+        f"request line and headers have {http_protocol.HEAD_SECONDS} s and {MAX_HEADER_BYTES:,} bytes",
+        f"of {http_protocol.MAX_PARTIAL_HEADS} requests whose headers are still on their way",
+        f"given up after {http_protocol.WRITE_SECONDS} s",
+        f"for {http_protocol.DISCARD_SECONDS} s and {http_protocol.MAX_DISCARDED_BYTES / 2**20:.1g} MB",
+    ):
+        assert figures in text

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support import AN_ORDER, an_order
+from msgspec import structs
+from tests.builders import AN_ORDER, an_order
 
-from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
+from app.core.auth.caller import ANONYMOUS
 from app.core.errors import VersionConflict
 from app.core.http import conditions
+from app.core.memory import FixedCursorKey
+from app.core.store import UpdateResult
 from app.orders import endpoints
-from app.orders.models import ANYONE, OrderStatus
-from app.orders.ports import StatusChange
+from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
+from app.orders.models import Order, OrderStatus, StatusUpdate
 from app.orders.service import OrderService
 
 UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
@@ -151,7 +155,7 @@ class TestChange:
         assert client.put(f"{path}/status", json={"status": "x"}, headers=headers).status_code == 422
 
     def test_what_is_not_there_has_no_conditions(self, client: httpx.Client) -> None:
-        for header in ({"if-match": '"9"'}, {"if-none-match": "*"}, {"if-none-match": '"1"'}):
+        for header in ({"if-match": '"1", "2"'}, {"if-none-match": "*"}, {"if-none-match": '"1"'}):
             assert ship(client, UNKNOWN, header).status_code == 404
 
 
@@ -181,19 +185,19 @@ class TestWithoutTags:
         assert offered.status_code == (200 if allowed else 412)
 
 
-class Racing(MemoryOrderStore):
+class Racing(MemoryOrderRepository):
     """Another request is faster, several times."""
 
     def __init__(self, races: int) -> None:
         super().__init__()
         self._races = races
 
-    async def change_status(self, order_id: str, target: OrderStatus, **more: Any) -> StatusChange:
+    async def update(self, order_id: str, changes: Mapping[str, Any], **more: Any) -> UpdateResult[Order]:
         if self._races:
             self._races -= 1
-            order, fingerprint = self._orders[order_id]
-            self._orders[order_id] = (order._replace(version=order.version + 1), fingerprint)
-        return await super().change_status(order_id, target, **more)
+            order, fingerprint = self._stored[order_id]
+            self._stored[order_id] = (structs.replace(order, version=order.version + 1), fingerprint)
+        return await super().update(order_id, changes, **more)
 
 
 class TestRaces:
@@ -204,9 +208,9 @@ class TestRaces:
         service = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
 
         async def run() -> int:
-            await store.place(an_order(), "fingerprint")
-            arguments = (ANYONE, an_order().id, OrderStatus.SHIPPED, if_match, if_none_match)
-            await endpoints.change_status(service, *arguments)
+            await store.create(an_order(), "fingerprint")
+            body = StatusUpdate(status=OrderStatus.SHIPPED)
+            await endpoints.change_status(service, ANONYMOUS, an_order().id, body, if_match, if_none_match)
             changed = await store.get(an_order().id)
             assert changed is not None
             assert changed.status == "shipped"
@@ -246,15 +250,15 @@ def reference(header: str) -> list[str] | None:
             element = ""
         else:
             element += character
-    for each in [*elements, element]:
-        text = each.strip(" \t")
+    for member in [*elements, element]:
+        text = member.strip(" \t")
         if not text:
             continue
         opaque = text.removeprefix("W/")
         inner = opaque[1:-1]
         if len(opaque) < 2 or opaque[0] != '"' or opaque[-1] != '"':
             return None
-        if not all(each == "!" or "#" <= each <= "~" or "\x80" <= each <= "\xff" for each in inner):
+        if not all(char == "!" or "#" <= char <= "~" or "\x80" <= char <= "\xff" for char in inner):
             return None
         tags.append(text)
     return tags

@@ -16,18 +16,14 @@ from fastapi import Request, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.responses import StreamingResponse
-from tests.support import sample
+from tests.builders import sample
+from tests.transports import LambdaContext
 
 from app.core.http.app import App
 from app.core.http.lambda_adapter import handler_of
 
 Answer = dict[str, Any]
 Handle = Callable[[Any], tuple[Answer, dict[str, Any]]]
-
-
-class Context:
-    aws_request_id = "00000000-0000-4000-8000-000000000000"
-    function_version = "7"
 
 
 @pytest.fixture
@@ -38,13 +34,13 @@ def handle(app: App, loop: asyncio.AbstractEventLoop) -> Handle:
     def handle(event: Any) -> tuple[Answer, dict[str, Any]]:
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            answer = handler(json.loads(json.dumps(event)), Context())
+            answer = handler(json.loads(json.dumps(event)), LambdaContext())
         json.dumps(answer)  # is what Lambda does with it
         (line,) = [
             line for line in map(json.loads, out.getvalue().splitlines()) if line["message"] == "request"
         ]
         assert line["status"] == answer["statusCode"]
-        assert answer["headers"]["x-request-id"] == line["request_id"] == Context.aws_request_id
+        assert answer["headers"]["x-request-id"] == line["request_id"] == LambdaContext.aws_request_id
         if answer["statusCode"] >= 400:
             assert answer["headers"]["content-type"] == "application/problem+json"
             assert json.loads(base64.b64decode(answer["body"]))["status"] == answer["statusCode"]
@@ -192,7 +188,7 @@ def test_an_answer_that_breaks_off_is_a_problem(
 
     event = a_get()
     event["requestContext"]["http"]["path"] = "/stream"
-    answer = handler_of(app)(event, Context())
+    answer = handler_of(app)(event, LambdaContext())
     problem = json.loads(base64.b64decode(answer["body"]))
     assert (answer["statusCode"], problem["status"], problem["instance"]) == (500, 500, "/stream")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 from tests.api.test_orders import assert_problem, place
-from tests.support import AN_ORDER, ServerTransport, a_settings
+from tests.builders import AN_ORDER, a_settings, an_app
+from tests.transports import ServerTransport
 
-from app.core.dynamodb.memory import MemoryDocumentStore
-from app.core.http.app import App, create_app
+from app.core.http.app import App
+from app.orders.memory import MemoryDocumentStore
 from app.orders.service import OrderService
 
 UNKNOWN = "0199a6f5-1c00-7000-8000-000000000001"
@@ -95,7 +96,7 @@ class TestFieldValues:
     def test_a_page_of_a_listed_origin_in_white_space(
         self, service: OrderService, loop: asyncio.AbstractEventLoop
     ) -> None:
-        app = create_app(service, a_settings(cors_origins=("https://page.test",)))
+        app = an_app(service, a_settings(cors_origins=("https://page.test",)))
         with httpx.Client(transport=ServerTransport(app, loop), base_url="http://api.test") as client:
             answer = client.get("/health", headers={b"origin": b" https://page.test\t"})
             assert answer.headers["access-control-allow-origin"] == "https://page.test"
@@ -209,6 +210,19 @@ class TestContent:
             assert response.headers["accept"] == "application/json"
 
     @pytest.mark.parametrize(
+        "name", ["accept", "x-content-type", "content", "type", "content-language", "content-types"]
+    )
+    def test_no_other_header_says_which_it_is(self, client: httpx.Client, name: str) -> None:
+        for said in ({}, {"content-type": "text/plain"}):
+            for method, path in (*(("POST", path) for path in POSTS), ("PUT", f"/orders/{UNKNOWN}/status")):
+                headers = said | {name: "application/json"}
+                assert_problem(
+                    client.request(method, path, content=json.dumps(AN_ORDER), headers=headers), 415
+                )
+        for other in ("text/plain", "gzip"):
+            assert client.post("/orders", json=AN_ORDER, headers={name: other}).status_code == 201
+
+    @pytest.mark.parametrize(
         "kind",
         [
             "application/json",
@@ -316,7 +330,7 @@ class TestContent:
 def assert_not_json(response: httpx.Response) -> None:
     problem = assert_problem(response, 400)
     assert problem["type"] == "urn:orders:problem:not-json"
-    assert [each["at"] for each in problem["errors"]] == ["body"]
+    assert [error["at"] for error in problem["errors"]] == ["body"]
 
 
 def test_refusals_take_no_worker_thread(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:

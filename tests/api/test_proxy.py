@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from localcloud.issuer import Issuer
 from tests.api.wire import Answer, connect, exchange, serving
-from tests.issuer import authenticator, bearer
-from tests.support import AN_ORDER, a_settings
+from tests.builders import AN_ORDER, a_settings, an_app
 
-from app.core.http.app import create_app
 from app.orders.service import OrderService
 
+ISSUER = Issuer("https://issuer.test")
+bearer = ISSUER.bearer
 ROUNDS = 10
 PLAIN = 'proxy_set_header Connection "";'
 # https://nginx.org/en/docs/http/websocket.html, but it keeps the connection of who asks for no upgrade.
@@ -63,7 +64,7 @@ def port(request: pytest.FixtureRequest, passes: str, service: OrderService, tmp
         if os.environ.get("CI"):
             pytest.fail("nginx is not installed: apt-get install nginx-light")
         pytest.skip("nginx is not installed (apt-get install nginx-light): NOT tried behind a proxy")
-    with serving(create_app(service, a_settings(), authenticator())) as server:
+    with serving(an_app(service, a_settings(), ISSUER.authenticator())) as server:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         config = tmp_path / "nginx.conf"

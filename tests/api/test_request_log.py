@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
+from tests.builders import AN_ORDER, a_settings, an_app
+from tests.transports import LambdaTransport, ServerTransport
 
-from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
 from app.core.errors import DependencyUnavailable
-from app.core.http.app import create_app
+from app.core.memory import FixedCursorKey
 from app.core.settings import Settings
+from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.service import OrderService
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -75,6 +77,18 @@ class TestLine:
         assert (line["route"], line["order_id"]) == ("/orders/{order_id}", placed.json()["id"])
         assert not line["cold_start"]
         assert "ColdStarts" not in line
+
+    @pytest.mark.parametrize(
+        ("method", "path"), [("POST", "/orders"), ("GET", "/orders"), ("GET", "/nowhere")]
+    )
+    def test_no_part_takes_longer_than_all_of_it(
+        self, client: httpx.Client, log: Log, method: str, path: str
+    ) -> None:
+        begun = time.perf_counter()
+        client.request(method, path, json=AN_ORDER if method == "POST" else None)
+        took_ms = (time.perf_counter() - begun) * 1000
+        line = log.line()
+        assert 0 < line["latency_ms"] + line.get("receive_ms", 0) < took_ms
 
     def test_the_caller_gets_the_ids(self, client: httpx.Client, log: Log) -> None:
         answer = client.get("/", headers=HEADERS)
@@ -169,7 +183,7 @@ class TestFailures:
         async def get(order_id: str) -> None:
             raise DependencyUnavailable("dynamodb") from TimeoutError("slow")
 
-        monkeypatch.setattr(service._store, "get", get)
+        monkeypatch.setattr(service._repository, "get", get)
         client.get("/orders/0199a6f5-1c00-7000-8000-000000000001")
         line = log.line()
         assert (line["status"], line["dependency"]) == (503, "dynamodb")
@@ -178,10 +192,10 @@ class TestFailures:
     def test_a_failing_health_check_is_told(
         self, client: httpx.Client, log: Log, service: OrderService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def ping() -> None:
+        async def check_health() -> None:
             raise DependencyUnavailable("dynamodb")
 
-        monkeypatch.setattr(service._store, "ping", ping)
+        monkeypatch.setattr(service._repository, "check_health", check_health)
         client.get("/health/ready")
         line = log.line()
         assert (line["level"], line["route"]) == ("WARNING", "/health/ready")
@@ -236,8 +250,8 @@ def test_both_runtimes_leave_the_same_line(
 ) -> None:
     found = {}
     for runtime in ("lambda", "fargate"):
-        service = OrderService(MemoryOrderStore(), MemoryDocumentStore(), FixedCursorKey())
-        app = create_app(service, a_settings(runtime=runtime))
+        service = OrderService(MemoryOrderRepository(), MemoryDocumentStore(), FixedCursorKey())
+        app = an_app(service, a_settings(runtime=runtime))
         transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
         with httpx.Client(transport=transport, base_url="http://api.test") as client:
             client.request(method, path, **more)

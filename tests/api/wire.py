@@ -83,7 +83,7 @@ def answers(raw: bytes) -> list[Answer]:
         head, _, rest = raw.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
         assert re.match(r"HTTP/1\.1 \d{3} ", line), raw
-        headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in fields)}
+        headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
         status = int(line.split()[1])
         length = int(headers.get("content-length", 0))
         found.append(Answer(status, headers, rest[:length]))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
 from localcloud.issuer import AUDIENCE, Issuer
 from localcloud.run import application
+from localcloud.running import ROOT, Emulator, running_emulator
 from playwright.sync_api import Browser, Page, sync_playwright
 
 REPORTS = ROOT / "reports" / "browser"
@@ -25,15 +25,15 @@ _FLAGS = [
 
 
 @pytest.fixture(scope="session")
-def aws() -> Iterator[EmbeddedAws]:
-    """A fresh local AWS."""
+def aws() -> Iterator[Emulator]:
+    """A fresh local AWS emulator."""
     REPORTS.mkdir(parents=True, exist_ok=True)
-    with embedded_aws(log=REPORTS / "aws.log") as aws:
+    with running_emulator(log=REPORTS / "aws.log") as aws:
         yield aws
 
 
 @pytest.fixture(scope="session")
-def site(aws: EmbeddedAws) -> Iterator[str]:
+def site(aws: Emulator) -> Iterator[str]:
     """What `make run` serves, on a free port."""
     port = _free_port()
     with application(aws, port):
@@ -51,7 +51,7 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture
-def guarded_site(aws: EmbeddedAws, issuer: Issuer) -> Iterator[str]:
+def guarded_site(aws: Emulator, issuer: Issuer) -> Iterator[str]:
     """What `make run AUTH=1` serves."""
     port = _free_port()
     with application(aws, port, {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": AUDIENCE}):

@@ -1,4 +1,4 @@
-"""The orders console as people use it: mouse, keyboard, either colour scheme, any order of events."""
+"""The orders console as people use it: mouse, keyboard, either colour scheme, any sequence of events."""
 
 from __future__ import annotations
 

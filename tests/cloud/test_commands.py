@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from localcloud import engine
-from localcloud.embedded import ROOT
+from localcloud.running import ROOT
 from tests.docs.test_readme import walk
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900), pytest.mark.xdist_group("commands")]

@@ -1,6 +1,6 @@
-"""The stack in containers on the local AWS, by `sam build` and `sam deploy`.
+"""The stack in containers on the local AWS emulator, by `sam build` and `sam deploy`.
 
-One stack lives through the whole file, in the order of its tests: Lambda, Fargate, a broken image, Lambda
+One stack lives through the whole file, in the sequence of its tests: Lambda, Fargate, a broken image, Lambda
 again, gone. About four minutes on two cores.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from localcloud import cloud
+from scripts.cli import CliError
+from tests.local.running import until
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(420), pytest.mark.xdist_group("deploy")]
 
@@ -66,14 +67,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         cloud.stop(state)
 
 
-def _until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
-    return found
-
-
 def _walk(url: str) -> dict[str, Any]:
     """Place an order, change it, find it in the list, refuse what is illegal; return it as it ended."""
     with httpx.Client(base_url=url, timeout=60) as api:
@@ -94,7 +87,7 @@ def _walk(url: str) -> dict[str, Any]:
 
 def _receipt(url: str, order_id: str) -> str:
     """Return the address of the order's receipt, which table, relay, bus, queue and function make."""
-    answer = _until(lambda: _redirect(f"{url}/orders/{order_id}/receipt"))
+    answer = until(lambda: _redirect(f"{url}/orders/{order_id}/receipt"), "the receipt")
     assert order_id in httpx.get(answer).text
     return str(answer)
 
@@ -138,7 +131,7 @@ def test_fargate_serves_the_same_orders_from_the_same_image(deployment: Deployme
     code = deployment.client("lambda").get_function(FunctionName=relay)["Code"]
     assert deployment.outputs["ImageUri"] == code["ResolvedImageUri"]
     wanted = deployment.outputs["ImageUri"]
-    (tasks,) = {tuple(_digests(name)) for name in _until(deployment.tasks)}
+    (tasks,) = {tuple(_digests(name)) for name in until(deployment.tasks, "the tasks")}
     assert wanted in tasks
 
 
@@ -161,7 +154,7 @@ def test_every_task_answers(deployment: Deployment) -> None:
         assert httpx.get(f"{deployment.url}/orders/not-there").status_code == 404
         return all("not-there" in _docker("logs", name) for name in tasks)
 
-    _until(all_answered)
+    until(all_answered, "a request to each task")
 
 
 def test_tasks_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
@@ -175,7 +168,7 @@ def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path:
     broken = "relayfunction:broken"
     _docker("build", "--quiet", "--tag", broken, str(tmp_path))
     try:
-        with pytest.raises(cloud.CannotDeploy):
+        with pytest.raises(CliError):
             cloud.deploy(deployment.endpoint, _STACK, runtime="fargate", build=False, image=broken)
     finally:
         _docker("rmi", broken)
@@ -185,7 +178,7 @@ def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path:
     assert cloud.stack_outputs(stack)["ImageUri"] == image
     assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").json() == deployment.order
     # The way back takes a new revision of the task definition, so the tasks are others in the end.
-    _until(lambda: len(deployment.tasks()) == 2)
+    until(lambda: len(deployment.tasks()) == 2, "two tasks")
     assert all(image in _digests(name) for name in deployment.tasks())
 
 
@@ -194,17 +187,17 @@ def test_lambda_again_has_every_order_and_no_task(deployment: Deployment) -> Non
     assert httpx.get(deployment.url, timeout=60).json()["runtime"] == "lambda"
     assert httpx.get(f"{deployment.url}/orders/{deployment.order['id']}").json() == deployment.order
     assert len(httpx.get(f"{deployment.url}/orders").json()["items"]) == 2
-    _until(lambda: not deployment.tasks())
+    until(lambda: not deployment.tasks(), "no tasks")
 
 
 def test_delete_leaves_the_data_and_no_container(deployment: Deployment) -> None:
     formation = deployment.client("cloudformation")
     formation.delete_stack(StackName=_STACK)
-    _until(lambda: cloud.describe(deployment.endpoint, _STACK) is None)
+    until(lambda: cloud.describe(deployment.endpoint, _STACK) is None, "no stack")
     table = deployment.client("dynamodb")
     key = {"pk": {"S": f"order#{deployment.order['id']}"}}
     assert "Item" in table.get_item(TableName=deployment.outputs["OrdersTableName"], Key=key)
     documents = deployment.client("s3")
     receipt = f"receipts/{deployment.order['id']}.html"
     assert documents.head_object(Bucket=deployment.outputs["DocumentsBucketName"], Key=receipt)
-    _until(lambda: cloud.containers(deployment.endpoint) == [])
+    until(lambda: cloud.containers(deployment.endpoint) == [], "no container")

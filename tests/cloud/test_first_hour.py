@@ -1,4 +1,4 @@
-"""`make test-aws` on the local AWS: each step with the real image and templates, in containers.
+"""`make test-aws` on the local AWS emulator: each step with the real image and templates, in containers.
 
 What a step must find is written in scripts/first_hour/steps.py, once for this run and for an account's. Its
 report is in reports/test-aws.md. About five minutes on two cores.
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from localcloud import cloud
-from localcloud.embedded import ROOT, aws_environ
+from localcloud.running import ROOT, aws_environ
 from scripts.first_hour.steps import STEPS
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900), pytest.mark.xdist_group("first-hour")]
@@ -61,7 +61,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
 
 
 def test_every_step_passes(hour: Hour) -> None:
-    assert {name: each["note"] for name, each in hour.steps.items() if each["result"] != "passed"} == {}
+    assert {name: step["note"] for name, step in hour.steps.items() if step["result"] != "passed"} == {}
     assert list(hour.steps) == [step.name for step in STEPS]
     assert hour.code == 0, hour.said[-5000:]
     assert not hour.state.exists(), "a finished run is forgotten"
@@ -71,7 +71,7 @@ def test_the_report_says_what_was_not_shown_here(hour: Hour) -> None:
     report = (ROOT / "reports" / "test-aws.md").read_text()
     for step in STEPS:
         assert step.not_here in report
-    assert "local AWS" in report
+    assert "local AWS emulator" in report
 
 
 def test_nothing_is_left(hour: Hour) -> None:

@@ -1,4 +1,4 @@
-"""64 callers for 60 s at either front door of a stack on the local AWS, a deployment amid it: nothing fails.
+"""64 callers for 60 s at either front door of a stack on the emulator, a deployment amid it: nothing fails.
 
 What comes out is a proof of holding, not of speed: every function and task of the stack, its database and the
 callers share this machine. Reports are in reports/load-*.html. About three minutes on two cores.
@@ -22,7 +22,7 @@ from bench.aws.starts import cold_starts
 from bench.aws.target import find
 from costs.model import Prices
 from localcloud import cloud
-from localcloud.embedded import ROOT, aws_environ
+from localcloud.running import ROOT, aws_environ
 from tests.unit.test_bench_aws import MEASURED
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600), pytest.mark.xdist_group("load")]

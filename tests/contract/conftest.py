@@ -1,4 +1,4 @@
-"""Each port's implementations, those for AWS on the local AWS with the resources of template.yaml."""
+"""Each port's implementations, those for AWS on the emulator with the resources of template.yaml."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from localcloud.embedded import EmbeddedAws
+from localcloud.running import Emulator
 from moto import mock_aws
 
 from app.core.aws.boto3_client import Boto3Client
-from app.core.aws.json_client import LeanClient
-from app.core.dynamodb.memory import MemoryOrderStore
-from app.core.dynamodb.repository import DynamoOrderStore
-from app.orders.ports import OrderStore
+from app.core.aws.json_client import AwsJsonClient
 
 Run = Callable[[Awaitable[None]], None]
 
@@ -37,33 +34,25 @@ def run(request: pytest.FixtureRequest) -> Run:
         finally:
             if "dynamodb_client" in request.fixturenames:
                 client = request.getfixturevalue("dynamodb_client")
-                if isinstance(client, LeanClient):
+                if isinstance(client, AwsJsonClient):
                     client.close()
 
     return lambda case: asyncio.run(bounded(case))
 
 
 @pytest.fixture
-def at_aws(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> EmbeddedAws:
-    """The local AWS, to which every client made meanwhile goes."""
+def at_aws(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """The local AWS emulator, to which every client made meanwhile goes."""
     for name, value in aws.environ.items():
         monkeypatch.setenv(name, value)
     return aws
 
 
-@pytest.fixture(params=["memory", "lean client", "boto3"])
-def dynamodb_client(request: pytest.FixtureRequest) -> LeanClient | Boto3Client | None:
+@pytest.fixture(params=["memory", "json client", "boto3"])
+def dynamodb_client(request: pytest.FixtureRequest) -> AwsJsonClient | Boto3Client | None:
     if request.param == "memory":
         return None
     request.getfixturevalue("at_aws")
     if request.param == "boto3":
         return Boto3Client("dynamodb")
-    return LeanClient("dynamodb", "DynamoDB_20120810")
-
-
-@pytest.fixture
-def store(dynamodb_client: LeanClient | Boto3Client | None, request: pytest.FixtureRequest) -> OrderStore:
-    if dynamodb_client is None:
-        return MemoryOrderStore()
-    aws: EmbeddedAws = request.getfixturevalue("aws")
-    return DynamoOrderStore(dynamodb_client, aws.outputs["OrdersTableName"], shards=4)
+    return AwsJsonClient("dynamodb", "DynamoDB_20120810")

@@ -15,16 +15,17 @@ import httpx
 import pytest
 from bench.canned import ORDER_ID, Canned
 from localcloud.issuer import AUDIENCE, Issuer
-from tests.misbehaving import answers, end, serving, silence
-from tests.support import AN_ORDER, ROOT, a_settings
+from tests.builders import AN_ORDER, ROOT, a_settings
+from tests.faulty_server import end, responds, serving, silence
 
 from app.core.auth.jwt import KeySet
-from app.core.aws import client, credentials, http1, json_client, s3
-from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.aws import client, credentials, http1, json_client, sdk_client
+from app.core.dynamodb.repository import Table
 from app.core.errors import DependencyUnavailable
 from app.core.http.middleware import MAX_IN_FLIGHT
+from app.core.times import now
 from app.main import build_app
-from app.orders.ports import OrderStore
+from app.orders.repository import DynamoOrderRepository
 
 PLACES = 3
 
@@ -50,7 +51,7 @@ ENDPOINTS = {
     "/": endpoint("GET", "/", 200),
     "/health": endpoint("GET", "/health", 200),
     "/openapi.json": endpoint("GET", "/openapi.json", 200),
-    "unknown path": endpoint("GET", "/nothing", 404),
+    "unknown path": endpoint("GET", "/nothing", 404, KEYS),
     "no token": endpoint("GET", ORDER, 401, headers={"authorization": ""}),
     "not an order's id": endpoint("GET", "/orders/1", 404, KEYS),
     "not an order": endpoint("POST", "/orders", 422, KEYS, json={}),
@@ -85,14 +86,13 @@ def few_places(monkeypatch: pytest.MonkeyPatch, dependency: str) -> None:
     # Who waits for credentials holds a place of the service that needs them.
     scarce = "dynamodb" if dependency == "credentials" else dependency
     monkeypatch.setattr(client, "PLACES", client.PLACES | {scarce: PLACES})
-    monkeypatch.setattr(s3, "PLACES", client.PLACES)
     monkeypatch.setattr(credentials, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(KeySet, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setattr(KeySet, "COOLDOWN_SECONDS", 90.0)
     for name in ("ATTEMPT_SECONDS", "DEADLINE_SECONDS"):
         monkeypatch.setattr(json_client, name, 60.0)
     for name in ("READ_SECONDS", "DEADLINE_SECONDS"):
-        monkeypatch.setattr(s3, name, 60.0)
+        monkeypatch.setattr(sdk_client, name, 60.0)
 
 
 @asynccontextmanager
@@ -101,11 +101,11 @@ async def api(monkeypatch: pytest.MonkeyPatch, hanging: str) -> AsyncIterator[ht
     async with (
         silence() as silent,
         healthy_aws() as json_services,
-        serving(*[answers(b"")] * 99) as storage,
+        serving(*[responds(b"")] * 99) as storage,
         serving() as tokens,
     ):
         issuer = Issuer(silent if hanging == "token issuer" else tokens.url)
-        tokens.script = [answers(json.dumps(each).encode()) for each in issuer.documents().values()]
+        tokens.script = [responds(json.dumps(document).encode()) for document in issuer.documents().values()]
         names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
         for name in names:
             monkeypatch.delenv(name, raising=False)
@@ -123,20 +123,20 @@ async def api(monkeypatch: pytest.MonkeyPatch, hanging: str) -> AsyncIterator[ht
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url="http://api.test",
-            headers={"authorization": f"Bearer {issuer.token('alice', 'orders:admin')}"},
+            headers=issuer.bearer("alice", "orders:admin"),
             timeout=None,  # noqa: S113 - the test's own ends it
         ) as client:
             yield client
-            service: Any = app.state.service
-            for observed in (service._store._client, service._cursor_key._client):
+            service: Any = app.state.orders
+            for observed in (service._repository._table._client, service._cursor_key._client):
                 observed._client.close()
 
 
 async def all_but(client: httpx.AsyncClient, dependency: str) -> None:
     """Assert that every endpoint that does not need the dependency answers as ever."""
-    for name, each in ENDPOINTS.items():
-        if dependency not in each.needs:
-            assert (name, (await each.call(client)).status_code) == (name, each.status)
+    for name, other in ENDPOINTS.items():
+        if dependency not in other.needs:
+            assert (name, (await other.call(client)).status_code) == (name, other.status)
 
 
 def refused(answer: httpx.Response) -> bool:
@@ -157,12 +157,12 @@ def test_one_that_hangs_takes_its_own_endpoints_only(monkeypatch: pytest.MonkeyP
             waiting = {asyncio.create_task(asked.call(client)) for _ in range(places + 4)}
             while len(waiting) > places:  # who finds no place is told at once
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                assert all(refused(each.result()) for each in done)
+                assert all(refused(task.result()) for task in done)
             assert len(waiting) == places
             await all_but(client, hanging)
-            assert not any(each.done() for each in waiting)
-            for each in waiting:
-                each.cancel()
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(case(), 60))
@@ -172,19 +172,26 @@ def test_together_they_leave_places_for_what_needs_none() -> None:
     assert sum(client.PLACES.values()) < MAX_IN_FLIGHT
 
 
-@pytest.mark.parametrize("method", [name for name in vars(OrderStore) if not name.startswith("_")])
+METHODS = [name for name, _ in inspect.getmembers(DynamoOrderRepository, inspect.iscoroutinefunction)]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_no_method_of_the_store_goes_past_its_bound(method: str) -> None:
     class Unasked:
         async def call(self, *_: Any) -> Any:
             raise AssertionError
 
-    store = DynamoOrderStore(Unasked(), "table", 4)
+    store = DynamoOrderRepository(Table(Unasked(), "table", 4))
     for _ in range(client.PLACES["dynamodb"]):
         store.bulkhead.take()
     call = getattr(store, method)
     parameters = inspect.signature(call).parameters.values()
-    positional = [None for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    named = {each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY}
+    positional = [
+        {"day": now(), "size_bytes": 1, "limit_bytes": 1}.get(parameter.name)
+        for parameter in parameters
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    named = {parameter.name: None for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     with pytest.raises(DependencyUnavailable):
         asyncio.run(call(*positional, **named))
 
@@ -194,6 +201,22 @@ def test_the_documentation_knows_the_places() -> None:
     _, table = text.split("| dependency | requests that may wait |")
     rows = [re.search(r"\d+", row.split("|")[2]) for row in table.split("\n\n")[0].splitlines()[2:]]
     assert [int(found[0]) for found in rows if found] == list(client.PLACES.values())
+
+
+def test_the_documentation_knows_the_deadlines() -> None:
+    text = (ROOT / "docs/reliability.md").read_text()
+    _, table = text.split("| a call ends after | runs in |")
+    rows = [row.split("|") for row in table.split("\n\n")[0].splitlines()[2:]]
+    told = {row[1].strip(): float(row[3].strip().removesuffix(" s")) for row in rows}
+    assert told == {
+        "DynamoDB": json_client.DEADLINE_SECONDS,
+        "S3": sdk_client.DEADLINE_SECONDS,
+        "KMS": json_client.DEADLINE_SECONDS,
+        "issuer of tokens": KeySet.TIMEOUT_SECONDS,
+        "credentials": credentials.TIMEOUT_SECONDS,
+    }
+    assert f"over {http1.MAX_CONNECTIONS} connections" in text
+    assert f"of the {MAX_IN_FLIGHT} requests" in text
 
 
 def test_a_place_is_given_back_however_the_work_ends(monkeypatch: pytest.MonkeyPatch) -> None:

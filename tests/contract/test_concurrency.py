@@ -3,7 +3,7 @@
 Hypothesis makes batches of requests of two callers; a batch is sent at once, through the whole application to
 the database. For each order, some sequence of the batch, run on a plain model, must give the very same
 answers, and when all is quiet the API must show the model's orders and no others. Lists are part of it: the
-local AWS keeps its indexes up to date, while those of DynamoDB follow within moments.
+local AWS emulator keeps its indexes up to date, while those of DynamoDB follow within moments.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from localcloud.embedded import EmbeddedAws
-from tests.support import AN_ORDER, a_settings
+from localcloud.running import Emulator
+from tests.builders import AN_ORDER, a_settings, an_app
 
-from app.core.aws.json_client import LeanClient
-from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore
-from app.core.dynamodb.repository import DynamoOrderStore
-from app.core.http.app import create_app
-from app.core.http.callers import READ, WRITE
-from app.orders import models, service
-from app.orders.models import ANYONE, TRANSITIONS, Caller, OrderStatus, order_id_for
+from app.core import service, times
+from app.core.auth.caller import ANONYMOUS, Caller
+from app.core.aws.json_client import AwsJsonClient
+from app.core.dynamodb.repository import Table
+from app.core.ids import id_for
+from app.core.memory import FixedCursorKey
+from app.orders.memory import MemoryDocumentStore
+from app.orders.models import TRANSITIONS, OrderCreate, OrderStatus
+from app.orders.repository import DynamoOrderRepository
 from app.orders.service import OrderService
 
 CALLERS = ("alice", "bob")
@@ -187,26 +189,26 @@ class ByName:
     """An `Authenticator` that believes what it is told."""
 
     async def caller(self, authorization: str | None) -> Caller:
-        return Caller(authorization, frozenset({READ, WRITE}))
+        return Caller(authorization, frozenset({"orders:read", "orders:write"}))
 
 
 class OrdersApi(RuleBasedStateMachine):
     """The API over the database, and for each order the states that it may be in."""
 
-    aws: ClassVar[EmbeddedAws]
+    aws: ClassVar[Emulator]
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.database = LeanClient("dynamodb", "DynamoDB_20120810", environ=self.aws.environ)
-        store = DynamoOrderStore(self.database, self.aws.outputs["OrdersTableName"], 4)
+        self.database = AwsJsonClient("dynamodb", "DynamoDB_20120810", environ=self.aws.environ)
+        store = DynamoOrderRepository(Table(self.database, self.aws.outputs["OrdersTableName"], 4))
         orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
-        app = create_app(orders, a_settings(log_level="CRITICAL"), ByName())
+        app = an_app(orders, a_settings(log_level="CRITICAL"), ByName())
         self.api = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api.test")
         # Names that no run before had, so that the table is empty as far as these callers can see.
         self.names = {who: f"{who} {uuid.uuid4()}" for who in CALLERS}
         self.models = {Ref(*pair): {Model()} for pair in itertools.product(CALLERS, KEYS)}
-        self.ids = {ref: order_id_for(Caller(self.names[ref.owner]), ref.key) for ref in self.models}
+        self.ids = {ref: id_for(self.names[ref.owner], ref.key) for ref in self.models}
 
     def teardown(self) -> None:
         self.database.close()
@@ -263,30 +265,30 @@ class OrdersApi(RuleBasedStateMachine):
             params["cursor"] = page["next_cursor"]
 
 
-def test_calls_at_once_come_out_as_calls_in_turn(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_at_once_come_out_as_calls_in_turn(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OrdersApi, "aws", aws, raising=False)
     # A race does not come again when asked to: nothing is won by trying to shrink it.
     quick = settings(max_examples=20, stateful_step_count=5, deadline=None, phases=[Phase.generate])
     run_state_machine_as_test(OrdersApi, settings=quick)
 
 
-def test_a_clock_that_goes_back_loses_no_change(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_goes_back_loses_no_change(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers disagree about the time; what counts is the version."""
 
     async def case() -> None:
-        client = LeanClient("dynamodb", "DynamoDB_20120810", environ=aws.environ)
-        store = DynamoOrderStore(client, aws.outputs["OrdersTableName"], 4)
+        client = AwsJsonClient("dynamodb", "DynamoDB_20120810", environ=aws.environ)
+        store = DynamoOrderRepository(Table(client, aws.outputs["OrdersTableName"], 4))
         orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
-        placed = (await orders.place_order(ANYONE, "c", "p", 1)).order
-        monkeypatch.setattr(service, "now", lambda: models.now() - timedelta(hours=1))
-        shipped = await orders.change_status(ANYONE, placed.id, OrderStatus.SHIPPED, 1)
+        placed = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=1))).entity
+        monkeypatch.setattr(service, "now", lambda: times.now() - timedelta(hours=1))
+        shipped = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.SHIPPED, 1)
         assert (shipped.status, shipped.version) == (OrderStatus.SHIPPED, 2)
-        delivered = await orders.change_status(ANYONE, placed.id, OrderStatus.DELIVERED, 2)
-        assert (await orders.get_order(ANYONE, placed.id)) == delivered
-        early = (await orders.place_order(ANYONE, "c", "p", 2)).order
-        listed = await orders.list_orders(ANYONE, 100, customer="c")
+        delivered = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.DELIVERED, 2)
+        assert (await orders.get(ANONYMOUS, placed.id)) == delivered
+        early = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=2))).entity
+        listed = await orders.list(ANONYMOUS, 100, filters={"customer": "c"})
         client.close()
-        ids = [order.id for order in listed.orders]
+        ids = [order.id for order in listed.items]
         assert ids.index(placed.id) < ids.index(early.id)  # by the clock that placed each, and both are there
 
     asyncio.run(asyncio.wait_for(case(), 60))

@@ -1,4 +1,4 @@
-"""A proxy in front of the local AWS that breaks calls as a network and an overloaded service do."""
+"""A proxy in front of the local AWS emulator that breaks calls as a network and an overloaded service do."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
 A round: clients place orders and move them along through a real server, over a proxy that throttles, fails,
 delays, cuts and loses calls to DynamoDB, EventBridge and S3, while server, relay and receipts are killed,
 each before and after its call to the next in line, and services go down, one for longer than any retry lasts.
-All of it happens in every round, in an order of its own. Then only calls still fail, fewer, until all is
+All of it happens in every round, in a sequence of its own. Then only calls still fail, fewer, until all is
 done; then the invariants.
 """
 
@@ -35,10 +35,10 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws, embedded_aws
-from scripts.dlq import Operator
+from localcloud.running import Emulator, running_emulator
+from scripts.dlq import DeadLetterQueues
+from tests.builders import AN_ORDER
 from tests.faults.proxy import FAULTS, SERVICES, FaultProxy
-from tests.support import AN_ORDER
 
 from app.orders.models import TRANSITIONS, OrderStatus
 
@@ -46,8 +46,9 @@ ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))  # noqa: S311
 ROUNDS = int(os.environ.get("ROUNDS") or 1)
 CLIENTS = 8
-LONG_SECONDS = 10  # lean_client.DEADLINE_SECONDS is six
+LONG_SECONDS = 10  # json_client.DEADLINE_SECONDS is six
 PATIENCE_SECONDS = 60
+HANDLERS = {"relay": "app.entrypoints.lambda_relay.handler", "receipts": "app.orders.receipts.handler"}
 # As on a full disk, no file can be written; and then none may be needed.
 ON_A_FULL_DISK = ("/bin/sh", "-c", 'ulimit -f 0 && exec "$0" "$@"', sys.executable)
 
@@ -188,7 +189,7 @@ def move(order: dict[str, Any], status: str, api: httpx.Client, told: Told) -> d
 
 
 def chaos(rng: random.Random, proxy: FaultProxy, server: Server, emulator: int) -> None:
-    """Do every deed once, in an order of the seed's."""
+    """Do every deed once, in a sequence of the seed's."""
 
     def killed(service: str, moment: str, kill: Callable[[], None]) -> None:
         with proxy.holding(service, moment):
@@ -225,7 +226,7 @@ def kill_function(emulator: int, name: str) -> None:
     listed = subprocess.run(
         ["ps", "-o", "pid=,args=", "-s", str(emulator)], capture_output=True, text=True, check=False
     ).stdout.splitlines()
-    pids = [int(line.split()[0]) for line in listed if f"orders.{name}_handler.handler" in line]
+    pids = [int(line.split()[0]) for line in listed if HANDLERS[name] in line]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     assert pids, f"{name} called, and does not run"
@@ -234,7 +235,7 @@ def kill_function(emulator: int, name: str) -> None:
 class Observer:
     """Keeps every event of the bus, from a queue of its own."""
 
-    def __init__(self, aws: EmbeddedAws) -> None:
+    def __init__(self, aws: Emulator) -> None:
         keys = {"endpoint_url": aws.endpoint, "region_name": aws.environ["AWS_REGION"]}
         keys |= {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
         self.sqs = boto3.client("sqs", **keys)
@@ -319,13 +320,13 @@ def test_nothing_is_lost_or_doubled(
     proxy.upstream = ("127.0.0.1", port)
     with (
         proxy.running() as url,
-        embedded_aws(port=port, environ={"LOCALCLOUD_FUNCTIONS_ENDPOINT": url}) as aws,
+        running_emulator(port=port, environ={"LOCALCLOUD_FUNCTIONS_ENDPOINT": url}) as aws,
     ):
         observer = Observer(aws)
         for name, value in aws.environ.items():
             monkeypatch.setenv(name, value)
         said: list[str] = []
-        operator = Operator(aws.resources, said.append)
+        dead = DeadLetterQueues(aws.resources, said.append)
         server = Server(aws.environ | {"AWS_ENDPOINT_URL": url})
         with (
             server.running(),
@@ -354,14 +355,14 @@ def test_nothing_is_lost_or_doubled(
         }
 
         def all_events() -> bool:
-            operator.redrive(["relay"], really=True)  # as `make dlq` does, once the fault is mended
+            dead.redrive(["relay"], really=True)  # as `make dlq` does, once the fault is fixed
             observer.collect()
             return expected <= set(observer.seen)
 
         written: set[str] = set()
 
         def all_receipts() -> bool:
-            operator.redrive(["receipts"], really=True)
+            dead.redrive(["receipts"], really=True)
             pages = observer.s3.get_paginator("list_object_versions").paginate(
                 Bucket=aws.outputs["DocumentsBucketName"], Prefix="receipts/"
             )

@@ -1,16 +1,17 @@
-"""The application on the local AWS, within one event loop."""
+"""What tests on the local AWS emulator share: a client of the application, and how to wait."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from app.core.aws.json_client import LeanClient
+from app.core.aws.json_client import AwsJsonClient
 from app.core.settings import Settings
 from app.main import build_app
 
@@ -18,20 +19,29 @@ from app.main import build_app
 @asynccontextmanager
 async def api_client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the API as bootstrap builds it; its connections to AWS are closed with the loop."""
-    made: list[LeanClient] = []
+    made: list[AwsJsonClient] = []
 
-    class Noted(LeanClient):
+    class Noted(AwsJsonClient):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.main.LeanClient", Noted)
+        patch.setattr("app.main.AwsJsonClient", Noted)
         transport = httpx.ASGITransport(build_app(settings))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
             yield client
     finally:
-        for each in made:
-            each.close()
+        for client in made:
+            client.close()
         await asyncio.sleep(0)  # in which the connections go
+
+
+def until(check: Callable[[], Any], what: str, seconds: float = 100) -> Any:
+    """Return what `check` returns as soon as it is something. The time is a safety net."""
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+    return found

@@ -1,4 +1,4 @@
-"""The backup stack on the local AWS, which backs nothing up: do plan and selection name what is there?"""
+"""The backup stack on the emulator, which backs nothing up: do plan and selection name what is there?"""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 from localcloud.cloud import client, create_stack
-from localcloud.embedded import ROOT, EmbeddedAws
+from localcloud.running import ROOT, Emulator
 
 pytestmark = pytest.mark.xdist_group("backup")
 COPIES = "arn:aws:backup:eu-west-1:000000000000:backup-vault:copies"
 
 
-def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: EmbeddedAws) -> None:
+def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: Emulator) -> None:
     formation = client(aws.endpoint, "cloudformation")
     backup: Any = client(aws.endpoint, "backup")
     values = {name: aws.outputs[name] for name in ("OrdersTableName", "DocumentsBucketName", "AlarmTopicArn")}
@@ -48,4 +48,4 @@ def test_the_plan_takes_the_table_and_the_bucket_of_the_stack(aws: EmbeddedAws) 
     waiter = formation.get_waiter("stack_delete_complete")
     waiter.wait(StackName="orders-local-backup", WaiterConfig={"Delay": 1, "MaxAttempts": 60})
     assert backup.describe_backup_vault(BackupVaultName=made["BackupVaultName"])["BackupVaultArn"]
-    assert plan not in {each["BackupPlanId"] for each in backup.list_backup_plans()["BackupPlansList"]}
+    assert plan not in {listed["BackupPlanId"] for listed in backup.list_backup_plans()["BackupPlansList"]}

@@ -1,4 +1,4 @@
-"""`make bench-aws` over the embedded AWS: both runtimes' addresses, and what it leaves behind.
+"""`make bench-aws` over the local AWS emulator: both runtimes' addresses, and what it leaves behind.
 
 It shows that the command works. The emulator counts, reports and traces no calls, and the page says so.
 """
@@ -23,7 +23,7 @@ from bench.aws.starts import event_for
 from bench.aws.target import Door, Target, find
 from bench.processes import environment, free_port, started, wait_until_healthy
 from costs.model import Prices, load_measured
-from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
+from localcloud.running import ROOT, Emulator, running_emulator
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("bench-aws")]
 
@@ -42,15 +42,15 @@ PLAN = command.Plan(
 
 
 @pytest.fixture(scope="module")
-def aws() -> Iterator[EmbeddedAws]:
-    with embedded_aws() as aws, pytest.MonkeyPatch.context() as patch:
+def aws() -> Iterator[Emulator]:
+    with running_emulator() as aws, pytest.MonkeyPatch.context() as patch:
         for name, value in aws.environ.items():
             patch.setenv(name, value)
         yield aws
 
 
 @pytest.fixture(scope="module")
-def target(aws: EmbeddedAws) -> Iterator[Target]:
+def target(aws: Emulator) -> Iterator[Target]:
     """The stack, and the server over it as the task that it has none of here."""
     port = free_port()
     environ = environment("") | aws.environ | {"PORT": str(port), "APP_RUNTIME": "fargate"}
@@ -110,7 +110,7 @@ def test_measures_both_runtimes_and_leaves_what_it_said(
     assert set(found["doors"]) == {"lambda", "fargate"}
     for door in found["doors"].values():
         assert set(door["endpoints"]) == set(ENDPOINTS)
-        assert {(each["count"], each["failed"]) for each in door["endpoints"].values()} == {(4.0, 0.0)}
+        assert {(row["count"], row["failed"]) for row in door["endpoints"].values()} == {(4.0, 0.0)}
         assert (door["events"]["count"], door["events"]["missing"]) == (2, 0)
     assert found["throughput"]["steps"][0]["rate"] > 0
     assert found["about"]["requests"] <= sum(PLAN.requests(door)[0] for door in target.doors)
@@ -130,7 +130,7 @@ def test_measures_both_runtimes_and_leaves_what_it_said(
     assert {order["status"] for order in listed} == {"cancelled"}
 
     said = command.write(found, tmp_path).read_text()
-    assert "A local AWS answered" in said
+    assert "A local AWS emulator answered" in said
     missing = said.partition("## Not measured here")[2]
     for what in (
         "cold starts of ApiFunction",

@@ -10,15 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from localcloud.embedded import EmbeddedAws
+from localcloud.running import Emulator
+from tests.builders import AN_ORDER
 from tests.local.running import api_client
-from tests.support import AN_ORDER
 
 from app.core.settings import Settings
 
 
 class CountingProxy(ThreadingHTTPServer):
-    """Passes every call on to the local AWS, and keeps a list of them."""
+    """Passes every call on to the local AWS emulator, and keeps a list of them."""
 
     daemon_threads = True
 
@@ -55,7 +55,7 @@ class CountingProxy(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def proxy(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingProxy]:
+def proxy(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingProxy]:
     for name, value in aws.environ.items():
         monkeypatch.setenv(name, value)
     proxy = CountingProxy(aws.port)
@@ -68,7 +68,7 @@ def proxy(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Countin
     proxy.server_close()
 
 
-def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: EmbeddedAws) -> None:
+def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Emulator) -> None:
     calls: Callable[[], list[str]] = lambda: [proxy.calls.pop(0) for _ in range(len(proxy.calls))]  # noqa: E731
 
     async def case() -> None:

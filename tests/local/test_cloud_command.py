@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from localcloud import cloud, engine
-from localcloud.embedded import ROOT
+from localcloud.running import ROOT
 
 
 def _cloud(state: Path, *arguments: str, **environ: str) -> tuple[int, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from localcloud import document
-from localcloud.coverage import COVERAGE, WORKS
-from localcloud.embedded import ROOT
+from localcloud.coverage import COVERAGE, SUPPORTED
+from localcloud.running import ROOT
 
 
 def test_coverage_table_is_fresh() -> None:
@@ -13,7 +13,7 @@ def test_coverage_table_is_fresh() -> None:
     assert document.written(text, document.table()) == text, stale
 
 
-def test_what_works_is_seen_by_a_test() -> None:
+def test_what_is_supported_is_seen_by_a_test() -> None:
     for name, (state, _, *test) in COVERAGE.items():
-        assert bool(test) is (state == WORKS), name
-        assert all((ROOT / each).is_file() for each in test), name
+        assert bool(test) is (state == SUPPORTED), name
+        assert all((ROOT / path).is_file() for path in test), name

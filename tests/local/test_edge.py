@@ -1,4 +1,4 @@
-"""The edge on the local AWS: the API and the console at one address, and origins that answer nobody else."""
+"""The edge on the emulator: the API and the console at one address, and origins that answer nobody else."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from urllib.parse import urljoin
 import boto3
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws, embedded_aws
+from localcloud.running import Emulator, running_emulator
 from scripts.delivery.__main__ import Delivery
-from scripts.switch import Stack
 
 pytestmark = [pytest.mark.xdist_group("edge"), pytest.mark.timeout(180)]
 
 
 class Edge:
-    """Both stacks, and the ways to call them."""
+    """Both stacks, and how to call them."""
 
-    def __init__(self, aws: EmbeddedAws) -> None:
+    def __init__(self, aws: Emulator) -> None:
         self.delivery = Delivery(boto3.Session(), {}, poll=0.1)
-        self.delivery.edge("local", ["Mode=count", "PriceClass=PriceClass_200"])
-        self.stack = Stack("orders-local-edge", pause_seconds=0.2)
-        self.orders = Stack("orders-local", pause_seconds=0.2)
-        headers = {"host": self.stack.outputs["DistributionDomain"], "x-forwarded-proto": "https"}
+        self.delivery.deploy_cdn("local", ["Mode=count", "PriceClass=PriceClass_200"])
+        self.stack = self.delivery.stack("orders-local-edge")
+        self.orders = self.delivery.stack("orders-local")
+        headers = {"host": self.stack.outputs()["DistributionDomain"], "x-forwarded-proto": "https"}
         self.public = httpx.Client(base_url=aws.endpoint, headers=headers, timeout=60)
         self.origin = httpx.Client(base_url=aws.outputs["LambdaApiUrl"], timeout=60)
 
 
 @pytest.fixture(scope="module")
 def edge() -> Iterator[Edge]:
-    with embedded_aws() as aws, pytest.MonkeyPatch.context() as patch:
+    with running_emulator() as aws, pytest.MonkeyPatch.context() as patch:
         for name, value in aws.environ.items():
             patch.setenv(name, value)
         edge = Edge(aws)
@@ -59,8 +58,8 @@ def test_the_console_comes_from_its_private_bucket(edge: Edge) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     links = re.findall(r'(?:src|href)="([^".][^":]*)"', page.text)
     assert {"app.js", "style.css"} <= set(links)
-    for link in [each for each in links if not each.startswith("#")]:
-        answer = edge.public.get(urljoin("/console/", link))
+    for path in [link for link in links if not link.startswith("#")]:
+        answer = edge.public.get(urljoin("/console/", path))
         assert answer.status_code == 200
         assert answer.headers["x-content-type-options"] == "nosniff"
     assert edge.public.get("/console/nope.js").status_code in (403, 404)
@@ -68,7 +67,7 @@ def test_the_console_comes_from_its_private_bucket(edge: Edge) -> None:
 
 def test_the_origin_answers_the_edge_only_also_while_the_secret_changes(edge: Edge) -> None:
     assert edge.origin.get("/orders").status_code == 200  # not closed yet
-    arn = edge.stack.outputs["OriginSecretArn"]
+    arn = edge.stack.outputs()["OriginSecretArn"]
     edge.orders.change(OriginSecretArn=arn)
 
     def statuses() -> tuple[int, int, int]:

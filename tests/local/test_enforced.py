@@ -12,22 +12,22 @@ import httpx
 import pytest
 from botocore.exceptions import ClientError
 from localcloud.cloud import client
-from localcloud.embedded import EmbeddedAws, embedded_aws
+from localcloud.running import Emulator, running_emulator
 
 _BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
 
 @pytest.fixture(scope="module")
-def enforced() -> Iterator[EmbeddedAws]:
-    with embedded_aws(auth=True) as aws:
+def enforced() -> Iterator[Emulator]:
+    with running_emulator(auth=True) as aws:
         yield aws
 
 
-def _post(aws: EmbeddedAws) -> httpx.Response:
+def _post(aws: Emulator) -> httpx.Response:
     return httpx.post(f"{aws.outputs['ApiUrl']}/orders", json=_BODY, timeout=60)
 
 
-def test_roles_suffice_for_the_api_and_the_event_flow(enforced: EmbeddedAws) -> None:
+def test_roles_suffice_for_the_api_and_the_event_flow(enforced: Emulator) -> None:
     url = enforced.outputs["ApiUrl"]
     placed = _post(enforced)
     assert placed.status_code == 201
@@ -42,7 +42,7 @@ def test_roles_suffice_for_the_api_and_the_event_flow(enforced: EmbeddedAws) -> 
     assert placed.json()["id"] in httpx.get(answer.headers["location"]).text
 
 
-def test_api_fails_without_its_policy(enforced: EmbeddedAws) -> None:
+def test_api_fails_without_its_policy(enforced: Emulator) -> None:
     iam: Any = client(enforced.endpoint, "iam")
     change = {"RoleName": enforced.resources["ApiFunctionRole"], "PolicyArn": enforced.resources["AppPolicy"]}
     iam.detach_role_policy(**change)
@@ -54,7 +54,7 @@ def test_api_fails_without_its_policy(enforced: EmbeddedAws) -> None:
 
 
 @pytest.fixture(scope="module")
-def put(enforced: EmbeddedAws) -> Callable[..., int]:
+def put(enforced: Emulator) -> Callable[..., int]:
     """Put a document as a user who may do everything in S3; return the status of the answer."""
     iam: Any = client(enforced.endpoint, "iam")
     iam.create_user(UserName="bold")
@@ -81,12 +81,12 @@ def put(enforced: EmbeddedAws) -> Callable[..., int]:
     return put
 
 
-def test_bucket_takes_its_own_key_named_or_by_default(enforced: EmbeddedAws, put: Callable[..., int]) -> None:
+def test_bucket_takes_its_own_key_named_or_by_default(enforced: Emulator, put: Callable[..., int]) -> None:
     assert put() == 200
     assert put(ServerSideEncryption="aws:kms", SSEKMSKeyId=enforced.outputs["DataKeyArn"]) == 200
 
 
-def test_bucket_refuses_every_other_encryption(enforced: EmbeddedAws, put: Callable[..., int]) -> None:
+def test_bucket_refuses_every_other_encryption(enforced: Emulator, put: Callable[..., int]) -> None:
     kms: Any = client(enforced.endpoint, "kms")
     another = kms.create_key()["KeyMetadata"]["Arn"]
     assert put(ServerSideEncryption="AES256") == 403

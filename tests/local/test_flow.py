@@ -1,6 +1,6 @@
-"""From a request to the receipt, on the embedded AWS with IAM enforced: nothing is lost, whatever fails.
+"""From a request to the receipt, on the emulator with IAM enforced: nothing is lost, whatever fails.
 
-The functions run from a copy of `src`, so that a test can break their code and mend it.
+The functions run from a copy of `src`, so that a test can break their code and fix it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws, embedded_aws
+from localcloud.running import Emulator, running_emulator
 from scripts.dlq import main
-from tests.local.running import api_client
-from tests.support import AN_ORDER, ROOT
+from tests.builders import AN_ORDER, ROOT
+from tests.local.running import api_client, until
 
 from app.core.events.publisher import EventBridgePublisher
+from app.core.events.relay import relay
 from app.core.settings import Settings
 from app.core.telemetry import Telemetry
-from app.entrypoints.lambda_relay import relay
+from app.entrypoints.lambda_relay import event_reader
 
 ORDERS = 200
 STACK = "orders-flow"
@@ -39,7 +40,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("flow")]
 class Flow:
     """The stack, its API, and what has come out at the other end."""
 
-    def __init__(self, aws: EmbeddedAws, source: Path) -> None:
+    def __init__(self, aws: Emulator, source: Path) -> None:
         self.aws = aws
         self.source = source
         self.s3: Any = boto3.client("s3")
@@ -62,13 +63,13 @@ class Flow:
         return url
 
     def on_the_bus(self) -> dict[str, list[dict[str, Any]]]:
-        """The details of every event so far, by order."""
+        """The details of every event so far, by the id of what it is of."""
         while messages := self.sqs.receive_message(QueueUrl=self._probe, MaxNumberOfMessages=10).get(
             "Messages"
         ):
             for message in messages:
                 detail = json.loads(message["Body"])["detail"]
-                self.seen[detail["order"]["id"]].append(detail)
+                self.seen[detail["event_id"].partition(":")[0]].append(detail)
             entries = [{"Id": str(n), "ReceiptHandle": m["ReceiptHandle"]} for n, m in enumerate(messages)]
             self.sqs.delete_message_batch(QueueUrl=self._probe, Entries=entries)
         return self.seen
@@ -114,8 +115,8 @@ class Flow:
         self.sqs.purge_queue(QueueUrl=self.aws.resources[queue])
 
     def break_code(self, module: str, fault: str) -> Callable[[], None]:
-        """Put a fault at the end of a module that the functions run; return what mends it."""
-        path = self.source / "orders" / module
+        """Put a fault at the end of a module that the functions run; return what fixes it."""
+        path = self.source / "app" / module
         sound = path.read_text()
         path.write_text(sound + textwrap.dedent(fault))
         return lambda: void(path.write_text(sound))
@@ -125,20 +126,13 @@ def void(_: Any) -> None:
     """Drop a value."""
 
 
-def eventually(check: Callable[[], bool], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     source = tmp_path_factory.mktemp("flow") / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
     parameters = {"Runtime": "lambda", "AttachmentMaxBytes": "1000", "LogEvents": "true"}
     with (
-        embedded_aws(stack=STACK, source=source, auth=True, parameters=parameters) as aws,
+        running_emulator(stack=STACK, source=source, auth=True, parameters=parameters) as aws,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in aws.environ.items():
@@ -180,7 +174,7 @@ async def place_and_ship(client: httpx.AsyncClient, count: int) -> list[str]:
 
 def assert_told_once(flow: Flow, ids: list[str]) -> None:
     """Each order has exactly its events on the bus (repeats are equal) and exactly one receipt."""
-    eventually(
+    until(
         lambda: all(
             {detail["event_id"] for detail in flow.on_the_bus()[order_id]}
             == {f"{order_id}:1", f"{order_id}:2"}
@@ -188,7 +182,7 @@ def assert_told_once(flow: Flow, ids: list[str]) -> None:
         ),
         "both events of every order",
     )
-    eventually(lambda: set(ids) <= set(flow.receipts()), "a receipt of every order")
+    until(lambda: set(ids) <= set(flow.receipts()), "a receipt of every order")
     for order_id in ids:
         distinct = {json.dumps(detail, sort_keys=True) for detail in flow.seen[order_id]}
         assert len(distinct) == 2, flow.seen[order_id]
@@ -227,14 +221,14 @@ class TestNothingIsLost:
         assert len(records) == 2 * ORDERS
         pending = records * 2
         random.Random(7).shuffle(pending)  # noqa: S311  # the same each time
-        told = Telemetry(Settings.from_env(flow.aws.environ))
+        telemetry = Telemetry(Settings.from_env(flow.aws.environ))
         publisher = EventBridgePublisher(
             flow.aws.outputs["OrdersEventBusName"], EveryThirdRefused(flow.events), sleep=lambda _: None
         )
         rounds = 0
         while pending:
             batch, pending = pending[:100], pending[100:]
-            answer = relay({"Records": batch}, publisher, told)
+            answer = relay({"Records": batch}, event_reader(), publisher, telemetry)
             failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
             pending += [record for record in batch if record["dynamodb"]["SequenceNumber"] in failed]
             rounds += 1
@@ -258,19 +252,21 @@ def dlq(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     return status, said.out + said.err
 
 
-class TestWhatGetsStuck:
-    def test_a_record_the_relay_cannot_take_stops_nobody_and_is_redriven_once_mended(
+class TestFailedMessages:
+    def test_a_record_the_relay_cannot_take_stops_nobody_and_is_redriven_once_fixed(
         self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        mend = flow.break_code(
+        fix = flow.break_code(
             "core/events/stream.py",
             """
-            sound = event_of
+            sound = EventReader.to_event
 
-            def event_of(record):
+            def to_event(self, record):
                 if record["dynamodb"]["NewImage"]["product"]["S"] == "Cursed":
                     raise MalformedRecord("a fault of ours")
-                return sound(record)
+                return sound(self, record)
+
+            EventReader.to_event = to_event
             """,
         )
 
@@ -278,8 +274,8 @@ class TestWhatGetsStuck:
             return [await place(client, product=product) for product in ("Before", "Cursed", "After")]
 
         before, cursed, after = call(three)
-        eventually(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
-        eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        until(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
+        until(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
         assert f"{cursed}:1" not in flow.event_ids()
 
         status, said = dlq(capsys)
@@ -291,9 +287,9 @@ class TestWhatGetsStuck:
 
         status, said = dlq(capsys, "redrive", "--yes")  # too early: the fault is still there
         assert (status, flow.waiting("RelayDeadLetterQueue")) == (1, 1)
-        assert f"the relay still refuses it: {cursed}:1" in said
+        assert f"the relay still rejects it: OrderPlaced {cursed}:1" in said
 
-        mend()
+        fix()
         status, said = dlq(capsys, "redrive")
         assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 1)
         assert "RelayDeadLetterQueue: would deliver 1" in said
@@ -301,7 +297,7 @@ class TestWhatGetsStuck:
         status, said = dlq(capsys, "redrive", "--yes")
         assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 0), said
         assert "RelayDeadLetterQueue: 1 of 1 delivered" in said
-        eventually(lambda: cursed in flow.receipts(), "the receipt of the redriven order")
+        until(lambda: cursed in flow.receipts(), "the receipt of the redriven order")
         assert dlq(capsys, "redrive", "--yes")[0] == 0  # again: there is nothing left to do
 
     def test_a_record_that_nobody_can_read_is_named_with_its_reason(
@@ -310,8 +306,8 @@ class TestWhatGetsStuck:
         table = flow.aws.outputs["OrdersTableName"]
         boto3.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": "order#torn"}})
         after = call(place)
-        eventually(lambda: after in flow.receipts(), "the receipt of the order after it")
-        eventually(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        until(lambda: after in flow.receipts(), "the receipt of the order after it")
+        until(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
         assert "order#torn unreadable: " in dlq(capsys, "list", "--queue", "relay")[1]
 
         url = flow.aws.resources["RelayDeadLetterQueue"]
@@ -341,8 +337,8 @@ class TestWhatGetsStuck:
         self, flow: Flow, impatient: None, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         receipts = flow.aws.resources["ReceiptsQueue"]
-        mend = flow.break_code(
-            "receipts.py",
+        fix = flow.break_code(
+            "orders/receipts.py",
             """
             sound = receipt_html
 
@@ -358,20 +354,20 @@ class TestWhatGetsStuck:
             return [await place(client, product=product) for product in ("Before", "Cursed", "After")]
 
         before, cursed, after = call(three)
-        eventually(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
-        eventually(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 2, "both in the dead-letter queue")
+        until(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
+        until(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 2, "both in the dead-letter queue")
 
         status, said = dlq(capsys, "list", "--queue", "receipts")
         assert (status, flow.waiting("ReceiptsDeadLetterQueue")) == (0, 2)
         assert "unreadable: JSON is malformed" in said
         assert f"{cursed}:1: readable with the code here" in said
 
-        mend()
+        fix()
         status, said = dlq(capsys, "redrive", "--queue", "receipts", "--yes")
         assert status == 0
         assert "ReceiptsDeadLetterQueue: 2 of 2 delivered" in said
-        eventually(lambda: flow.receipts()[cursed] == 1, "the receipt of the redriven order")
-        eventually(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 1, "the unreadable one back again")
+        until(lambda: flow.receipts()[cursed] == 1, "the receipt of the redriven order")
+        until(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 1, "the unreadable one back again")
         flow.purge("ReceiptsDeadLetterQueue")
 
     def test_a_time_window_is_replayed_from_the_archive(
@@ -379,7 +375,7 @@ class TestWhatGetsStuck:
     ) -> None:
         start = datetime.now(UTC)
         lost, kept = call(place), call(place)
-        eventually(lambda: {lost, kept} <= set(flow.receipts()), "the receipts")
+        until(lambda: {lost, kept} <= set(flow.receipts()), "the receipts")
         end = datetime.now(UTC)
         key = f"receipts/{lost}.html"
         for version in flow.s3.list_object_versions(Bucket=flow.bucket, Prefix=key)["Versions"]:
@@ -392,7 +388,7 @@ class TestWhatGetsStuck:
         for _ in range(2):  # safe to repeat
             status, said = dlq(capsys, *window, "--yes")
             assert (status, "completed" in said) == (0, True), said
-            eventually(lambda: lost in flow.receipts(), "the replayed receipt")
+            until(lambda: lost in flow.receipts(), "the replayed receipt")
         assert flow.receipts()[lost] == flow.receipts()[kept] == 1
         assert flow.waiting("ReceiptsDeadLetterQueue") == 0
 
@@ -422,9 +418,11 @@ class TestEventLog:
 
         def logged() -> bool:
             found = logs.filter_log_events(logGroupName=group, filterPattern=f'"{order_id}"')["events"]
-            return [json.loads(each["message"])["detail"]["event_id"] for each in found] == [f"{order_id}:1"]
+            return [json.loads(event["message"])["detail"]["event_id"] for event in found] == [
+                f"{order_id}:1"
+            ]
 
-        eventually(logged, "the event in the log group")
+        until(logged, "the event in the log group")
 
 
 class TestDocuments:
@@ -480,3 +478,18 @@ class TestDocuments:
             assert unsigned.status_code == 403
 
         call(with_web(case))
+
+
+def test_the_event_of_another_resource_comes_to_the_bus(flow: Flow) -> None:
+    """The filter of the table's stream lets it through, and the relay knows it."""
+
+    async def case() -> str:
+        async with api_client(Settings.from_env(flow.aws.environ)) as client:
+            added = await client.post("/products", json={"name": "Widget", "price_cents": 1999})
+            assert added.status_code == 201, added.text
+            return str(added.json()["id"])
+
+    product_id = asyncio.run(case())
+    until(lambda: product_id in flow.on_the_bus(), "the event of the product")
+    [detail] = flow.on_the_bus()[product_id]
+    assert (detail["event_id"], detail["product"]["name"]) == (f"{product_id}:1", "Widget")

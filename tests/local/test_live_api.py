@@ -1,4 +1,4 @@
-"""The API as a server on the local AWS, under callers who do things at the same time."""
+"""The API as a server on the local AWS emulator, under callers who do things at the same time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from localcloud.embedded import EmbeddedAws
-from tests.support import AN_ORDER
+from localcloud.running import Emulator
+from tests.builders import AN_ORDER
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def api(aws: EmbeddedAws) -> Iterator[httpx.Client]:
+def api(aws: Emulator) -> Iterator[httpx.Client]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The restore, rehearsed: orders deleted and spoilt on the local AWS come back as they were."""
+"""The restore, rehearsed: orders deleted and spoilt on the local AWS emulator come back as they were."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import httpx
 import pytest
 from botocore.stub import Stubber
 from jsonschema import Draft202012Validator
-from localcloud.embedded import EmbeddedAws
+from localcloud.running import Emulator
 from scripts import restore as command
+from scripts.cli import CliError
+from tests.builders import AN_ORDER, ROOT, a_product, a_record, an_order
 from tests.local.running import api_client
-from tests.support import AN_ORDER, ROOT, an_order
 
-from app.core.dynamodb.repository import item_of
-from app.core.events.stream import event_of
 from app.core.settings import Settings
+from app.entrypoints.lambda_relay import event_reader
 
 pytestmark = pytest.mark.xdist_group("restore")
 
 
 @pytest.fixture
-def table(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> str:
+def table(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in aws.environ.items():
         monkeypatch.setenv(name, value)
     return aws.outputs["OrdersTableName"]
@@ -40,8 +40,7 @@ def dynamodb(table: str) -> Any:
 
 
 def put(dynamodb: Any, table: str, **changes: Any) -> dict[str, Any]:
-    order = an_order(id=str(uuid.uuid4()), **changes)
-    item = item_of(order, "f", 4)
+    item = a_record(an_order(id=str(uuid.uuid4()), **changes))["dynamodb"]["NewImage"]
     dynamodb.put_item(TableName=table, Item=item)
     return {"pk": item["pk"]}
 
@@ -111,6 +110,16 @@ def test_what_is_gone_comes_back_and_what_came_since_stays(dynamodb: Any, table:
         assert run(write=True, overwrite=True).written == 1
 
 
+def test_what_other_resources_hold_comes_back_too(dynamodb: Any, table: str) -> None:
+    item = a_record(a_product(id=str(uuid.uuid4())))["dynamodb"]["NewImage"]
+    key = {"pk": item["pk"]}
+    dynamodb.put_item(TableName=table, Item=item)
+    with as_it_is_now(dynamodb, table) as then:
+        dynamodb.delete_item(TableName=table, Key=key)
+        assert command.put_back(table, then, write=True, overwrite=False, say=quiet).written == 1
+    assert facts(dynamodb.get_item(TableName=table, Key=key)["Item"]) == facts(item)
+
+
 def test_what_is_counted_beside_the_orders_is_left_alone(dynamodb: Any, table: str) -> None:
     """Attachments and uploads were counted on since: putting the counts back would let callers past them."""
     key = {"pk": {"S": f"uploads#2026-01-02#{uuid.uuid4()}"}}
@@ -134,14 +143,14 @@ def events(order_id: str, table: str) -> list[Any]:
         while iterator:
             page = streams.get_records(ShardIterator=iterator)
             records = [r for r in page["Records"] if r["dynamodb"]["Keys"]["pk"]["S"] == f"order#{order_id}"]
-            found += [event for event in map(event_of, records) if event]
+            found += [event for event in map(event_reader().to_event, records) if event]
             iterator = page.get("NextShardIterator") if page["Records"] else None
     return found
 
 
 @pytest.mark.parametrize("accident", ["changed", "changed and deleted"])
 def test_no_event_id_or_entity_tag_is_used_again(
-    accident: str, dynamodb: Any, table: str, aws: EmbeddedAws
+    accident: str, dynamodb: Any, table: str, aws: Emulator
 ) -> None:
     tags = []
 
@@ -177,7 +186,7 @@ def test_no_event_id_or_entity_tag_is_used_again(
         *restored,
         ("pending", "processing"),
     ]
-    assert len({event.id for event in published}) == len(published)
+    assert len({event.event_id for event in published}) == len(published)
     versions = [event.detail["order"]["version"] for event in published]
     assert versions == sorted(versions)
     assert len(set(tags)) == len(tags) == 5
@@ -263,7 +272,7 @@ def test_a_table_that_cannot_be_meant_gets_one_line(
         AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
         BillingMode="PAY_PER_REQUEST",
     )
-    cases = {"nowhere": "no table nowhere", table: "the stack's own table", other: "holds no orders"}
+    cases = {"nowhere": "no table nowhere", table: "the stack's own table", other: "no copy of it"}
     for name, words in cases.items():
         assert command.main(["--stack", "orders-local", "--table", name, "--yes"]) == 1
         error = capsys.readouterr().err
@@ -280,17 +289,13 @@ def test_a_table_that_is_still_being_restored_gets_one_line(
     with Stubber(dynamodb) as stub:
         stub.add_response("describe_table", {"Table": {"TableArn": "b", "TableStatus": "CREATING", **key}})
         stub.add_response("describe_table", {"Table": {"TableArn": "a", "TableStatus": "ACTIVE", **key}})
-        with pytest.raises(command.CannotRestore, match="b is CREATING"):
+        with pytest.raises(CliError, match="b is CREATING"):
             command.restored("a", "b")
 
 
 def test_an_order_that_was_gone_makes_no_event_again() -> None:
-    def record(version: int) -> dict[str, Any]:
-        item = item_of(an_order(version=version), "f", 4)
-        return {"eventName": "INSERT", "dynamodb": {"NewImage": item}}
-
-    assert event_of(record(1)) is not None
-    assert event_of(record(3)) is None
+    assert event_reader().to_event(a_record(an_order())) is not None
+    assert event_reader().to_event(a_record(an_order(version=3))) is None
 
 
 def test_a_stack_that_is_not_there_gets_one_line(table: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from localcloud.embedded import ROOT
 from localcloud.issuer import Issuer
+from localcloud.running import ROOT
 
 _BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
@@ -110,7 +110,7 @@ def test_with_auth_it_asks_for_tokens_of_its_own_issuer(port: int, tmp_path: Pat
         assert httpx.get(f"{api}/").json()["authentication"] == "jwt"
         assert httpx.post(f"{api}/orders", json=_BODY).status_code == 401
         issuer = Issuer.load(tmp_path / "issuer.json")  # as `make token` does
-        alice, bob = ({"authorization": f"Bearer {issuer.token(sub)}"} for sub in ("alice", "bob"))
+        alice, bob = (issuer.bearer(sub) for sub in ("alice", "bob"))
         placed = httpx.post(f"{api}/orders", json=_BODY, headers=alice)
         assert placed.status_code == 201
         order = f"{api}{placed.headers['location']}"

@@ -1,11 +1,11 @@
 """Least privilege, proven: every permission is needed, and nothing beyond them is granted.
 
-The stack of template.yaml is deployed to the local AWS with IAM enforced. Each role's real statements, as
-deployed, are put on a role of ours, whose session walks through what that role is for (`walk.py`). Then they
-are taken away one action (and one resource) at a time, and a named step has to fail. The outcome is
-docs/security-mutations.md; `make mutations` writes it anew.
+The stack of template.yaml is deployed to the emulator with IAM enforced. Each role's real statements, as
+deployed, are put on a role of ours, whose session does what that role is for (`scenario.py`). Then they are
+taken away one action (and one resource) at a time, and a named step has to fail. The outcome is
+docs/security-mutations.md; `make permission-tests` writes it anew.
 
-The local AWS does not ask for KMS permissions when a service uses a key for a caller, and has no X-Ray. Those
+The emulator does not ask for KMS permissions when a service uses a key for a caller, and has no X-Ray. Those
 statements are judged by an evaluator of policies, against the calls that AWS documents; the table marks them.
 So are the roles that only AWS's own services take. The roles of bootstrap/ have tests/delivery.
 """
@@ -26,10 +26,10 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from localcloud.embedded import REGION, ROOT, embedded_aws
+from localcloud.running import REGION, ROOT, running_emulator
 from tests.delivery.iam import allowed
-from tests.privileges import walk
-from tests.privileges.walk import Refused, Step, World
+from tests.privileges import scenario
+from tests.privileges.scenario import Refused, Step, World
 from tests.template.templates import template
 
 from app.core.settings import Settings
@@ -37,7 +37,7 @@ from app.core.settings import Settings
 pytestmark = [pytest.mark.xdist_group("privileges"), pytest.mark.timeout(300)]
 
 TABLE = ROOT / "docs" / "security-mutations.md"
-# Conditions on what the local AWS does not tell its policies; the evaluator judges them.
+# Conditions on what the local AWS emulator does not tell its policies; the evaluator judges them.
 UNKNOWN_THERE = {"kms:MacAlgorithm"}
 
 Document = dict[str, Any]
@@ -45,18 +45,18 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Role:
-    """Where a role's statements stand in the stack, and the walk that needs them."""
+    """Where a role's statements stand in the stack, and the scenario that needs them."""
 
     resource: str
     steps: Callable[[World], AbstractContextManager[dict[str, Step]]]
 
 
 ROLES = [
-    Role("AppPolicy", walk.api),
-    Role("ApiFunctionRole", walk.api_log),
-    Role("RelayFunctionRole", walk.relay),
-    Role("ReceiptsFunctionRole", walk.receipts),
-    Role("ImageVersionFunctionRole", walk.image_version),
+    Role("AppPolicy", scenario.api),
+    Role("ApiFunctionRole", scenario.api_log),
+    Role("RelayFunctionRole", scenario.relay),
+    Role("ReceiptsFunctionRole", scenario.receipts),
+    Role("ImageVersionFunctionRole", scenario.image_version),
 ]
 
 _IMAGES = f"arn:aws:ecr:{REGION}:000000000000:repository/images"
@@ -104,9 +104,9 @@ BARE_ROLES = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The stack with IAM enforced, what the walks find in it, and a role to try statements on."""
+    """The stack with IAM enforced, what the scenarios find in it, and a role to try statements on."""
     template = _over_plain_http(tmp_path_factory.mktemp("stack"))
-    with embedded_aws(template, auth=True) as aws, pytest.MonkeyPatch.context() as patch:
+    with running_emulator(template, auth=True) as aws, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "APP_"))]:
             patch.delenv(name)
         world = World(aws, Settings.from_env(aws.environ | {"APP_AUTH_ISSUER": ""}))
@@ -115,17 +115,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             patch.setenv(name, value)
         _furnish(world)
         yield world
-        world.loop.close()
+        world.close()
 
 
 def _furnish(world: World) -> None:
     described = world.root("dynamodb").describe_table(TableName=world.settings.table_name)["Table"]
     world.stream = described["LatestStreamArn"]
     _grant(world, _document(world, "AppPolicy"))
-    with walk.api(world) as steps:
+    with scenario.api(world) as steps:
         world.order_id = steps["place an order, twice with one key"]()
         steps["place an order, twice with one key"]()  # a second page
-    with walk.api(world) as steps:
+        world.product_id = steps["add a product"]()
+    with scenario.api(world) as steps:
         steps["upload an attachment"]()
     world.root("s3").put_object(
         Bucket=world.settings.bucket_name,
@@ -141,7 +142,7 @@ def _furnish(world: World) -> None:
 
 
 def _over_plain_http(directory: Path) -> Path:
-    """Copy the template without the refusal of plain HTTP, for the local AWS has no TLS."""
+    """Copy the template without the refusal of plain HTTP, for the local AWS emulator has no TLS."""
     refusal = re.compile(r"^( +)- Sid: RefusePlainHttp\n(?:\1 .*\n)+", re.MULTILINE)
     text, found = refusal.subn("", (ROOT / "template.yaml").read_text())
     assert found == 3, "documents, access logs, queues"
@@ -157,7 +158,7 @@ def _session(world: World) -> dict[str, str]:
     role = world.root("iam").create_role(
         RoleName="tried", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     )["Role"]
-    keys = world.root("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="walk")["Credentials"]
+    keys = world.root("sts").assume_role(RoleArn=role["Arn"], RoleSessionName="scenario")["Credentials"]
     return {
         "AWS_ACCESS_KEY_ID": keys["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": keys["SecretAccessKey"],
@@ -191,7 +192,7 @@ def _grant(world: World, document: Document) -> None:
 
 
 def _as_named_there(resource: str) -> str:
-    """Name a resource as the local AWS does: no version or log stream at the end, and no streams at all.
+    """Name a resource as the emulator does: no version or log stream at the end, and no streams at all.
 
     `test_what_the_local_aws_cannot_tell_apart` has the evaluator judge what that leaves out.
     """
@@ -231,7 +232,7 @@ def _mutations(document: Document) -> Iterator[tuple[str, str, Document]]:
 
 
 def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, dict[str, str]]]:
-    """What AWS does with a role beyond the calls of its walk: the step, then the call that a service makes.
+    """List what AWS does with a role beyond its scenario: the step, then the call that a service makes.
 
     With the data key, for whom it serves; to X-Ray, for a function that is traced.
 
@@ -311,7 +312,7 @@ def _of_service_role(path: str, name: str) -> Document:
     return document
 
 
-def test_every_role_of_every_template_is_walked_or_judged() -> None:
+def test_every_role_of_every_template_has_a_scenario_or_is_judged() -> None:
     kinds = {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
     found = {}
     for file in (ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml")):
@@ -381,7 +382,7 @@ def test_every_permission_is_needed(world: World) -> None:
     table = _table(rows)
     if os.environ.get("UPDATE_DOCS"):
         TABLE.write_text(table)
-    assert TABLE.read_text() == table, "docs/security-mutations.md is stale: make mutations"
+    assert TABLE.read_text() == table, "docs/security-mutations.md is stale: make permission-tests"
 
 
 def _short(world: World, removed: str) -> str:
@@ -396,13 +397,13 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     lines = [
         "# What fails when a permission is taken away",
         "",
-        "Written by `make mutations` and kept current by `tests/privileges`. Each row is one action, or one",
-        "of several resources, removed from the statements as deployed; the last column names the steps that",
-        f"then fail. Of {len(rows)} removals {enforced} are tried on a local AWS that enforces IAM. The",
-        "others are what a service does for its caller (KMS, X-Ray), or by a role that only it takes (ECS,",
-        "flow logs); the local AWS does not ask for those: an evaluator of policies judges them by the calls",
-        "that AWS documents; only AWS can prove them. The roles of CodeDeploy and AWS Backup have AWS's own",
-        "policies.",
+        "Written by `make permission-tests` and kept current by `tests/privileges`. Each row is one action,",
+        "or one of several resources, removed from the statements as deployed; the last column names the",
+        f"steps that then fail. Of {len(rows)} removals {enforced} are tried on an emulator that enforces",
+        "IAM. The others are what a service does for its caller (KMS, X-Ray), or by a role that only it",
+        "takes (ECS, flow logs); the emulator does not ask for those: an evaluator of policies judges them",
+        "by the calls that AWS documents; only AWS can prove them. The roles of CodeDeploy and AWS Backup",
+        "have AWS's own policies.",
         "",
         "| policy or role | statement | removed | how | what fails |",
         "| --- | --- | --- | --- | --- |",
@@ -501,7 +502,7 @@ def test_the_refused_calls_are_refused_for_the_lack_of_permission(world: World, 
 
 
 def test_the_data_key_serves_the_stacks_own_services_only(world: World) -> None:
-    """KMS: by the evaluator, for the local AWS does not ask."""
+    """KMS: by the evaluator, for the local AWS emulator does not ask."""
     key, other = world.settings.kms_key_arn, f"arn:aws:kms:{REGION}:000000000000:key/{uuid.uuid4()}"
     for role in ROLES:
         statements = _document(world, role.resource)["Statement"]

@@ -32,7 +32,9 @@ class Metrics:
 
     def points(self, metric: dict[str, Any], period: int, stat: str, count: int) -> Points:
         """Return the last `count` points of a metric."""
-        dimensions = frozenset((each["Name"], each["Value"]) for each in metric.get("Dimensions", []))
+        dimensions = frozenset(
+            (dimension["Name"], dimension["Value"]) for dimension in metric.get("Dimensions", [])
+        )
         samples = self._series.get((metric["Namespace"], metric["MetricName"], dimensions), [])
         minutes = period // 60
         points: Points = []
@@ -99,8 +101,8 @@ def _alarm_points(alarm: dict[str, Any], metrics: Metrics, count: int) -> Points
         stat = alarm.get("Statistic") or alarm["ExtendedStatistic"]
         return metrics.points(alarm, alarm["Period"], stat, count)
     queries = {query["Id"]: query for query in alarm["Metrics"]}
-    (wanted,) = (each for each in queries.values() if each.get("ReturnData", True))
-    periods = {each["MetricStat"]["Period"] for each in queries.values() if "MetricStat" in each}
+    (wanted,) = (query for query in queries.values() if query.get("ReturnData", True))
+    periods = {query["MetricStat"]["Period"] for query in queries.values() if "MetricStat" in query}
     assert len(periods) == 1, "the metrics of one alarm share a period"
 
     def series(name: str) -> Points:
@@ -116,8 +118,8 @@ def _alarm_points(alarm: dict[str, Any], metrics: Metrics, count: int) -> Points
 def _evaluate(node: ast.expr, series: Callable[[str], Points], count: int) -> Points:
     """Evaluate an expression of metric math, whose syntax is a part of Python's."""
 
-    def of(each: ast.expr) -> Points:
-        return _evaluate(each, series, count)
+    def of(operand: ast.expr) -> Points:
+        return _evaluate(operand, series, count)
 
     match node:
         case ast.Constant(value=int() | float() as number):

@@ -23,6 +23,7 @@ __all__ = [
     "Template",
     "expanded",
     "mentions",
+    "of_type",
     "template",
     "transformed",
     "whole_templates",
@@ -43,11 +44,16 @@ STATEFUL = {
 }
 
 
+def of_type(resources: dict[str, Any], *kinds: str) -> dict[str, Any]:
+    """Return the resources of one of these types."""
+    return {name: resource for name, resource in resources.items() if resource["Type"] in kinds}
+
+
 def mentions(value: Any, key: str) -> list[Any]:
     """Return every value under `key`, however deep."""
     if isinstance(value, dict):
         here = [value[key]] if key in value else []
-        return here + [found for each in value.values() for found in mentions(each, key)]
+        return here + [found for item in value.values() for found in mentions(item, key)]
     if isinstance(value, list):
-        return [found for each in value for found in mentions(each, key)]
+        return [found for item in value for found in mentions(item, key)]
     return []

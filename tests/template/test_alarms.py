@@ -18,32 +18,19 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from tests.support import (
-    AN_ORDER,
-    LambdaTransport,
-    ServerTransport,
-    a_message,
-    a_record,
-    a_settings,
-    an_envelope,
-    an_order,
-)
+from tests.builders import AN_ORDER, a_message, a_record, a_settings, an_app, an_envelope, an_order
 from tests.template.cloudwatch import Key, Metrics, Samples, composite_state, key, state
-from tests.template.templates import ROOT, Evaluator, mentions, template
-from tests.unit.test_lean_client import client_of, refuses, serving
+from tests.template.templates import ROOT, Evaluator, mentions, of_type, template
+from tests.transports import LambdaTransport, ServerTransport
+from tests.unit.test_json_client import client_of, rejects, serving
 
-from app.core.dynamodb.memory import (
-    FixedCursorKey,
-    MemoryDocumentStore,
-    MemoryEventPublisher,
-    MemoryOrderStore,
-)
-from app.core.events.stream import event_of
+from app.core.events.relay import relay
 from app.core.http import middleware
-from app.core.http.app import create_app
+from app.core.memory import FixedCursorKey, MemoryEventPublisher
 from app.core.telemetry import METRICS, Telemetry
-from app.entrypoints.lambda_receipts import consume
-from app.entrypoints.lambda_relay import relay
+from app.entrypoints.lambda_relay import event_reader
+from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
+from app.orders.receipts import write_receipt
 from app.orders.service import OrderService
 
 MONITORING = "monitoring/template.yaml"
@@ -89,16 +76,16 @@ def resolve(value: Any, evaluator: Evaluator, parameters: Mapping[str, str]) -> 
             chosen = then if evaluator.is_true({"Condition": condition}) else otherwise
             return resolve(chosen, evaluator, parameters)
         case {"Fn::Sub": [text, more]}:
-            names = {name: resolve(each, evaluator, parameters) for name, each in more.items()}
+            names = {name: resolve(value, evaluator, parameters) for name, value in more.items()}
             return substituted(text, {**parameters, **names})
         case {"Fn::Sub": str() as text}:
             return substituted(text, parameters)
         case dict():
-            resolved = {name: resolve(each, evaluator, parameters) for name, each in value.items()}
-            return {name: each for name, each in resolved.items() if each is not None}
+            resolved = {name: resolve(item, evaluator, parameters) for name, item in value.items()}
+            return {name: item for name, item in resolved.items() if item is not None}
         case list():
-            found = [resolve(each, evaluator, parameters) for each in value]
-            return [each for each in found if each is not None]
+            found = [resolve(item, evaluator, parameters) for item in value]
+            return [item for item in found if item is not None]
     return value
 
 
@@ -123,15 +110,14 @@ def resources(mode: str) -> dict[str, dict[str, Any]]:
 @cache
 def alarms(mode: str) -> dict[str, dict[str, Any]]:
     """Return the properties of every alarm, with those of deployments."""
-    wanted = {"AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm"}
-    found = {name: each["Properties"] for name, each in resources(mode).items() if each["Type"] in wanted}
+    wanted = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
+    found = {name: alarm["Properties"] for name, alarm in of_type(resources(mode), *wanted).items()}
     for path, front_door in (("template.yaml", "lambda"), ("fargate/template.yaml", "fargate")):
         if front_door in MODES[mode]:
             source = template(path)
             found |= {
-                f"{path}:{name}": resolve(each["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
-                for name, each in source["Resources"].items()
-                if each["Type"] in wanted
+                f"{path}:{name}": resolve(alarm["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
+                for name, alarm in of_type(source["Resources"], *wanted).items()
             }
     return found
 
@@ -141,9 +127,8 @@ def backup_alarms() -> dict[str, dict[str, Any]]:
     """Return the properties of the alarms on backups; test_backup.py has their series."""
     source = template("backup/template.yaml")
     return {
-        name: resolve(each["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
-        for name, each in source["Resources"].items()
-        if each["Type"] == "AWS::CloudWatch::Alarm"
+        name: resolve(alarm["Properties"], Evaluator(source), {"RunbookUrl": RUNBOOKS})
+        for name, alarm in of_type(source["Resources"], "AWS::CloudWatch::Alarm").items()
     }
 
 
@@ -203,7 +188,7 @@ def errors(*counts: int, of: int = 100) -> dict[Key, Samples]:
     """As the application counts: one sample for each request."""
     return {
         ours("Requests"): [[1.0] * of] * len(counts),
-        ours("ServerErrors"): [[1.0] * each + [0.0] * (of - each) for each in counts],
+        ours("ServerErrors"): [[1.0] * count + [0.0] * (of - count) for count in counts],
     }
 
 
@@ -213,9 +198,9 @@ def latencies(*minutes: list[float]) -> dict[Key, Samples]:
 
 def relaying(placed: list[float], relayed: list[float] | None = None) -> dict[Key, Samples]:
     """Orders placed and events relayed in each minute; without these, a relay that is never invoked."""
-    series = {ours("OrdersPlaced"): [[1.0] * int(each) for each in placed]}
+    series = {ours("OrdersPlaced"): [[1.0] * int(count) for count in placed]}
     if relayed is not None:
-        series[ours("EventsRelayed")] = [[1.0] * int(each) for each in relayed]
+        series[ours("EventsRelayed")] = [[1.0] * int(count) for count in relayed]
     return series
 
 
@@ -283,12 +268,12 @@ def alarms_of_version(version: str) -> dict[str, dict[str, Any]]:
         "ApiFunction.Version.Version": version,
     }
     watched = source["Resources"]["ApiFunction"]["Properties"]["DeploymentPreference"]["Alarms"]
-    found = {each["Ref"]: source["Resources"][each["Ref"]]["Properties"] for each in watched}
-    return {name: resolve(each, Evaluator(source), names) for name, each in found.items()}
+    found = {alarm["Ref"]: source["Resources"][alarm["Ref"]]["Properties"] for alarm in watched}
+    return {name: resolve(alarm, Evaluator(source), names) for name, alarm in found.items()}
 
 
 def states_of_version(version: str, series: Mapping[Key, Samples]) -> set[str]:
-    return {state(each, Metrics(series)) for each in alarms_of_version(version).values()}
+    return {state(alarm, Metrics(series)) for alarm in alarms_of_version(version).values()}
 
 
 class TestDeployment:
@@ -324,7 +309,7 @@ class TestDeployment:
         A new one begins as INSUFFICIENT_DATA, which stops nothing.
         https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
         """
-        names = {each["AlarmName"] for version in "89" for each in alarms_of_version(version).values()}
+        names = {alarm["AlarmName"] for version in "89" for alarm in alarms_of_version(version).values()}
         assert len(names) == 4
 
 
@@ -341,15 +326,15 @@ def through_gateway(requests: list[float], bad: list[float]) -> dict[Key, Sample
 def through_tasks(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
     return {
         balancer("RequestCount"): each_minute(*requests),
-        balancer("HTTPCode_Target_5XX_Count"): [[each] if each else [] for each in bad],
+        balancer("HTTPCode_Target_5XX_Count"): [[count] if count else [] for count in bad],
     }
 
 
 def lost_by_balancer(requests: list[float], bad: list[float]) -> dict[Key, Samples]:
     """No healthy task: the load balancer answers 503, and does not count those as requests."""
     return {
-        balancer("RequestCount"): [[each] if each else [] for each in requests],
-        balancer("HTTPCode_ELB_5XX_Count"): [[each] if each else [] for each in bad],
+        balancer("RequestCount"): [[count] if count else [] for count in requests],
+        balancer("HTTPCode_ELB_5XX_Count"): [[count] if count else [] for count in bad],
     }
 
 
@@ -377,7 +362,7 @@ def burns(mode: str, kind: str, fast: bool, window: str = "") -> Case:
         ("lambda", "latency"): [slow_at_gateway],
         ("fargate", "latency"): [slow_tasks],
     }
-    traffics = [traffic for each in sorted(MODES[mode]) for traffic in doors[each, kind]]
+    traffics = [traffic for door in sorted(MODES[mode]) for traffic in doors[door, kind]]
     allowed = 0.1 if kind == "availability" else 1  # bad ones of a hundred that just keep the objective
     long, short, rate = (60, 5, 14.4) if fast else (360, 30, 6)
 
@@ -570,7 +555,7 @@ def test_stays_quiet_on_a_good_series(mode: str, name: str) -> None:
         assert state_of(mode, name, series) == "OK"
 
 
-class Store(MemoryOrderStore):
+class Store(MemoryOrderRepository):
     """A database that breaks or dawdles as it is told."""
 
     def __init__(self) -> None:
@@ -590,7 +575,7 @@ class TestOwnLines:
     """Alarms are fed with what we write, as CloudWatch reads it: no name or dimension is typed twice."""
 
     @pytest.fixture
-    def told(self) -> Telemetry:
+    def telemetry(self) -> Telemetry:
         return Telemetry(a_settings(service_name="orders-test"))
 
     @pytest.fixture
@@ -616,7 +601,7 @@ class TestOwnLines:
     def client(self, runtime: str, log_level: str, store: Store, loop: Any) -> Iterator[httpx.Client]:
         service = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
         settings = a_settings(service_name="orders-test", runtime=runtime, log_level=log_level)
-        app = create_app(service, settings)
+        app = an_app(service, settings)
         transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
         with httpx.Client(transport=transport, base_url="http://api.test") as client:
             yield client
@@ -649,10 +634,10 @@ class TestOwnLines:
                 client.get(UNKNOWN)
             assert state_now("LatencyAlarm") == expected
 
-    def test_throttles(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
+    def test_throttles(self, telemetry: Telemetry, state_now: Callable[[str], str]) -> None:
         async def throttled() -> None:
-            async with serving(*[refuses("ThrottlingException")] * 3) as server:  # and then it answers
-                with told.record("api", "request", "r"):
+            async with serving(*[rejects("ThrottlingException")] * 3) as server:  # and then it answers
+                with telemetry.log_operation("api", "request", "r"):
                     await client_of(server).call("GetItem", {})
 
         for calls, expected in ((3, "OK"), (4, "ALARM")):
@@ -669,29 +654,29 @@ class TestOwnLines:
                 client.get(UNKNOWN)
             assert state_now("RejectedRequestsAlarm") == expected
 
-    def test_relay(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
+    def test_relay(self, telemetry: Telemetry, state_now: Callable[[str], str]) -> None:
         order = a_record(an_order())
-        relay({"Records": [order]}, MemoryEventPublisher(), told)
+        relay({"Records": [order]}, event_reader(), MemoryEventPublisher(), telemetry)
         assert state_now("RelayFailuresAlarm") == "OK"
         broken = order | {"dynamodb": order["dynamodb"] | {"NewImage": {"pk": {"S": "order#1"}}}}
-        relay({"Records": [broken]}, MemoryEventPublisher(), told)
+        relay({"Records": [broken]}, event_reader(), MemoryEventPublisher(), telemetry)
         assert state_now("RelayFailuresAlarm") == "ALARM"
 
     def test_standstill(
-        self, told: Telemetry, client: httpx.Client, capsys: pytest.CaptureFixture[str]
+        self, telemetry: Telemetry, client: httpx.Client, capsys: pytest.CaptureFixture[str]
     ) -> None:
         client.post("/orders", json=AN_ORDER)
         placed = capsys.readouterr().out
         assert state_of("both", "RelayStandstillAlarm", extracted(placed, minutes=10)) == "ALARM"
-        relay({"Records": [a_record(an_order())]}, MemoryEventPublisher(), told)
+        relay({"Records": [a_record(an_order())]}, event_reader(), MemoryEventPublisher(), telemetry)
         relayed = placed + capsys.readouterr().out
         assert state_of("both", "RelayStandstillAlarm", extracted(relayed, minutes=10)) == "OK"
 
-    def test_receipts(self, told: Telemetry, state_now: Callable[[str], str]) -> None:
-        event = event_of(a_record(an_order()))
+    def test_receipts(self, telemetry: Telemetry, state_now: Callable[[str], str]) -> None:
+        event = event_reader().to_event(a_record(an_order()))
         assert event is not None
         for body, expected in ((an_envelope(event), "OK"), ("not an event", "ALARM")):
-            consume({"Records": [a_message(body)]}, MemoryDocumentStore(), told)
+            write_receipt.consume({"Records": [a_message(body)]}, telemetry, MemoryDocumentStore())
             assert state_now("ReceiptFailuresAlarm") == expected
 
 
@@ -705,7 +690,7 @@ def extracted(output: str, minutes: int = 5) -> dict[Key, Samples]:
                     dimensions = {name: line[name] for name in names}
                     name = key(directive["Namespace"], metric["Name"], **dimensions)
                     values.setdefault(name, []).append(line[metric["Name"]])
-    return {name: [each] * minutes for name, each in values.items()}
+    return {name: [value] * minutes for name, value in values.items()}
 
 
 class TestRunbooks:
@@ -714,10 +699,12 @@ class TestRunbooks:
         return {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
 
     def test_every_alarm_leads_to_its_section_and_every_section_has_an_alarm(self) -> None:
-        every = [each for mode in MODES for each in alarms(mode).values()] + [*backup_alarms().values()]
-        descriptions = [each["AlarmDescription"] for each in every]
-        links = [re.search(f" {re.escape(RUNBOOKS)}#([a-z-]+)$", each) for each in descriptions]
-        assert all(links), [each for each, link in zip(descriptions, links, strict=True) if not link]
+        every = [alarm for mode in MODES for alarm in alarms(mode).values()] + [*backup_alarms().values()]
+        descriptions = [alarm["AlarmDescription"] for alarm in every]
+        links = [re.search(f" {re.escape(RUNBOOKS)}#([a-z-]+)$", description) for description in descriptions]
+        assert all(links), [
+            description for description, link in zip(descriptions, links, strict=True) if not link
+        ]
         assert {link[1] for link in links if link} == self.sections()
 
     def test_every_section_names_its_alarms(self) -> None:
@@ -740,7 +727,7 @@ class TestRunbooks:
             name.replace("$STACK", "orders-test").replace("$VERSION", "9").replace("$KIND", kind)
             for kind in kinds.split()
         }
-        assert named == {each["AlarmName"] for each in alarms_of_version("9").values()}
+        assert named == {alarm["AlarmName"] for alarm in alarms_of_version("9").values()}
 
     def test_links_between_sections_lead_somewhere(self) -> None:
         text = (ROOT / "docs/runbooks.md").read_text()
@@ -761,7 +748,9 @@ def test_the_pipeline_says_where_the_runbooks_are() -> None:
     jobs = yaml.safe_load((ROOT / ".github/workflows/deploy.yml").read_text())["jobs"]
     for stage in ("dev", "prod"):
         (parameters,) = (
-            step["env"]["PARAMETERS"] for step in jobs[stage]["steps"] if "make deploy" in step.get("run", "")
+            step["env"]["PARAMETERS"]
+            for step in jobs[stage]["steps"]
+            if "make deploy " in step.get("run", "")
         )
         page = "${{ github.server_url }}/${{ github.repository }}/blob/main/docs/runbooks.md"
         assert parameters.startswith(f"RunbookUrl={page} "), "first, so that the stage's own count"
@@ -769,7 +758,7 @@ def test_the_pipeline_says_where_the_runbooks_are() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_alarm_tells_somebody_unless_it_is_part_of_another(mode: str) -> None:
-    parts = " ".join(each.get("AlarmRule", "") for each in alarms(mode).values())
+    parts = " ".join(alarm.get("AlarmRule", "") for alarm in alarms(mode).values())
     for name, alarm in alarms(mode).items():
         if ":" in name:  # a deployment is what these tell
             continue
@@ -799,10 +788,10 @@ class TestDashboard:
         shown: set[str] = set()
         for metrics in mentions(body, "metrics"):
             namespace = name = ""
-            for each in metrics:
-                if isinstance(each[0], str) and each[0] != "...":
-                    namespace = namespace if each[0] == "." else each[0]
-                    name = name if each[1] == "." else each[1]
+            for metric in metrics:
+                if isinstance(metric[0], str) and metric[0] != "...":
+                    namespace = namespace if metric[0] == "." else metric[0]
+                    name = name if metric[1] == "." else metric[1]
                     shown |= {name} if namespace == "Orders" else set()
         assert shown <= METRICS.keys()
         # IteratorAge shows the lag, with what waits still; a deployment alone looks at its version's errors.
@@ -823,8 +812,7 @@ def test_queries_ask_for_fields_that_lines_have() -> None:
     for path in ROOT.glob("src/app/**/*.py"):
         source = path.read_text()
         written |= set(re.findall(r'"(\w+)"', source)) | set(re.findall(r"(\w+)=", source))
-    for name, resource in resources("both").items():
-        if resource["Type"] == "AWS::Logs::QueryDefinition":
-            text = re.sub(r"#.*", "", resource["Properties"]["QueryString"])
-            asked = set(re.findall(r"@?[a-zA-Z_]\w*", re.sub(r"(detail|record)\.[\w.]+", "", text)))
-            assert asked <= written | WORDS | OF_OTHERS, f"{name}: {asked - written - WORDS - OF_OTHERS}"
+    for name, query in of_type(resources("both"), "AWS::Logs::QueryDefinition").items():
+        text = re.sub(r"#.*", "", query["Properties"]["QueryString"])
+        asked = set(re.findall(r"@?[a-zA-Z_]\w*", re.sub(r"(detail|record)\.[\w.]+", "", text)))
+        assert asked <= written | WORDS | OF_OTHERS, f"{name}: {asked - written - WORDS - OF_OTHERS}"

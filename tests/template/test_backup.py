@@ -35,7 +35,7 @@ def test_the_table_and_the_documents_are_backed_up_and_nothing_else() -> None:
     assert selection["BackupPlanId"] == {"Ref": "BackupPlan"}
     chosen = selection["BackupSelection"]
     assert chosen.keys() == {"SelectionName", "IamRoleArn", "Resources"}  # neither by tags nor by types
-    assert [each["Fn::Sub"] for each in chosen["Resources"]] == [
+    assert [arn["Fn::Sub"] for arn in chosen["Resources"]] == [
         "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${OrdersTableName}",
         "arn:${AWS::Partition}:s3:::${DocumentsBucketName}",
     ]
@@ -50,7 +50,7 @@ def test_what_is_backed_up_is_what_aws_backup_takes() -> None:
     assert data["DocumentsBucket"]["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
     # The managed policies use KMS by IAM alone; this statement of the data key lets them.
     policy = data["DataKey"]["Properties"]["KeyPolicy"]["Statement"]
-    assert "AccountDecidesByIam" in [each["Sid"] for each in policy]
+    assert "AccountDecidesByIam" in [statement["Sid"] for statement in policy]
 
 
 @pytest.mark.parametrize("name", ["BackupVault", "BackupKey"])
@@ -108,7 +108,7 @@ def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> N
     assert SOURCE["Outputs"]["BackupRoleArn"]["Value"]["Fn::GetAtt"] == ["BackupRole", "Arn"]
     # https://docs.aws.amazon.com/aws-backup/latest/devguide/security-iam-awsmanpol.html
     prefix = "arn:${AWS::Partition}:iam::aws:policy/"
-    assert {each["Fn::Sub"].removeprefix(prefix) for each in role["ManagedPolicyArns"]} == {
+    assert {arn["Fn::Sub"].removeprefix(prefix) for arn in role["ManagedPolicyArns"]} == {
         "service-role/AWSBackupServiceRolePolicyForBackup",
         "service-role/AWSBackupServiceRolePolicyForRestores",
         "AWSBackupServiceRolePolicyForS3Backup",
@@ -118,7 +118,7 @@ def test_only_the_service_takes_the_role_which_backs_up_and_restores_both() -> N
 
 def hours(jobs: list[int], quiet: list[float]) -> Samples:
     """The jobs of each hour. `quiet` is what comes when there are none."""
-    return [[float(each)] if each and minute == 0 else quiet for each in jobs for minute in range(60)]
+    return [[float(job)] if job and minute == 0 else quiet for job in jobs for minute in range(60)]
 
 
 # The guide does not say whether a metric is sent while nothing happens, so no alarm may depend on it.
@@ -160,7 +160,7 @@ def test_every_parameter_is_described_bounded_and_grouped() -> None:
         else:
             assert {"AllowedValues", "AllowedPattern"} & parameter.keys(), name
     groups = SOURCE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
-    assert sorted(name for each in groups for name in each["Parameters"]) == sorted(PARAMETERS)
+    assert sorted(name for group in groups for name in group["Parameters"]) == sorted(PARAMETERS)
     assert all(output["Description"] for output in SOURCE["Outputs"].values())
 
 

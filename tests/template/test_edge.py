@@ -44,11 +44,13 @@ def test_nothing_of_the_api_is_kept_that_it_does_not_offer_and_none_of_its_error
     key = policy["ParametersInCacheKeyAndForwardedToOrigin"]
     assert "Authorization" in key["HeadersConfig"]["Headers"]
     assert key["QueryStringsConfig"] == {"QueryStringBehavior": "all"}
-    kept = {each["ErrorCode"]: each["ErrorCachingMinTTL"] for each in SETTINGS["CustomErrorResponses"]}
+    kept = {
+        response["ErrorCode"]: response["ErrorCachingMinTTL"] for response in SETTINGS["CustomErrorResponses"]
+    }
     # Of what CloudFront keeps for ten seconds unless told otherwise, all that the API answers.
     # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/HTTPStatusCodes.html#HTTPStatusCodes-cached-errors
     assert kept == dict.fromkeys((404, 405, 414, 500, 502, 503, 504), 0)
-    assert not any("ResponsePagePath" in each for each in SETTINGS["CustomErrorResponses"])
+    assert not any("ResponsePagePath" in response for response in SETTINGS["CustomErrorResponses"])
 
 
 def test_both_origins_are_shown_the_secret_and_the_bucket_is_not() -> None:
@@ -106,7 +108,7 @@ def test_the_generated_secret_is_one_that_the_application_takes() -> None:
     required = dict.fromkeys(
         ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN"), "x"
     )
-    environ = {f"APP_{name}": each for name, each in (required | {"ORIGIN_SECRETS": made}).items()}
+    environ = {f"APP_{name}": value for name, value in (required | {"ORIGIN_SECRETS": made}).items()}
     assert Settings.from_env(environ).origin_secrets == ("n" * 48,)
 
 
@@ -172,7 +174,7 @@ class TestRules:
         "|ap-(south-1|northeast-[123]|southeast-[12])"
     )
 
-    @pytest.mark.parametrize("region", [each for each in REGIONS if re.match(PARTITION_AWS, each)])
+    @pytest.mark.parametrize("region", [region for region in REGIONS if re.match(PARTITION_AWS, region)])
     def test_the_log_goes_to_a_region_that_cloudfront_delivers_to(self, region: str) -> None:
         """Opt-in regions: "CloudFront doesn't deliver access logs to buckets in these Regions".
 
@@ -198,7 +200,7 @@ class TestRules:
 
         So its schemas say, which cfn-lint brings along.
         """
-        kinds = {each["Type"] for each in SOURCE["Resources"].values()}
+        kinds = {resource["Type"] for resource in SOURCE["Resources"].values()}
         assert kinds - set(PROVIDER_SCHEMA_MANAGER.get_resource_types(region))
         here = self.COMPLETE | {"AWS::Partition": partition, "AWS::Region": region}
         [refused] = Evaluator(SOURCE, **here).refusals()
@@ -216,5 +218,5 @@ def test_its_parameters_and_the_outputs_of_the_orders_stack_fit() -> None:
     outputs = template()["Outputs"]
     fed_by_outputs = ["LambdaOriginDomain", "FargateOriginDomain", "DocumentsBucketName"]
     assert set(fed_by_outputs) <= outputs.keys() & SOURCE["Parameters"].keys()
-    described: list[Any] = [each.get("Description") for each in SOURCE["Parameters"].values()]
+    described: list[Any] = [parameter.get("Description") for parameter in SOURCE["Parameters"].values()]
     assert all(described)

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from scripts.delivery.decide import stack_name
-from tests.template.templates import ROOT, mentions, template
+from tests.template.templates import ROOT, mentions, of_type, template
 from tests.template.test_runtime import ALL_TEMPLATES, STACK, deployed
 
 
@@ -18,8 +18,11 @@ def policies() -> list[tuple[str, dict[str, Any]]]:
         for name, resource in template(path)["Resources"].items():
             if resource["Type"] in ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy"):
                 documents = mentions(resource["Properties"], "PolicyDocument")
-                statements = [statement for each in documents for statement in each["Statement"]]
-                found += [(name, each["Fn::If"][1] if "Fn::If" in each else each) for each in statements]
+                statements = [statement for document in documents for statement in document["Statement"]]
+                found += [
+                    (name, statement["Fn::If"][1] if "Fn::If" in statement else statement)
+                    for statement in statements
+                ]
     return found
 
 
@@ -72,8 +75,7 @@ def test_every_role_takes_the_boundary() -> None:
     roles = [
         (name, resource["Properties"])
         for path in ALL_TEMPLATES
-        for name, resource in template(path)["Resources"].items()
-        if resource["Type"] == "AWS::IAM::Role"
+        for name, resource in of_type(template(path)["Resources"], "AWS::IAM::Role").items()
     ]
     assert len(roles) >= 7
     for name, properties in roles:
@@ -82,9 +84,8 @@ def test_every_role_takes_the_boundary() -> None:
 
 def test_every_function_has_a_role_of_ours() -> None:
     """SAM would make one with rights on every log group and stream."""
-    for name, resource in template()["Resources"].items():
-        if resource["Type"] == "AWS::Serverless::Function":
-            assert resource["Properties"]["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+    for name, function in of_type(template()["Resources"], "AWS::Serverless::Function").items():
+        assert function["Properties"]["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
 
 
 def test_nothing_names_an_account_a_region_or_a_partition() -> None:
@@ -96,14 +97,14 @@ def test_nothing_names_an_account_a_region_or_a_partition() -> None:
 def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
     """An account has room for ten policies of logs beyond those, however many stacks it has.
 
-    The local AWS would deliver without: EventBridge takes a group without `:*` as a target, and names the
+    The emulator would deliver without: EventBridge takes a group without `:*` as a target, and names the
     rule when it writes, but not when it makes a stream.
     """
     targets = 0
     for path in (*ALL_TEMPLATES, "monitoring/template.yaml"):
         resources = template(path)["Resources"]
-        assert "AWS::Logs::ResourcePolicy" not in {each["Type"] for each in resources.values()}
-        rules = [each for each in resources.values() if each["Type"] == "AWS::Events::Rule"]
+        assert "AWS::Logs::ResourcePolicy" not in {resource["Type"] for resource in resources.values()}
+        rules = of_type(resources, "AWS::Events::Rule").values()
         for target in (t["Arn"] for rule in rules for t in rule["Properties"]["Targets"]):
             found = re.search(r":log-group:\$\{(\w+)\}$", target.get("Fn::Sub", ""))
             if not found:
@@ -112,7 +113,9 @@ def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
                 continue
             targets += 1
             group = resources[found[1]]["Properties"]
-            statements = {each["Action"]: each for each in group["ResourcePolicyDocument"]["Statement"]}
+            statements = {
+                statement["Action"]: statement for statement in group["ResourcePolicyDocument"]["Statement"]
+            }
             assert statements.keys() == {"logs:CreateLogStream", "logs:PutLogEvents"}
             for statement in statements.values():
                 name = group["LogGroupName"]["Fn::Sub"]

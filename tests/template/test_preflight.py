@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts.cli import CliError
 from scripts.preflight import __main__ as command
 from scripts.preflight import judge
 from scripts.preflight.judge import Document, Excepted, Finding, complaints, evaluate, read_exceptions
@@ -31,7 +32,7 @@ SIZES = [
 
 def document(path: str, scenario: str) -> Template:
     """Return what a stack of a scenario holds of a template."""
-    (wanted,) = (each for each in scenarios() if each.name == scenario)
+    (wanted,) = (candidate for candidate in scenarios() if candidate.name == scenario)
     (found,) = (body for template, body, _ in wanted.documents() if template == path)
     return found
 
@@ -69,7 +70,7 @@ RULES = [rule for *_, rule, _ in REFUSED]
 def refused() -> Iterator[Document]:
     for path, scenario, region, change, rule, _ in REFUSED:
         body = document(path, scenario)
-        change({name: each.get("Properties", {}) for name, each in body["Resources"].items()})
+        change({name: resource.get("Properties", {}) for name, resource in body["Resources"].items()})
         yield Document(path, rule, region, body)
 
 
@@ -102,12 +103,12 @@ def findings(environment: Path) -> list[Finding]:
 class TestRules:
     @pytest.mark.parametrize("rule", RULES)
     def test_what_aws_refuses_is_told(self, findings: list[Finding], rule: str) -> None:
-        (resource,) = (name for *_, each, name in REFUSED if each == rule)
-        told = {(each.rule, each.resource) for each in findings if each.scenario == rule}
+        (resource,) = (name for *_, broken, name in REFUSED if broken == rule)
+        told = {(finding.rule, finding.resource) for finding in findings if finding.scenario == rule}
         assert (rule, resource) in told
 
     def test_the_root_and_aws_take_the_same_sizes_of_a_task(self, findings: list[Finding]) -> None:
-        told = {each.scenario for each in findings if each.template == "task"}
+        told = {finding.scenario for finding in findings if finding.template == "task"}
         refused = {
             f"{units} {memory}"
             for units, memory in SIZES
@@ -120,28 +121,28 @@ class TestRules:
         self, environment: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         harmless = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}
-        monkeypatch.setattr(judge, "_REFUSED_BY_AWS", harmless)
-        with pytest.raises(RuntimeError, match="did not run"):
+        monkeypatch.setattr(judge, "_REJECTED_BY_AWS", harmless)
+        with pytest.raises(CliError, match="did not run"):
             evaluate([Document("a", "b", REGION, harmless)])
 
     def test_an_engine_that_stops_is_a_failure(
         self, environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(judge, "ENVIRONMENT", tmp_path)
-        with pytest.raises(RuntimeError, match="did not run"):
+        with pytest.raises(CliError, match="did not run"):
             evaluate([])
 
 
 class TestScenarios:
     def test_every_template_is_in_one(self) -> None:
-        seen = {path for each in scenarios() for path, _, _ in each.documents()}
+        seen = {path for scenario in scenarios() for path, _, _ in scenario.documents()}
         assert sorted(seen) == whole_templates()
 
     def test_every_condition_holds_in_one_and_not_in_another(self) -> None:
         """A new option of a template needs a scenario."""
         seen: dict[tuple[str, str], set[bool]] = defaultdict(set)
-        for each in scenarios():
-            for path, _, evaluator in each.documents():
+        for scenario in scenarios():
+            for path, _, evaluator in scenario.documents():
                 for name, holds in evaluator.conditions().items():
                     seen[path, name].add(holds)
         assert [key for key, values in seen.items() if values != {True, False}] == []
@@ -154,7 +155,7 @@ class TestScenarios:
 
     def test_parameters_that_a_rule_of_ours_refuses_make_no_scenario(self) -> None:
         first = dataclasses.replace(scenarios()[0], parameters={"Stage": "prod"})
-        with pytest.raises(ValueError, match="AuthIssuer"):
+        with pytest.raises(CliError, match="AuthIssuer"):
             list(first.documents())
 
 
@@ -178,10 +179,10 @@ class TestExceptions:
 
     def test_each_has_the_words_of_aws(self) -> None:
         ours = ("https://docs.aws.amazon.com/", "https://github.com/aws/")
-        for each in read_exceptions():
-            assert each.why
-            assert each.words
-            assert each.link.startswith(ours), each
+        for exception in read_exceptions():
+            assert exception.why
+            assert exception.words
+            assert exception.link.startswith(ours), exception
 
 
 @pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])

@@ -57,11 +57,11 @@ def test_every_rule_refuses_something() -> None:
         refusal for parameters, _ in REFUSED for refusal in Evaluator(template(), **parameters).refusals()
     }
     rules = template()["Rules"].values()
-    assert said == {each["AssertDescription"] for rule in rules for each in rule["Assertions"]}
+    assert said == {assertion["AssertDescription"] for rule in rules for assertion in rule["Assertions"]}
 
 
 @pytest.mark.parametrize(
-    "path", [str(each.relative_to(ROOT)) for each in sorted(ROOT.glob("[a-z]*/*.yaml"))] + ["template.yaml"]
+    "path", [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("[a-z]*/*.yaml"))] + ["template.yaml"]
 )
 def test_conditions_and_rules_compare_texts(path: str) -> None:
     """A parameter's value is a text in them, a Number's too.
@@ -71,12 +71,12 @@ def test_conditions_and_rules_compare_texts(path: str) -> None:
     source = template(path)
     parts = [source.get("Rules", {}), source.get("Conditions", {})]
     compared = [
-        each for part in parts for name in ("Fn::Equals", "Fn::Contains") for each in mentions(part, name)
+        pair for part in parts for name in ("Fn::Equals", "Fn::Contains") for pair in mentions(part, name)
     ]
     flat = [
-        text for pair in compared for each in pair for text in (each if isinstance(each, list) else [each])
+        text for pair in compared for side in pair for text in (side if isinstance(side, list) else [side])
     ]
-    assert [each for each in flat if not isinstance(each, str | dict)] == []
+    assert [side for side in flat if not isinstance(side, str | dict)] == []
 
 
 def test_every_parameter_is_described_bounded_and_grouped() -> None:

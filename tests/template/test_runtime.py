@@ -19,6 +19,7 @@ from tests.template.templates import (
     Evaluator,
     expanded,
     mentions,
+    of_type,
     template,
     transformed,
 )
@@ -44,14 +45,14 @@ class TestFrontDoors:
         found = types(Runtime="lambda")
         assert found.keys() >= {"HttpApi", "ApiFunction", "ApiFunctionAliaslive"}
         assert "FargateStack" not in found
-        assert not [each for each in found.values() if each.startswith(FARGATE_PREFIXES)]
+        assert not [name for name in found.values() if name.startswith(FARGATE_PREFIXES)]
 
     def test_fargate_has_no_api_gateway(self) -> None:
         found = types(Runtime="fargate")
         assert "FargateStack" in found
         assert "ApiFunction" not in found
         foreign = ("AWS::ApiGateway", "AWS::CodeDeploy::")
-        assert not [each for each in found.values() if each.startswith(foreign)]
+        assert not [name for name in found.values() if name.startswith(foreign)]
 
     @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
     def test_both_stand_during_a_switch(self, runtime: str) -> None:
@@ -67,7 +68,7 @@ class TestFrontDoors:
         gone, new = before.keys() - after.keys(), after.keys() - before.keys()
         assert new == {"FargateStack"}
         assert gone
-        assert all(re.match(r"Api|HttpApi|Deployment|ServerlessDeployment", each) for each in gone), gone
+        assert all(re.match(r"Api|HttpApi|Deployment|ServerlessDeployment", name) for name in gone), gone
 
     def test_every_reference_is_to_something_that_stands(self) -> None:
         """What stands for a runtime never reads what does not, outside an `Fn::If`."""
@@ -83,9 +84,9 @@ class TestFrontDoors:
         """CloudFormation refuses a circle; the references of update policies count."""
         resources = expanded()["Resources"]
         needs = {
-            name: {found for found in _all_references(each) if found in resources}
-            | set(_listed(each.get("DependsOn", [])))
-            for name, each in resources.items()
+            name: {found for found in _all_references(resource) if found in resources}
+            | set(_listed(resource.get("DependsOn", [])))
+            for name, resource in resources.items()
         }
         assert "ApiErrorsAlarm" in needs["ApiFunctionDeploymentGroup"]
         assert "ApiFunctionDeploymentGroup" in needs["ApiFunctionAliaslive"]
@@ -103,27 +104,27 @@ class TestFrontDoors:
 
 def _plain_references(value: Any) -> list[str]:
     if isinstance(value, list):
-        return [found for each in value for found in _plain_references(each)]
+        return [found for item in value for found in _plain_references(item)]
     if not isinstance(value, dict):
         return []
     found: list[str] = []
-    for key, each in value.items():
+    for key, item in value.items():
         if key == "Ref":
-            found.append(each)
+            found.append(item)
         elif key == "Fn::GetAtt":
-            found.append((each if isinstance(each, list) else each.split("."))[0])
+            found.append((item if isinstance(item, list) else item.split("."))[0])
         elif key == "Fn::Sub":
-            text = each if isinstance(each, str) else each[0]
+            text = item if isinstance(item, str) else item[0]
             found += [name.split(".")[0] for name in re.findall(r"\$\{([A-Za-z0-9.]+)\}", text)]
         elif key != "Fn::If":
-            found += _plain_references(each)
+            found += _plain_references(item)
     return found
 
 
 def _all_references(value: Any) -> list[str]:
     """What a value names, in either branch of an `Fn::If` too."""
     return _plain_references(value) + [
-        name for each in mentions(value, "Fn::If") for name in _all_references(each)
+        name for condition in mentions(value, "Fn::If") for name in _all_references(condition)
     ]
 
 
@@ -133,11 +134,8 @@ def _listed(value: Any) -> list[Any]:
 
 class TestData:
     def test_ids_are_frozen(self) -> None:
-        kinds = set(STATEFUL.values())
-        found = {
-            name: each["Type"] for name, each in template()["Resources"].items() if each["Type"] in kinds
-        }
-        assert found == STATEFUL
+        found = of_type(template()["Resources"], *STATEFUL.values())
+        assert {name: resource["Type"] for name, resource in found.items()} == STATEFUL
 
     @pytest.mark.parametrize("name", STATEFUL)
     def test_is_kept_and_unconditional(self, name: str) -> None:
@@ -181,10 +179,9 @@ class TestData:
             if kind.startswith("AWS::Events::"):
                 assert resources[name]["Properties"]["KmsKeyIdentifier"] == key
         for path in ALL_TEMPLATES:
-            for resource in template(path)["Resources"].values():
-                if resource["Type"] == "AWS::Logs::LogGroup":
-                    assert resource["Properties"]["KmsKeyId"] in (key, {"Ref": "KmsKeyArn"})
-                    assert resource["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+            for group in of_type(template(path)["Resources"], "AWS::Logs::LogGroup").values():
+                assert group["Properties"]["KmsKeyId"] in (key, {"Ref": "KmsKeyArn"})
+                assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
 STACK = {
@@ -212,9 +209,9 @@ def deployed(value: Any, names: Mapping[str, str] = STACK) -> Any:
         case {"Fn::Split": [separator, whole]}:
             return deployed(whole, names).split(separator)
         case dict():
-            return {name: deployed(each, names) for name, each in value.items()}
+            return {name: deployed(item, names) for name, item in value.items()}
         case list():
-            return [deployed(each, names) for each in value]
+            return [deployed(item, names) for item in value]
     return value
 
 
@@ -230,7 +227,9 @@ class TestDataKey:
         theirs = [s for s in policy["Statement"] if s["Principal"] == {"Service": "events.amazonaws.com"}]
         names = {"bus": "kms:EncryptionContext:aws:events:event-bus:arn", "account": "aws:SourceAccount"}
         names["queue"] = "kms:EncryptionContext:aws:sqs:arn"
-        return allowed(deployed(theirs), action, "*", **{names[name]: each for name, each in context.items()})
+        return allowed(
+            deployed(theirs), action, "*", **{names[name]: value for name, value in context.items()}
+        )
 
     def test_for_the_bus_and_its_archive(self) -> None:
         name = deployed(template()["Resources"]["OrdersEventBus"]["Properties"]["Name"])
@@ -272,24 +271,23 @@ class TestOneApplication:
         assert self.environment().keys() == names
         container = self.container()
         secrets = container["Secrets"]["Fn::If"][1]
-        task = [each["Name"] for each in [*container["Environment"], *secrets]]
+        task = [variable["Name"] for variable in [*container["Environment"], *secrets]]
         assert len(task) == len(set(task))
         assert set(task) == names
 
     def test_environment_has_the_same_values_in_both_runtimes(self) -> None:
         handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
-        for each in self.container()["Environment"]:
-            if each["Name"] == "APP_RUNTIME":
-                assert each["Value"] == "fargate"
+        for variable in self.container()["Environment"]:
+            if variable["Name"] == "APP_RUNTIME":
+                assert variable["Value"] == "fargate"
                 assert self.environment()["APP_RUNTIME"] == "lambda"
             else:
-                assert handed_over[each["Value"]["Ref"]] == self.environment()[each["Name"]]
+                assert handed_over[variable["Value"]["Ref"]] == self.environment()[variable["Name"]]
 
     def test_no_function_has_settings_of_its_own_but_the_apis_secret(self) -> None:
-        for name, resource in template()["Resources"].items():
-            if resource["Type"] == "AWS::Serverless::Function":
-                own = resource["Properties"].get("Environment", {"Variables": {}})["Variables"]
-                assert own.keys() == ({"APP_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
+        for name, function in of_type(template()["Resources"], "AWS::Serverless::Function").items():
+            own = function["Properties"].get("Environment", {"Variables": {}})["Variables"]
+            assert own.keys() == ({"APP_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
 
     def test_a_parameter_that_changes_publishes_the_functions_anew(self) -> None:
         source = template()
@@ -305,11 +303,11 @@ class TestOneApplication:
         values = {name: resources[name]["Properties"]["Values"] for name in FINGERPRINTS}
         # An image is built for one architecture, so another one comes with another image.
         common = used(source["Globals"]["Function"]) - {"Architecture"}
-        assert {each["Ref"] for each in values["Configuration"]} == common
+        assert {reference["Ref"] for reference in values["Configuration"]} == common
         api = resources["ApiFunction"]["Properties"]
         assert values["ApiConfiguration"].pop(0) == {"Fn::GetAtt": ["Configuration", "Fingerprint"]}
         own = used(api["Environment"], api["Description"])
-        assert {each["Ref"] for each in values["ApiConfiguration"]} == own
+        assert {reference["Ref"] for reference in values["ApiConfiguration"]} == own
         for name, resource in resources.items():
             if resource.get("Properties", {}).get("AutoPublishAlias"):
                 of = "ApiConfiguration" if name == "ApiFunction" else "Configuration"
@@ -326,21 +324,20 @@ class TestOneApplication:
     def test_a_call_leaves_one_line_and_the_platform_adds_its_own_for_failed_ones_only(self) -> None:
         # "start" and "report" of a call that succeeded are of level INFO, those of one that failed WARN:
         # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html
-        for name, function in expanded()["Resources"].items():
-            if function["Type"] == "AWS::Lambda::Function":
-                config = function["Properties"]["LoggingConfig"]
-                assert (config["LogFormat"], config["SystemLogLevel"]) == ("JSON", "WARN"), name
-                assert config["LogGroup"] == {"Ref": f"{name.removesuffix('Function')}LogGroup"}
+        for name, function in of_type(expanded()["Resources"], "AWS::Lambda::Function").items():
+            config = function["Properties"]["LoggingConfig"]
+            assert (config["LogFormat"], config["SystemLogLevel"]) == ("JSON", "WARN"), name
+            assert config["LogGroup"] == {"Ref": f"{name.removesuffix('Function')}LogGroup"}
 
     def test_a_property_that_changes_publishes_the_functions_anew(self) -> None:
         changed = template()
         changed["Globals"]["Function"]["Timeout"] += 1
         before, after = (
-            {name for name, each in stack["Resources"].items() if each["Type"] == "AWS::Lambda::Version"}
+            of_type(stack["Resources"], "AWS::Lambda::Version")
             for stack in (expanded(), transformed(changed))
         )
         assert len(before) == len(after) == 3
-        assert not before & after
+        assert not before.keys() & after.keys()
 
     def test_a_version_goes_with_the_deployment_that_is_rolled_back(self) -> None:
         """Or the next deployment of the same image ends with "Version already exists".
@@ -350,33 +347,30 @@ class TestOneApplication:
         SAM keeps them unless it is told:
         https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/sam-specification-resource-attributes.html
         """
-        versions = [
-            each for each in expanded()["Resources"].values() if each["Type"] == "AWS::Lambda::Version"
-        ]
-        assert [each.get("DeletionPolicy") for each in versions] == ["Delete"] * 3
-        assert not [each for each in versions if "UpdateReplacePolicy" in each]  # Delete unless it is said
+        versions = of_type(expanded()["Resources"], "AWS::Lambda::Version").values()
+        assert [version.get("DeletionPolicy") for version in versions] == ["Delete"] * 3
+        # It is Delete unless the template says another.
+        assert not [version for version in versions if "UpdateReplacePolicy" in version]
 
     def test_nothing_but_the_alias_and_the_digest_reads_a_version(self) -> None:
         """Both are given the new one before the one that is replaced goes."""
         resources = expanded()["Resources"]
-        versions = {name for name, each in resources.items() if each["Type"] == "AWS::Lambda::Version"}
-        readers = {each["Type"] for each in resources.values() if versions & set(_plain_references(each))}
+        versions = of_type(resources, "AWS::Lambda::Version").keys()
+        readers = {
+            resource["Type"] for resource in resources.values() if versions & set(_plain_references(resource))
+        }
         assert readers == {"AWS::Lambda::Alias", "Custom::ImageVersion", "AWS::CloudWatch::Alarm"}
-        mappings = [e for e in resources.values() if e["Type"] == "AWS::Lambda::EventSourceMapping"]
+        mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
         assert len(mappings) == 2
-        assert all(e["Properties"]["FunctionName"]["Ref"].endswith("Aliaslive") for e in mappings)
+        assert all(mapping["Properties"]["FunctionName"]["Ref"].endswith("Aliaslive") for mapping in mappings)
 
     def test_every_function_runs_the_one_image(self) -> None:
-        functions = {
-            name: each
-            for name, each in template()["Resources"].items()
-            if each["Type"] == "AWS::Serverless::Function"
-        }
+        functions = of_type(template()["Resources"], "AWS::Serverless::Function")
         assert len(functions) >= 4
-        assert len({str(each["Metadata"]) for each in functions.values()}) == 1
-        for each in functions.values():
-            assert each["Properties"]["PackageType"] == "Image"
-            config = each["Properties"]["ImageConfig"]
+        assert len({str(function["Metadata"]) for function in functions.values()}) == 1
+        for function in functions.values():
+            assert function["Properties"]["PackageType"] == "Image"
+            config = function["Properties"]["ImageConfig"]
             assert config["EntryPoint"] == ["python", "-m", "awslambdaric"]
             (command,) = config["Command"]
             module, _, attribute = command.rpartition(".")
@@ -407,12 +401,14 @@ class TestOriginSecret:
 
     def test_on_lambda_it_is_in_the_environment_of_the_api_encrypted_with_the_data_key(self) -> None:
         resources = expanded()["Resources"]
-        holders = [name for name, each in resources.items() if "{{resolve:secretsmanager" in str(each)]
+        holders = [
+            name for name, resource in resources.items() if "{{resolve:secretsmanager" in str(resource)
+        ]
         assert holders == ["ApiFunction"]
         function = resources["ApiFunction"]["Properties"]
         assert function["KmsKeyArn"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
         variables = function["Environment"]["Variables"]
-        assert [name for name, each in variables.items() if "{{resolve" in str(each)] == [
+        assert [name for name, variable in variables.items() if "{{resolve" in str(variable)] == [
             "APP_ORIGIN_SECRETS"
         ]
         condition, secret, without = variables["APP_ORIGIN_SECRETS"]["Fn::If"]
@@ -437,7 +433,7 @@ class TestOriginSecret:
             },
         }
         assert "ORIGIN_SECRET" not in str(container["Environment"])
-        assert not [name for name, each in nested["Parameters"].items() if "NoEcho" in each]
+        assert not [name for name, parameter in nested["Parameters"].items() if "NoEcho" in parameter]
         handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
         for name in ("OriginSecretArn", "OriginSecretVersion"):
             assert handed_over[name] == {"Ref": name}
@@ -463,7 +459,7 @@ class TestServer:
 
     def attributes(self, name: str, key: str) -> dict[str, Any]:
         resource = template("fargate/template.yaml")["Resources"][name]
-        return {each["Key"]: each["Value"] for each in resource["Properties"][key]}
+        return {tag["Key"]: tag["Value"] for tag in resource["Properties"][key]}
 
     @pytest.mark.parametrize(
         ("stage", "runtime", "both", "protected"),
@@ -557,7 +553,7 @@ class TestServer:
         providers = stack.resolved(resources["ClusterCapacity"]["Properties"]["CapacityProviders"])
         strategy = stack.resolved(resources["Service"]["Properties"]["CapacityProviderStrategy"])
         assert providers == ["FARGATE", "FARGATE_SPOT"][: 1 + named]
-        assert [each["CapacityProvider"] for each in strategy] == providers
+        assert [provider["CapacityProvider"] for provider in strategy] == providers
 
     def test_production_functions_shift_by_canary(self) -> None:
         group = expanded()["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]
@@ -581,11 +577,13 @@ class TestNetwork:
         source = template("fargate/network.yaml")
         given = dict.fromkeys(source["Parameters"], "x") | {"Egress": egress, "OriginSecretArn": ""}
         stack = Evaluator(source, **given).resources()
-        kinds = [each["Type"] for each in stack.values()]
+        kinds = [resource["Type"] for resource in stack.values()]
         assert kinds.count("AWS::EC2::NatGateway") == gateways
-        endpoints = [e["Properties"] for e in stack.values() if e["Type"] == "AWS::EC2::VPCEndpoint"]
         prefix = f"com.amazonaws.{PSEUDO['AWS::Region']}."
-        names = [Evaluator(source).resolved(each["ServiceName"]).removeprefix(prefix) for each in endpoints]
+        names = [
+            Evaluator(source).resolved(endpoint["Properties"]["ServiceName"]).removeprefix(prefix)
+            for endpoint in of_type(stack, "AWS::EC2::VPCEndpoint").values()
+        ]
         assert {"dynamodb", "s3"} <= set(names)
         assert ({"ecr.api", "ecr.dkr", "logs", "kms"} <= set(names)) is interfaces
         closed = Evaluator(source, **given | {"OriginSecretArn": "arn"}).resources()
@@ -600,9 +598,9 @@ class TestNetwork:
         }
         stack = Evaluator(source, **(defaults | parameters))
         return {
-            name: stack.resolved(each["Properties"]["CidrBlock"])
-            for name, each in source["Resources"].items()
-            if "CidrBlock" in each.get("Properties", {})
+            name: stack.resolved(resource["Properties"]["CidrBlock"])
+            for name, resource in source["Resources"].items()
+            if "CidrBlock" in resource.get("Properties", {})
         }
 
     def test_networks_that_stand_keep_their_addresses_and_zones(self) -> None:
@@ -622,12 +620,10 @@ class TestNetwork:
     def zones(self, given: str) -> dict[str, str]:
         source = template("fargate/network.yaml")
         found: dict[str, str] = {}
-        for name, each in source["Resources"].items():
-            if each["Type"] == "AWS::EC2::Subnet":
-                zone = Evaluator(source, AvailabilityZones=given).resolved(
-                    each["Properties"]["AvailabilityZone"]
-                )
-                assert found.setdefault(name[-1], zone) == zone, name
+        stack = Evaluator(source, AvailabilityZones=given)
+        for name, subnet in of_type(source["Resources"], "AWS::EC2::Subnet").items():
+            zone = stack.resolved(subnet["Properties"]["AvailabilityZone"])
+            assert found.setdefault(name[-1], zone) == zone, name
         return found
 
     def test_zones_without_fargate_can_be_avoided(self) -> None:
@@ -658,17 +654,17 @@ class TestNetwork:
     def test_another_range_is_cut_up_the_same_way(self, given: str) -> None:
         pattern = template()["Parameters"]["NetworkCidr"]["AllowedPattern"]
         assert re.fullmatch(pattern, given)
-        found = {name: ip_network(each) for name, each in self.addresses(Cidr=given).items()}
+        found = {name: ip_network(network) for name, network in self.addresses(Cidr=given).items()}
         vpc = found.pop("Vpc")
         assert str(vpc) == given
         assert vpc.is_private
         for a, b in combinations(found.values(), 2):
             assert not a.overlaps(b)
-        for each in found.values():
-            assert each.subnet_of(vpc)  # type: ignore[arg-type]
+        for network in found.values():
+            assert network.subnet_of(vpc)  # type: ignore[arg-type]
             # "at least a /27 bitmask":
             # https://docs.aws.amazon.com/elasticloadbalancing/latest/application/application-load-balancers.html
-            assert each.prefixlen <= 27
+            assert network.prefixlen <= 27
 
     @pytest.mark.parametrize(
         "given",
@@ -688,9 +684,8 @@ class TestNetwork:
         source = template("fargate/network.yaml")
         stack = Evaluator(source, **{"AWS::Partition": "aws-cn", "AWS::Region": "cn-north-1"})
         names = {
-            stack.resolved(each["Properties"]["ServiceName"])
-            for each in source["Resources"].values()
-            if each["Type"] == "AWS::EC2::VPCEndpoint"
+            stack.resolved(endpoint["Properties"]["ServiceName"])
+            for endpoint in of_type(source["Resources"], "AWS::EC2::VPCEndpoint").values()
         }
         assert names == {
             "cn.com.amazonaws.cn-north-1.ecr.api",
@@ -706,8 +701,7 @@ class TestNetwork:
         resources = template("fargate/template.yaml")["Resources"]
         tasks = resources["ServiceSecurityGroup"]["Properties"]
         assert "SecurityGroupIngress" not in tasks
-        ingress = [e for e in resources.values() if e["Type"] == "AWS::EC2::SecurityGroupIngress"]
-        assert [e["Properties"]["SourceSecurityGroupId"]["Fn::GetAtt"][0] for e in ingress] == [
-            "LoadBalancerSecurityGroup"
-        ]
-        assert "CidrIp" not in ingress[0]["Properties"]
+        (ingress,) = of_type(resources, "AWS::EC2::SecurityGroupIngress").values()
+        source = ingress["Properties"]["SourceSecurityGroupId"]
+        assert source["Fn::GetAtt"][0] == "LoadBalancerSecurityGroup"
+        assert "CidrIp" not in ingress["Properties"]

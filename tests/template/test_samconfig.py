@@ -9,8 +9,9 @@ import subprocess
 import tomllib
 
 import pytest
-from scripts.delivery.__main__ import SERVICE, _tags
 from scripts.delivery.decide import stack_name
+from scripts.delivery.deploy import tags_of
+from scripts.delivery.stacks import SERVICE
 from tests.template.templates import ROOT, Evaluator, template
 
 CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
@@ -42,7 +43,7 @@ def values(environment: str, command: str, key: str) -> list[str]:
 
 
 def overrides(environment: str, command: str) -> dict[str, str]:
-    pairs = (each.partition("=") for each in values(environment, command, "parameter_overrides"))
+    pairs = (pair.partition("=") for pair in values(environment, command, "parameter_overrides"))
     return {name: value for name, _, value in pairs}
 
 
@@ -55,7 +56,9 @@ def test_every_setting_is_one_of_its_command(environment: str) -> None:
     if not TOOLS.exists():
         pytest.skip("the tools environment is missing (make setup): the settings are NOT compared")
     settings = {
-        name: set(each["parameters"]) for name, each in CONFIG[environment].items() if name != "global"
+        name: set(settings["parameters"])
+        for name, settings in CONFIG[environment].items()
+        if name != "global"
     }
     command = [str(TOOLS), "-c", TAKEN, *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -90,7 +93,7 @@ def test_the_stack_of_sam_deploy_is_none_that_the_pipeline_deploys() -> None:
     assert name not in {stack_name(SERVICE, stage) for stage in stages}
     assert name == stack_name(
         SERVICE, overrides("default", "deploy")["Stage"]
-    )  # so `make edge STAGE=` finds it
+    )  # so `make deploy-cdn STAGE=` finds it
     assert overrides("default", "sync") == overrides("default", "deploy")
 
 
@@ -101,7 +104,7 @@ def test_stacks_have_the_tags_that_the_roles_go_by(environment: str) -> None:
     for command in ("deploy", "sync"):
         if CONFIG[environment].get(command):
             pairs = (each.split("=") for each in values(environment, command, "tags"))
-            assert dict(pairs) == _tags(stage)
+            assert dict(pairs) == tags_of(stage)
 
 
 def test_sync_moves_code_alone() -> None:

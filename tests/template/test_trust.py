@@ -26,8 +26,10 @@ def test_both_forms_of_a_subject_are_taken_and_no_other(given: dict[str, str], j
         for role in made.document()["Resources"].values()
         if role["Type"] == "AWS::IAM::Role" and "Federated" in str(role["Properties"])
     ]
-    subjects = [each["StringEquals"]["token.actions.githubusercontent.com:sub"] for each in policies]
+    subjects = [policy["StringEquals"]["token.actions.githubusercontent.com:sub"] for policy in policies]
     deploys, drift = subjects
     assert deploys == [f"repo:acme/orders:{job}", f"repo:acme@4242/orders@171717:{job}"]
-    assert all(each.startswith(("repo:acme/orders:", "repo:acme@4242/orders@171717:")) for each in drift)
+    assert all(
+        subject.startswith(("repo:acme/orders:", "repo:acme@4242/orders@171717:")) for subject in drift
+    )
     assert len(drift) == 2

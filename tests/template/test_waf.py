@@ -52,7 +52,7 @@ def test_mode_decides_for_every_rule_between_blocking_and_counting(name: str) ->
 def test_it_stands_where_its_scope_is(scope: str, region: str, partition: str, why: str) -> None:
     here = {"Scope": scope, "AWS::Region": region, "AWS::Partition": partition}
     refused = Evaluator(template("waf/template.yaml"), **here).refusals()
-    assert [why in each for each in refused[:1]] == ([True] if why else [])
+    assert [why in reason for reason in refused[:1]] == ([True] if why else [])
 
 
 def test_neither_its_log_nor_its_samples_hold_credentials() -> None:
@@ -60,9 +60,9 @@ def test_neither_its_log_nor_its_samples_hold_credentials() -> None:
     # your AWS WAF logging destinations, web ACL request sampling"; logging's own "only affects logging":
     # https://docs.aws.amazon.com/waf/latest/APIReference/API_DataProtectionConfig.html
     protected = {
-        each["Field"]["FieldType"]: each["Field"].get("FieldKeys")
-        for each in ACL["DataProtectionConfig"]["DataProtections"]
-        if not {"ExcludeRuleMatchDetails", "ExcludeRateBasedDetails"} & each.keys()
+        protection["Field"]["FieldType"]: protection["Field"].get("FieldKeys")
+        for protection in ACL["DataProtectionConfig"]["DataProtections"]
+        if not {"ExcludeRuleMatchDetails", "ExcludeRateBasedDetails"} & protection.keys()
     }
     # "Must be omitted for QUERY_STRING": https://docs.aws.amazon.com/waf/latest/APIReference/API_FieldToProtect.html
     assert protected["QUERY_STRING"] is None

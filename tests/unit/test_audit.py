@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> list[str]:
     ("answer", "required", "code", "said"),
     [
         (([GOOD], ""), "", 0, "3 packages looked up, 0 vulnerabilities"),
-        (([BAD], ""), "", 1, "VULNERABLE  a 1: PYSEC-1, mended in 2.0"),
+        (([BAD], ""), "", 1, "VULNERABLE  a 1: PYSEC-1, fixed in 2.0"),
         (([UNSEEN], ""), "", 0, "SKIPPED"),
         (([UNSEEN], ""), "required", 1, "SKIPPED"),
         (([], "no answer"), "", 0, "SKIPPED"),

@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from tests.support import a_record, an_order
+from tests.builders import a_record, an_order
 
 from app.core import context
 from app.core.events.publisher import xray_header
-from app.core.events.stream import event_of
+from app.entrypoints.lambda_relay import event_reader
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -26,7 +26,7 @@ def flags_of_child(parent: str) -> str | None:
 
 def flags_of_event(parent: str) -> str | None:
     """The same of one that was stored with an order."""
-    event = event_of(a_record(an_order(), traceparent=parent))
+    event = event_reader().to_event(a_record(an_order(), traceparent=parent))
     assert event is not None
     sent: str = event.detail["traceparent"]
     assert sent in ("", f"00-{TRACE}-{PARENT}-{sent[-2:]}")

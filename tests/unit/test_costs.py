@@ -37,11 +37,11 @@ from costs.model import (
 )
 from costs.report import page, plot
 from fastapi import FastAPI
-from tests.support import AN_ORDER, LambdaTransport, ServerTransport, a_settings
-from tests.template.templates import PSEUDO, Evaluator, template
+from tests.builders import AN_ORDER, a_settings, an_app
+from tests.template.templates import PSEUDO, Evaluator, of_type, template
 from tests.template.test_alarms import alarms
+from tests.transports import LambdaTransport, ServerTransport
 
-from app.core.http.app import create_app
 from app.core.telemetry import METRICS
 from app.orders.service import OrderService
 
@@ -165,7 +165,7 @@ class TestShared:
         for requests in (0.0, 1e9):
             items = shared(replace(FLAT, requests=requests), Setup(), MEASURED, PRICES)
             assert items["CloudWatch: metrics, alarms, dashboard"] == pytest.approx(
-                28 * 0.30 + 40 * 0.10 + 4 * 0.50 + 3.00
+                31 * 0.30 + 40 * 0.10 + 4 * 0.50 + 3.00
             )
 
     def test_cloudfront_replaces_the_transfer(self) -> None:
@@ -289,13 +289,12 @@ class TestAgainstTheTemplates:
     def test_scaling_holds_tasks_where_the_model_does(self) -> None:
         source = template("fargate/template.yaml")
         policies = [
-            each["Properties"]["TargetTrackingScalingPolicyConfiguration"]
-            for each in source["Resources"].values()
-            if each["Type"] == "AWS::ApplicationAutoScaling::ScalingPolicy"
+            policy["Properties"]["TargetTrackingScalingPolicyConfiguration"]
+            for policy in of_type(source["Resources"], "AWS::ApplicationAutoScaling::ScalingPolicy").values()
         ]
         targets = {
-            each["PredefinedMetricSpecification"]["PredefinedMetricType"]: each["TargetValue"]
-            for each in policies
+            policy["PredefinedMetricSpecification"]["PredefinedMetricType"]: policy["TargetValue"]
+            for policy in policies
         }
         assert targets["ECSServiceAverageCPUUtilization"] == 100 * TARGET_UTILIZATION
         sizes, unit, name = targets["ALBRequestCountPerTarget"]["Fn::FindInMap"]
@@ -307,21 +306,18 @@ class TestAgainstTheTemplates:
     def test_interface_endpoints(self) -> None:
         source = template("fargate/network.yaml")
         endpoints = [
-            each["Properties"]
-            for each in source["Resources"].values()
-            if each["Type"] == "AWS::EC2::VPCEndpoint"
-            and each.get("Condition") == "HasEndpoints"  # one more, behind the edge
+            endpoint["Properties"]
+            for endpoint in of_type(source["Resources"], "AWS::EC2::VPCEndpoint").values()
+            if endpoint.get("Condition") == "HasEndpoints"  # one more, behind the edge
         ]
         prefix = f"com.amazonaws.{PSEUDO['AWS::Region']}."
-        names = [Evaluator(source).resolved(each["ServiceName"]).removeprefix(prefix) for each in endpoints]
+        names = [Evaluator(source).resolved(found["ServiceName"]).removeprefix(prefix) for found in endpoints]
         assert names == list(INTERFACE_ENDPOINTS)
-        assert {len(each["SubnetIds"]) for each in endpoints} == {Setup().zones}
+        assert {len(endpoint["SubnetIds"]) for endpoint in endpoints} == {Setup().zones}
 
     def test_functions_are_traced_and_tasks_are_not(self) -> None:
-        functions = [
-            e for e in template()["Resources"].items() if e[1]["Type"] == "AWS::Serverless::Function"
-        ]
-        traced = {name for name, each in functions if each["Properties"].get("Tracing") == "Active"}
+        functions = of_type(template()["Resources"], "AWS::Serverless::Function")
+        traced = {name for name, of in functions.items() if of["Properties"].get("Tracing") == "Active"}
         assert traced == {"ApiFunction", "RelayFunction", "ReceiptsFunction"}
         assert "xray" not in (ROOT / "fargate/template.yaml").read_text().lower()
 
@@ -354,7 +350,7 @@ class TestAgainstTheTemplates:
 def test_a_line_of_the_log_is_as_long_as_counted(
     runtime: str, service: OrderService, loop: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app = create_app(service, a_settings(service_name="orders-prod", stage="prod", runtime=runtime))
+    app = an_app(service, a_settings(service_name="orders-prod", stage="prod", runtime=runtime))
     transport = LambdaTransport(app) if runtime == "lambda" else ServerTransport(app, loop)
     trace = {"x-amzn-trace-id": "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"}
     with httpx.Client(transport=transport, base_url="https://api.test", headers=trace) as client:

@@ -15,10 +15,11 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.events.models import ReplayState, events_backends
 from scripts import dlq
 from scripts.dlq import main
-from tests.support import a_record, an_envelope, an_order
+from scripts.stack import Stack
+from tests.builders import a_product, a_record, an_envelope, an_order, placed, status_changed
 
-from app.orders.events import order_placed, order_status_changed
 from app.orders.models import OrderStatus
+from app.products.events import ProductCreated
 
 QUEUES = ("ReceiptsQueue", "ReceiptsDeadLetterQueue", "RelayDeadLetterQueue")
 REGION = "eu-central-1"
@@ -58,7 +59,7 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
         queues = Queues()
         a_bus(queues)
         others = {name: name for name in ("OrdersEventBus", "OrdersArchive", "RelayFunction")}
-        monkeypatch.setattr("scripts.dlq.resources_of", {"orders-dev": queues.urls | others}.__getitem__)
+        monkeypatch.setattr(Stack, "ids", lambda _: queues.urls | others)
         yield queues
 
 
@@ -76,7 +77,7 @@ def a_bus(queues: Queues) -> None:
 
 def events(count: int) -> list[str]:
     ids = [f"0199a6f5-1c00-7000-8000-{n:012}" for n in range(count)]
-    return [an_envelope(order_placed(an_order(id=each))) for each in ids]
+    return [an_envelope(placed(an_order(id=each))) for each in ids]
 
 
 def test_without_a_command_it_lists_and_leaves_everything_there(
@@ -90,6 +91,19 @@ def test_without_a_command_it_lists_and_leaves_everything_there(
     assert "ReceiptsDeadLetterQueue: 23 messages" in said
     assert said.count("readable with the code here") == 23
     assert sorted(queues.bodies("ReceiptsDeadLetterQueue")) == sorted(messages)
+
+
+def test_names_events_of_any_type(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bus may leave any event here: every rule has this dead-letter queue."""
+    product = a_product()
+    created = ProductCreated(product=product).about(product, "", "")
+    odd = json.dumps({"detail-type": "Odd", "source": "orders", "detail": [1]})
+    queues.send("ReceiptsDeadLetterQueue", an_envelope(created), *events(1), odd)
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert f"ProductCreated {product.id}:1: readable" in said
+    assert "OrderPlaced 0199a6f5-1c00-7000-8000-000000000000:1: readable" in said
+    assert "Odd without an id: readable" in said
 
 
 def test_lists_no_more_than_asked_for(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +169,7 @@ class TestWhatTheBusSetAside:
         self, queues: Queues, attributes: dict[str, str]
     ) -> None:
         shipped = an_order(status=OrderStatus.SHIPPED, version=2)
-        message = an_envelope(order_status_changed(shipped, OrderStatus.PENDING))
+        message = an_envelope(status_changed(shipped, OrderStatus.PENDING))
         queues.send("ReceiptsDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR", **attributes)
         assert main(["redrive", "--yes"]) == 0
         assert queues.bodies("ReceiptsQueue") == queues.bodies("ReceiptsDeadLetterQueue") == []
@@ -168,7 +182,7 @@ class TestWhatTheBusSetAside:
         ("message", "why"),
         [
             ("not an event", "it is no event"),
-            (json.dumps(json.loads(events(1)[0]) | {"detail-type": ""}), "refuses it: InvalidArgument"),
+            (json.dumps(json.loads(events(1)[0]) | {"detail-type": ""}), "rejects it: InvalidArgument"),
         ],
     )
     def test_stays_when_the_bus_does_not_take_it(

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
-from tests.support import an_order
+from tests.builders import an_order, placed
 
+from app.core.events.event import Event
 from app.core.events.publisher import EventBridgePublisher, xray_header
-from app.orders.events import order_placed
-from app.orders.ports import Event
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -45,14 +44,14 @@ def publisher(bus: Any) -> EventBridgePublisher:
 
 
 def events(count: int) -> list[Event]:
-    return [order_placed(an_order(id=f"0199a6f5-1c00-7000-8000-{n:012}")) for n in range(count)]
+    return [placed(an_order(id=f"0199a6f5-1c00-7000-8000-{n:012}")) for n in range(count)]
 
 
 def test_publishes_in_tens_and_in_order() -> None:
     bus, placed = Bus(), events(23)
     assert publisher(bus).publish(placed) == []
     assert [len(call) for call in bus.calls] == [10, 10, 3]
-    assert bus.taken == [event.id for event in placed]
+    assert bus.taken == [event.event_id for event in placed]
 
 
 def test_publishes_nothing_without_a_call() -> None:
@@ -65,14 +64,14 @@ def test_sends_again_only_what_was_refused() -> None:
     bus, placed = Bus(lambda n, _: n % 3 == 0), events(10)
     assert publisher(bus).publish(placed) == []
     assert [len(call) for call in bus.calls] == [10, 3, 1]
-    assert sorted(bus.taken) == sorted(event.id for event in placed)
+    assert sorted(bus.taken) == sorted(event.event_id for event in placed)
 
 
 def test_reports_what_is_refused_to_the_end_and_nothing_else() -> None:
     placed = events(12)
-    bus = Bus(lambda _, entry: placed[4].id in entry["Detail"])
+    bus = Bus(lambda _, entry: placed[4].event_id in entry["Detail"])
     assert publisher(bus).publish(placed) == [placed[4]]
-    assert sorted(bus.taken) == sorted(event.id for event in placed if event != placed[4])
+    assert sorted(bus.taken) == sorted(event.event_id for event in placed if event != placed[4])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_a_call_that_fails_fails_its_ten_and_no_other(error: Exception) -> None:
 
 def test_an_entry_says_when_it_happened_and_in_which_trace() -> None:
     bus = Bus()
-    publisher(bus).publish([order_placed(an_order(), traceparent=TRACE)])
+    publisher(bus).publish([placed(an_order(), traceparent=TRACE)])
     entry = bus.calls[0][0]
     assert (entry["EventBusName"], entry["Source"], entry["DetailType"]) == ("bus", "orders", "OrderPlaced")
     assert entry["Time"] == an_order().updated_at

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.dynamodb.repository import DynamoOrderStore
+from app.core.dynamodb.repository import Table
 from app.core.errors import DependencyUnavailable
-from app.orders.ports import OrderQuery
+from app.core.store import Query
+from app.orders.repository import DynamoOrderRepository
 
 
 class CannedIndex:
@@ -22,30 +23,30 @@ class CannedIndex:
         self.shards = [sorted(shard, reverse=True) for shard in shards]
         self.items_read = 0
 
-    async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+    async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
         assert operation == "Query"
         values = request["ExpressionAttributeValues"]
-        shard = self.shards[int(values[":key"]["S"].removeprefix("orders#"))]
-        before = values.get(":before", {"S": "~"})["S"]
+        shard = self.shards[int(values[":key"]["S"].removeprefix("order#"))]
+        before = values.get(":start_after", {"S": "~"})["S"]
         if "ExclusiveStartKey" in request:
-            before = min(before, request["ExclusiveStartKey"]["position"]["S"])
+            before = min(before, request["ExclusiveStartKey"]["sort_key"]["S"])
         found = [entry for entry in shard if entry[0] < before]
         page = found[: request["Limit"]]
         self.items_read += len(page)
-        status = values.get(":status")
+        status = values.get(":status_0")
         answer: dict[str, Any] = {
             "Items": [item(*entry) for entry in page if status is None or entry[1] == status["S"]]
         }
         if len(page) == request["Limit"]:  # DynamoDB gives a key here even when nothing follows
-            answer["LastEvaluatedKey"] = {"position": {"S": page[-1][0]}}
-        return msgspec.convert(answer, shape)
+            answer["LastEvaluatedKey"] = {"sort_key": {"S": page[-1][0]}}
+        return msgspec.convert(answer, response_type)
 
 
 def item(position: str, status: str) -> dict[str, Any]:
     moment = {"S": "2026-01-01T00:00:00.000000Z"}
     return {
         "id": {"S": position},
-        "position": {"S": position},
+        "sort_key": {"S": position},
         "customer": {"S": "c"},
         "product": {"S": "p"},
         "quantity": {"N": "1"},
@@ -59,17 +60,17 @@ def item(position: str, status: str) -> dict[str, Any]:
 
 
 def walk(index: CannedIndex, limit: int, status: str | None = None) -> list[str]:
-    store = DynamoOrderStore(index, "table", len(index.shards))
+    store = DynamoOrderRepository(Table(index, "table", len(index.shards)))
     seen: list[str] = []
     before = None
     for _ in range(1000):
-        page = asyncio.run(store.page(OrderQuery(limit=limit, status=status, before=before)))  # type: ignore[arg-type]
-        assert len(page.orders) <= limit
-        seen += [order.id for order in page.orders]
-        if page.next_before is None:
+        page = asyncio.run(store.page(Query(limit, None, {"status": status}, before)))
+        assert len(page.items) <= limit
+        seen += [order.id for order in page.items]
+        if page.next_key is None:
             return seen
-        assert before is None or page.next_before < before, "a cursor must move on"
-        before = page.next_before
+        assert before is None or page.next_key < before, "a cursor must move on"
+        before = page.next_key
     raise AssertionError("the list did not end")
 
 
@@ -101,16 +102,18 @@ def test_filtered_pages_leave_nothing_out(shards: list[list[tuple[str, str]]], l
 
 def test_a_rare_filter_gives_up_with_a_cursor_after_a_bounded_read() -> None:
     index = CannedIndex([[(f"{n:05}", "pending") for n in range(shard, 5000, 4)] for shard in range(4)])
-    page = asyncio.run(DynamoOrderStore(index, "t", 4).page(OrderQuery(limit=10, status="shipped")))  # type: ignore[arg-type]
-    assert page.orders == []
-    assert page.next_before is not None
+    page = asyncio.run(
+        DynamoOrderRepository(Table(index, "t", 4)).page(Query(10, filters={"status": "shipped"}))
+    )
+    assert page.items == []
+    assert page.next_key is not None
     assert index.items_read <= 4 * 4 * 50
 
 
 def test_a_page_reads_the_same_number_of_items_however_many_there_are() -> None:
     def items_read(orders: int) -> int:
         index = CannedIndex([[(f"{n:07}", "pending") for n in range(shard, orders, 4)] for shard in range(4)])
-        asyncio.run(DynamoOrderStore(index, "t", 4).page(OrderQuery(limit=50)))
+        asyncio.run(DynamoOrderRepository(Table(index, "t", 4)).page(Query(limit=50)))
         return index.items_read
 
     assert items_read(1_000) == items_read(50_000) <= 2 * 51
@@ -120,7 +123,7 @@ def test_a_page_that_fails_leaves_no_call_behind() -> None:
     class OneFails:
         calls = 0
 
-        async def call(self, operation: str, request: dict[str, Any], shape: type[Any] = dict) -> Any:
+        async def call(self, operation: str, request: dict[str, Any], response_type: type[Any] = dict) -> Any:
             self.calls += 1
             try:
                 if self.calls == 4:
@@ -133,7 +136,7 @@ def test_a_page_that_fails_leaves_no_call_behind() -> None:
 
     async def case() -> None:
         with pytest.raises(DependencyUnavailable):
-            await DynamoOrderStore(client, "table", 4).page(OrderQuery(limit=20))
+            await DynamoOrderRepository(Table(client, "table", 4)).page(Query(limit=20))
         await asyncio.sleep(0)
         assert client.calls == 0
 

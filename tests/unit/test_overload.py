@@ -7,19 +7,19 @@ import asyncio
 import httpx
 import pytest
 from fastapi import FastAPI
-from tests.support import a_settings
+from tests.builders import a_settings, an_app
 
 from app.core.aws import http1
-from app.core.dynamodb.memory import FixedCursorKey, MemoryDocumentStore, MemoryOrderStore
 from app.core.http import middleware
-from app.core.http.app import create_app
+from app.core.memory import FixedCursorKey
+from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.models import Order
 from app.orders.service import OrderService
 
 UNKNOWN = "/orders/0199a6f5-1c00-7000-8000-000000000001"
 
 
-class SlowStore(MemoryOrderStore):
+class SlowStore(MemoryOrderRepository):
     """Answers when it is let."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class SlowStore(MemoryOrderStore):
         return await super().get(order_id)
 
 
-def an_app(store: MemoryOrderStore) -> FastAPI:
-    return create_app(OrderService(store, MemoryDocumentStore(), FixedCursorKey()), a_settings())
+def a_server(store: MemoryOrderRepository) -> FastAPI:
+    return an_app(OrderService(store, MemoryDocumentStore(), FixedCursorKey()), a_settings())
 
 
 def test_what_is_too_much_is_refused_at_once_and_the_rest_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_served(monkeypatch:
 
     async def case() -> None:
         store = SlowStore()
-        transport = httpx.ASGITransport(an_app(store))
+        transport = httpx.ASGITransport(a_server(store))
         async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
             waiting = [asyncio.create_task(client.get(UNKNOWN)) for _ in range(3)]
             await asyncio.sleep(0.05)
@@ -65,7 +65,7 @@ def test_nobody_with_one_call_at_a_time_waits_for_a_connection() -> None:
 
 def test_while_draining_it_serves_but_is_not_ready_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def case() -> None:
-        app = an_app(MemoryOrderStore())
+        app = a_server(MemoryOrderRepository())
         app.state.draining = True
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://api.test"

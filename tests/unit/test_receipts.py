@@ -10,20 +10,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support import a_message, a_settings, an_envelope, an_order, sample
+from tests.builders import a_message, a_settings, an_envelope, an_order, placed, sample, status_changed
 
 from app.core import context
-from app.core.dynamodb.memory import MemoryDocumentStore
 from app.core.errors import DependencyUnavailable
+from app.core.events.consumer import MalformedEvent
 from app.core.telemetry import Telemetry
-from app.entrypoints.lambda_receipts import consume
-from app.orders.events import order_placed, order_status_changed
+from app.orders.memory import MemoryDocumentStore
 from app.orders.models import OrderStatus
-from app.orders.receipts import MalformedEvent, OrderFacts, placed_order, receipt_html
+from app.orders.receipts import ReceiptOrder, receipt_html, write_receipt
 
 HOSTILE = ["<script>alert(1)</script>", "</td></table>&\"'", "{id} %s", "é漢"]
 TOLD = Telemetry(a_settings())
-PLACED = an_envelope(order_placed(an_order()))
+PLACED = an_envelope(placed(an_order()))
 
 
 def failures(answer: dict[str, Any]) -> list[str]:
@@ -31,7 +30,7 @@ def failures(answer: dict[str, Any]) -> list[str]:
 
 
 class Page(HTMLParser):
-    """Collects a document's tags and text, and checks that every element is closed in order."""
+    """Collects a document's tags and text, and checks that every element is closed where it must be."""
 
     VOID = frozenset({"meta", "br", "link", "img"})
 
@@ -63,21 +62,23 @@ class TestConsume:
     def test_an_order_placed_gets_its_receipt_once(self) -> None:
         documents = MemoryDocumentStore()
         for _ in range(2):
-            assert consume({"Records": [a_message(PLACED)]}, documents, TOLD) == {"batchItemFailures": []}
+            assert write_receipt.consume({"Records": [a_message(PLACED)]}, TOLD, documents) == {
+                "batchItemFailures": []
+            }
         assert documents.receipts.keys() == {an_order().id}
         assert b"John Doe" in documents.receipts[an_order().id]
 
     def test_another_event_needs_no_receipt(self) -> None:
         documents = MemoryDocumentStore()
         shipped = an_order(status=OrderStatus.SHIPPED, version=2)
-        changed = an_envelope(order_status_changed(shipped, OrderStatus.PENDING))
-        assert failures(consume({"Records": [a_message(changed)]}, documents, TOLD)) == []
+        changed = an_envelope(status_changed(shipped, OrderStatus.PENDING))
+        assert failures(write_receipt.consume({"Records": [a_message(changed)]}, TOLD, documents)) == []
         assert documents.receipts == {}
 
     def test_a_poison_message_is_reported_alone(self) -> None:
         documents = MemoryDocumentStore()
         messages = [a_message("not an event", "poison"), a_message(PLACED, "good")]
-        assert failures(consume({"Records": messages}, documents, TOLD)) == ["poison"]
+        assert failures(write_receipt.consume({"Records": messages}, TOLD, documents)) == ["poison"]
         assert documents.receipts.keys() == {an_order().id}
 
     def test_a_message_comes_again_when_the_storage_does_not_answer(self) -> None:
@@ -85,7 +86,9 @@ class TestConsume:
             async def put_receipt(self, order_id: str, html: bytes) -> bool:
                 raise DependencyUnavailable("s3")
 
-        assert failures(consume({"Records": [a_message(PLACED, "m")]}, Unavailable(), TOLD)) == ["m"]
+        assert failures(
+            write_receipt.consume({"Records": [a_message(PLACED, "m")]}, TOLD, Unavailable())
+        ) == ["m"]
 
     def test_messages_are_handled_side_by_side_each_under_its_own_correlation_id(self) -> None:
         class Recording(MemoryDocumentStore):
@@ -103,10 +106,10 @@ class TestConsume:
         documents = Recording()
         ids = [f"0199a6f5-1c00-7000-8000-00000000000{n}" for n in (1, 2)]
         messages = [
-            a_message(an_envelope(order_placed(an_order(id=each), correlation_id=f"for {each}")), each)
+            a_message(an_envelope(placed(an_order(id=each), correlation_id=f"for {each}")), each)
             for each in ids
         ]
-        assert failures(consume({"Records": messages}, documents, TOLD)) == []
+        assert failures(write_receipt.consume({"Records": messages}, TOLD, documents)) == []
         assert documents.seen == {each: f"for {each}" for each in ids}
 
 
@@ -116,25 +119,25 @@ class TestReading:
         [
             {"schema_version": 2},
             {"order": None},
-            {"order": {**order_placed(an_order()).detail["order"], "id": "../../etc"}},
-            {"order": {**order_placed(an_order()).detail["order"], "created_at": "yesterday"}},
+            {"order": {**placed(an_order()).detail["order"], "id": "../../etc"}},
+            {"order": {**placed(an_order()).detail["order"], "created_at": "yesterday"}},
         ],
     )
     def test_an_event_that_we_cannot_rely_on_is_malformed(self, change: dict[str, Any]) -> None:
         envelope = json.loads(PLACED)
         envelope["detail"] |= change
         with pytest.raises(MalformedEvent):
-            placed_order(json.dumps(envelope))
+            write_receipt.read(json.dumps(envelope))
 
     @pytest.mark.parametrize("message", ["", "[]", "{}", '{"detail-type": "OrderPlaced"}', "\ud800"])
     def test_a_message_that_is_no_event_is_malformed(self, message: str) -> None:
         with pytest.raises(MalformedEvent):
-            placed_order(message)
+            write_receipt.read(message)
 
 
 class TestDocument:
-    def facts(self, **changes: Any) -> OrderFacts:
-        placed = placed_order(PLACED)
+    def facts(self, **changes: Any) -> ReceiptOrder:
+        placed = write_receipt.read(PLACED)
         assert placed is not None
         return msgspec.structs.replace(placed.order, **changes)
 
@@ -169,5 +172,5 @@ def test_sample_events_do_what_their_names_say(path: Path) -> None:
     documents = MemoryDocumentStore()
     event = sample(path.stem)
     expected = [event["Records"][1]["messageId"]] if "unreadable" in path.stem else []
-    assert failures(consume(event, documents, TOLD)) == expected
+    assert failures(write_receipt.consume(event, TOLD, documents)) == expected
     assert len(documents.receipts) == 1

@@ -35,7 +35,56 @@ def test_names_everything_that_is_wrong() -> None:
         Settings.from_env({"APP_LIST_SHARDS": "0"})
 
 
+@pytest.mark.parametrize("name", COMPLETE)
+def test_each_of_the_required_is_missed(name: str) -> None:
+    for environ in ({}, {name: ""}, {name: " "}):
+        with pytest.raises(ValueError, match=f"^{name} is not set$"):
+            Settings.from_env({other: "x" for other in COMPLETE if other != name} | environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "refused"),
+    [
+        ("LIST_SHARDS", {"1": 1, " 8 ": 8}, ["0", "-1", "1.0", "x"]),
+        ("ATTACHMENT_MAX_BYTES", {"1": 1, "1000000000": 1_000_000_000}, ["0", "-1", "1e6"]),
+        (
+            "DEBUG_SAMPLE_PERCENT",
+            {"0": 0.0, "0.5": 0.5, "100": 100.0},
+            ["-0.1", "100.1", "nan", "inf", "5%"],
+        ),
+        ("CORS_ORIGINS", {",": (), "https://a,, https://b ,": ("https://a", "https://b")}, []),
+    ],
+)
+def test_the_last_value_that_is_taken_and_the_first_that_is_not(
+    name: str, taken: dict[str, object], refused: list[str]
+) -> None:
+    for text, value in taken.items():
+        assert getattr(Settings.from_env(COMPLETE | {f"APP_{name}": text}), name.lower()) == value
+    for text in refused:
+        with pytest.raises(ValueError, match=f"^APP_{name} is not valid: '{text}'$"):
+            Settings.from_env(COMPLETE | {f"APP_{name}": text})
+
+
+def test_what_is_not_set_has_the_value_that_templates_begin_with() -> None:
+    found = Settings.from_env(COMPLETE)
+    assert (found.attachment_max_bytes, found.list_shards, found.debug_sample_percent) == (10_000_000, 4, 0)
+    assert (found.log_level, found.stage, found.cors_origins) == ("INFO", "dev", ())
+
+
+def test_with_an_issuer_it_is_not_open() -> None:
+    assert not Settings.from_env(COMPLETE | {"APP_AUTH_ISSUER": "https://issuer.test"}).is_open
+
+
 class TestOriginSecrets:
+    def test_a_secret_has_32_characters_or_more(self) -> None:
+        for length, is_one in ((31, False), (32, True)):
+            environ = COMPLETE | {"APP_ORIGIN_SECRETS": json.dumps({"current": "s" * length})}
+            if is_one:
+                assert Settings.from_env(environ).origin_secrets == ("s" * length,)
+            else:
+                with pytest.raises(ValueError, match=r"APP_ORIGIN_SECRETS is not valid: \(not shown\)"):
+                    Settings.from_env(environ)
+
     NEW, OLD = "n" * 48, "o" * 48
 
     def test_the_next_and_the_one_before_are_taken_and_a_placeholder_is_not(self) -> None:

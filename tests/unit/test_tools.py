@@ -23,7 +23,7 @@ DATES = {name: (version, *rest) for name, version, *rest in LINES if name != "as
 
 
 def pins() -> dict[str, str]:
-    """Return the pinned version of every tool. The peers that `make bench` measures are none."""
+    """Return the pinned version of every tool. The baselines that `make bench` measures are none."""
     found = {}
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     for group in sorted(groups.keys() - {"bench"}):
@@ -42,7 +42,7 @@ PINS = pins()
 
 @pytest.mark.parametrize("name", PINS)
 def test_a_tool_is_not_older_than_a_year(name: str) -> None:
-    """Mend it with `make lock ARGS="--upgrade-package NAME"`, or in scripts/preflight/package.json."""
+    """Fix it with `make lock ARGS="--upgrade-package NAME"`, or in scripts/preflight/package.json."""
     assert name in DATES, "it has no date: make lock"
     version, day, *newest = DATES[name]
     assert version == PINS[name], "the date is that of another version: make lock"
@@ -60,7 +60,7 @@ def test_no_date_is_of_what_is_no_tool() -> None:
 
 
 def test_the_translator_is_the_one_that_deploys() -> None:
-    """Checks and tests translate template.yaml by that of the local AWS, `sam` by its own."""
+    """Checks and tests translate template.yaml by that of the local AWS emulator, `sam` by its own."""
     versions = {
         re.findall(r"(?m)^aws-sam-translator==(\S+)", (ROOT / f"requirements-{group}.txt").read_text())[0]
         for group in ("local", "tools")

@@ -1,10 +1,9 @@
-"""The built image in containers, as the server and under Lambda's runtime, against one local AWS."""
+"""The built image in containers, as the server and under Lambda's runtime, against one local AWS emulator."""
 
 from __future__ import annotations
 
 import base64
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from localcloud.embedded import ROOT, EmbeddedAws, embedded_aws
-from localcloud.engine import architecture, gateway
+from localcloud.cloud import runtime_interface_emulator
+from localcloud.engine import gateway
 from localcloud.local import (
     TASK_LIMITS,
     address,
@@ -23,7 +22,8 @@ from localcloud.local import (
     container_environ,
     wait_until_healthy,
 )
-from tests.support import http_api_event
+from localcloud.running import ROOT, Emulator, running_emulator
+from tests.transports import http_api_event
 
 _REPORT: list[str] = []
 
@@ -47,14 +47,14 @@ def image() -> str:
 
 
 @pytest.fixture(scope="session")
-def reachable_aws() -> Iterator[EmbeddedAws]:
-    """A local AWS that containers reach too."""
-    with embedded_aws(also_bind=gateway()) as aws:
+def reachable_aws() -> Iterator[Emulator]:
+    """A local AWS emulator that containers reach too."""
+    with running_emulator(also_bind=gateway()) as aws:
         yield aws
 
 
 @pytest.fixture(scope="session")
-def table(reachable_aws: EmbeddedAws) -> Any:
+def table(reachable_aws: Emulator) -> Any:
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
     resource = boto3.resource("dynamodb", endpoint_url=reachable_aws.endpoint, **keys)
     return resource.Table(reachable_aws.outputs["OrdersTableName"])
@@ -67,12 +67,12 @@ def empty(table: Any) -> None:
             batch.delete_item(Key=item)
 
 
-def variables(aws: EmbeddedAws, runtime: str) -> list[str]:
+def variables(aws: Emulator, runtime: str) -> list[str]:
     return [f"--env={name}={value}" for name, value in container_environ(aws, runtime).items()]
 
 
 @pytest.fixture(scope="session")
-def server(image: str, reachable_aws: EmbeddedAws, report: list[str]) -> Iterator[str]:
+def server(image: str, reachable_aws: Emulator, report: list[str]) -> Iterator[str]:
     """A container of the default command, limited as the task is; its id."""
     options = [*TASK_LIMITS, "--publish=127.0.0.1:0:8080", *variables(reachable_aws, "fargate")]
     started = time.monotonic()
@@ -84,15 +84,11 @@ def server(image: str, reachable_aws: EmbeddedAws, report: list[str]) -> Iterato
 
 @pytest.fixture(scope="session")
 def function(
-    image: str, reachable_aws: EmbeddedAws, report: list[str], tmp_path_factory: pytest.TempPathFactory
+    image: str, reachable_aws: Emulator, report: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """The API function under AWS's emulator of the Lambda runtime, with a read-only root as on Lambda."""
-    rapid = f".venv-tools/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-{architecture()}"
-    (found,) = ROOT.glob(rapid)
-    emulator = tmp_path_factory.mktemp("rie") / "aws-lambda-rie"
-    shutil.copy(found, emulator)
+    emulator = runtime_interface_emulator(tmp_path_factory.mktemp("rie"))
     emulator.parent.chmod(0o755)
-    emulator.chmod(0o755)
     options = ["--read-only", "--tmpfs=/tmp", "--memory=1024m", "--publish=127.0.0.1:0:8080"]
     options += [f"--volume={emulator}:/rie:ro", "--entrypoint=/rie", *variables(reachable_aws, "lambda")]
     command = ("python", "-m", "awslambdaric", "app.entrypoints.lambda_api.handler")
@@ -121,7 +117,10 @@ class FunctionTransport(httpx.BaseTransport):
         content = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
         if request.method == "HEAD":  # the HTTP API sends no body then
             content = b""
-        headers = [*answer["headers"].items(), *(("set-cookie", each) for each in answer.get("cookies", []))]
+        headers = [
+            *answer["headers"].items(),
+            *(("set-cookie", cookie) for cookie in answer.get("cookies", [])),
+        ]
         return httpx.Response(answer["statusCode"], headers=headers, content=content)
 
 

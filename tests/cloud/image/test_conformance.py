@@ -18,8 +18,8 @@ from tests.api.test_orders import (  # noqa: F401  # collected here, with the li
     test_a_wrong_method_is_told_the_right_ones,
     test_what_does_not_exist_is_a_problem_too,
 )
+from tests.builders import AN_ORDER
 from tests.cloud.image.conftest import empty
-from tests.support import AN_ORDER
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 
@@ -131,7 +131,7 @@ def test_both_runtimes_answer_alike(
         by_server = answers(client)
     statuses = [status for status, _, _ in by_server]
     assert statuses[:3] == [201, 201, 422]
-    assert not [each for each in statuses if each >= 500]
+    assert not [status for status in statuses if status >= 500]
     different = [
         f"{method} {path} {headers}: {one} != {other}"
         for (method, path, headers, _), one, other in zip(REQUESTS, by_function, by_server, strict=True)

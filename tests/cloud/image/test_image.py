@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from localcloud.embedded import ROOT, EmbeddedAws
 from localcloud.engine import docker
 from localcloud.local import TASK_LIMITS, address, build_image, container, wait_until_healthy
+from localcloud.running import ROOT, Emulator
 from tests.cloud.image.conftest import events, load, variables
 from tests.template.templates import template
 
@@ -59,7 +59,7 @@ class TestContent:
         history = json.loads(
             "[" + ",".join(docker("history", "--format={{json .}}", "--human=false", image)) + "]"
         )
-        layers = [int(each["Size"]) for each in history[: -len(docker("history", "-q", BASE))]]
+        layers = [int(layer["Size"]) for layer in history[: -len(docker("history", "-q", BASE))]]
         code, packages = [size for size in layers if size][:2]
         report.append(
             f"layers above the base ({base['Size'] / 1e6:.0f} MB): packages {packages / 1e6:.1f} MB,"
@@ -72,7 +72,7 @@ class TestContent:
         again = build_image("orders-local:again", "--no-cache")
         assert inspect(again)["RootFS"]["Layers"] == inspect(image)["RootFS"]["Layers"]
 
-    def test_buildkit_makes_the_same_image(self, image: str, reachable_aws: EmbeddedAws) -> None:
+    def test_buildkit_makes_the_same_image(self, image: str, reachable_aws: Emulator) -> None:
         if not docker("buildx", "version"):
             pytest.skip("docker buildx is not installed: the build with BuildKit is NOT tried")
         tag = "orders-local:buildkit"
@@ -104,7 +104,7 @@ class TestServer:
             assert dead.returncode != 0
 
     def test_a_sigterm_loses_none_of_fifty_requests_in_flight(
-        self, image: str, reachable_aws: EmbeddedAws, table: Any, report: list[str]
+        self, image: str, reachable_aws: Emulator, table: Any, report: list[str]
     ) -> None:
         options = [*TASK_LIMITS, "--publish=127.0.0.1:0:8080", *variables(reachable_aws, "fargate")]
         with container(image, options) as name:
@@ -132,7 +132,7 @@ class TestServer:
                 docker("kill", "--signal=TERM", name)
                 stopped = time.monotonic()
                 told.set()
-                assert [each.result() for each in placed] == [201] * 50
+                assert [call.result() for call in placed] == [201] * 50
             code = docker("wait", name)
             seconds = time.monotonic() - stopped
         assert code in (["0"], ["143"])  # not 137: nobody had to kill it

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from localcloud.embedded import ROOT, EmbeddedAws
 from localcloud.local import (
     container_environ,
     lambda_door,
@@ -20,15 +19,16 @@ from localcloud.local import (
     sam_environ,
     wait_until_healthy,
 )
+from localcloud.running import ROOT, Emulator
+from tests.builders import AN_ORDER
 from tests.cloud.image.conftest import events
-from tests.support import AN_ORDER
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600)]
 SAM = ROOT / ".venv-tools" / "bin" / "sam"
 
 
 @pytest.fixture(scope="module")
-def built(reachable_aws: EmbeddedAws) -> Path:
+def built(reachable_aws: Emulator) -> Path:
     return sam_build(container_environ(reachable_aws, "lambda")["AWS_ENDPOINT_URL"])
 
 
@@ -37,7 +37,7 @@ def function_of(event: str) -> str:
 
 
 @pytest.mark.parametrize("name", events())
-def test_invoke_answers_every_sample_event(reachable_aws: EmbeddedAws, built: Path, name: str) -> None:
+def test_invoke_answers_every_sample_event(reachable_aws: Emulator, built: Path, name: str) -> None:
     command = [str(SAM), "local", "invoke", function_of(name), "--event", str(events()[name])]
     done = subprocess.run(
         [*command, *sam_arguments(reachable_aws, built)],
@@ -73,7 +73,7 @@ def test_invoke_needs_nothing_but_the_build() -> None:
     assert json.loads(done.stdout.strip().splitlines()[-1])["statusCode"] == 200
 
 
-def test_start_api_walks_the_api(reachable_aws: EmbeddedAws, report: list[str]) -> None:
+def test_start_api_walks_the_api(reachable_aws: Emulator, report: list[str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -14,21 +14,27 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from unittest.mock import patch
 
 import boto3
 import httpx
 from fastapi import FastAPI
-from localcloud.embedded import REGION, EmbeddedAws
-from tests.issuer import authenticator, bearer
-from tests.support import AN_ORDER, ServerTransport
+from localcloud.issuer import Issuer
+from localcloud.running import REGION, Emulator
+from tests.builders import AN_ORDER, an_order, placed
+from tests.transports import ServerTransport
 
-from app.core.aws.s3 import S3DocumentStore
+from app.core.aws.json_client import AwsJsonClient
 from app.core.events.publisher import EventBridgePublisher
 from app.core.settings import Settings
 from app.main import build_app
-from app.orders.ports import Event
+from app.orders.documents import S3DocumentStore
+from app.resources import RESOURCES
 
-ALICE, ADMIN = bearer("alice"), bearer("root", "orders:admin")
+ISSUER = Issuer("https://issuer.test")
+bearer = ISSUER.bearer
+ALICE = bearer("alice", "orders:read orders:write products:read products:write")
+ADMIN = bearer("root", "orders:admin products:admin")
 
 Step = Callable[[], Any]
 
@@ -41,12 +47,14 @@ class Refused(Exception):
 class World:
     """The stack, and what was put into it before any permission was taken away."""
 
-    aws: EmbeddedAws
+    aws: Emulator
     settings: Settings
-    tried: dict[str, str] = field(default_factory=dict)  # the session that the walks go with
+    tried: dict[str, str] = field(default_factory=dict)  # the session that the scenarios run with
     order_id: str = ""
+    product_id: str = ""
     stream: str = ""
     _clients: dict[tuple[str, bool], Any] = field(default_factory=dict)
+    _lean: list[AwsJsonClient] = field(default_factory=list)
 
     def client(self, service: str) -> Any:
         """Return a client of the role that is tried."""
@@ -75,9 +83,24 @@ class World:
     @cached_property
     def app(self) -> FastAPI:
         """The application, with the credentials that the environment has at its first use."""
-        app = build_app(self.settings)
-        app.state.authenticator = authenticator()
-        return app
+
+        def client(*args: Any, **kwargs: Any) -> AwsJsonClient:
+            made = AwsJsonClient(*args, **kwargs)
+            self._lean.append(made)
+            return made
+
+        with (
+            patch("app.main._authenticator", lambda _: ISSUER.authenticator()),
+            patch("app.main.AwsJsonClient", client),
+        ):
+            return build_app(self.settings)
+
+    def close(self) -> None:
+        """Close what the application has open, and the loop."""
+        for each in self._lean:
+            each.close()
+        self.loop.run_until_complete(asyncio.sleep(0))  # in which the connections go
+        self.loop.close()
 
     @cached_property
     def documents(self) -> S3DocumentStore:
@@ -95,7 +118,8 @@ def _expect(response: httpx.Response, *statuses: int) -> httpx.Response:
 def api(world: World) -> Iterator[dict[str, Step]]:
     """Yield the steps of the API: every route, with all that it reads and writes."""
     client = httpx.Client(transport=ServerTransport(world.app, world.loop), base_url="http://api.test")
-    world.app.state.service._cursor_key._key = None  # as a new process, ask for it
+    for name in RESOURCES:
+        getattr(world.app.state, name)._cursor_key._key = None  # as a new process, ask for it
     order = f"/orders/{world.order_id}"
 
     def get(path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
@@ -134,6 +158,7 @@ def api(world: World) -> Iterator[dict[str, Step]]:
             "list one's own orders": lambda: get("/orders"),
             "list all orders": lambda: get("/orders", ADMIN),
             "list a customer's orders": lambda: get("/orders?customer=John%20Doe", ADMIN),
+            **_products(world, client),
             "turn to the next page": lambda: get(
                 "/orders?limit=1&cursor=" + get("/orders?limit=1").json()["next_cursor"]
             ),
@@ -143,6 +168,22 @@ def api(world: World) -> Iterator[dict[str, Step]]:
             "fetch the receipt": receipt,
             "be ready": lambda: get("/health/ready"),
         }
+
+
+def _products(world: World, client: httpx.Client) -> dict[str, Step]:
+    def add() -> str:
+        product = {"name": "Widget", "price_cents": 1999, "category": "tools"}
+        return str(_expect(client.post("/products", json=product, headers=ALICE), 201).json()["id"])
+
+    def get(path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
+        return _expect(client.get(path, headers=caller), 200)
+
+    return {
+        "add a product": add,
+        "get a product": lambda: get(f"/products/{world.product_id}"),
+        "list one's own products": lambda: get("/products?category=tools"),
+        "list all products": lambda: get("/products", ADMIN),
+    }
 
 
 def _writes_log(world: World, group: str) -> dict[str, Step]:
@@ -169,10 +210,9 @@ def relay(world: World) -> Iterator[dict[str, Step]]:
     publisher = EventBridgePublisher(
         world.settings.event_bus_name, world.client("events"), sleep=lambda _: None
     )
-    detail = {"event_id": "x:1", "occurred_at": "2026-01-01T00:00:00Z", "traceparent": ""}
 
     def publish() -> None:
-        if publisher.publish([Event("OrderPlaced", detail)]):
+        if publisher.publish([placed(an_order())]):
             raise Refused("the bus took nothing")
 
     def shard() -> str:

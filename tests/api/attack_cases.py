@@ -14,19 +14,25 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from localcloud.issuer import AUDIENCE, Issuer
-from tests.issuer import ISSUER, URL
 
-STRANGER = Issuer(URL)  # calls itself the issuer, and its key by the same id, but has another key
+from app.resources import RESOURCES
+
+# Every scope of every resource, and what is above them.
+ALL = " ".join(f"{resource}:read {resource}:write" for resource in RESOURCES)
+ADMIN = " ".join(f"{resource}:admin" for resource in RESOURCES)
+
+ISSUER = Issuer("https://issuer.test")
+STRANGER = Issuer(ISSUER.url)  # calls itself the issuer, and its key by the same id, but has another key
 
 
 def claims(**changes: Any) -> dict[str, Any]:
     """Claims that count, unless changed. None leaves one out."""
     now = int(time.time())
     good = {
-        "iss": URL,
+        "iss": ISSUER.url,
         "aud": AUDIENCE,
         "sub": "alice",
-        "scope": "orders:admin",
+        "scope": ADMIN,
         "iat": now,
         "exp": now + 600,
     }
@@ -85,7 +91,7 @@ def bad_authorizations() -> Iterator[tuple[str, list[str]]]:
         "wrong audience": ISSUER.sign(claims(aud="other")),
         "audience as prefix": ISSUER.sign(claims(aud=AUDIENCE + "-other")),
         "wrong issuer": ISSUER.sign(claims(iss="https://evil.test")),
-        "issuer with a slash": ISSUER.sign(claims(iss=URL + "/")),
+        "issuer with a slash": ISSUER.sign(claims(iss=ISSUER.url + "/")),
         "no exp": ISSUER.sign(claims(exp=None)),
         "no sub": ISSUER.sign(claims(sub=None)),
         "no aud": ISSUER.sign(claims(aud=None)),
@@ -129,7 +135,7 @@ def bad_authorizations() -> Iterator[tuple[str, list[str]]]:
         "signature of zeros": f"{head}.{body}.{b64(bytes(256))}",
         "signature of another": f"{head}.{body}.{STRANGER.sign(claims()).split('.')[2]}",
         "other sub, old signature": f"{head}.{b64(claims(sub='bob'))}.{signature}",
-        "other scope, old signature": f"{head}.{b64(claims(scope='orders:admin'))}.{signature}",
+        "other scope, old signature": f"{head}.{b64(claims(scope=ADMIN))}.{signature}",
         "other header, old signature": f"{b64({'alg': 'RS256', **kid, 'x': 1})}.{body}.{signature}",
         "header is a list": f"{b64(b'[]')}.{body}.{signature}",
         "header nested deep": f"{b64(b'[' * 5000)}.{body}.{signature}",
@@ -149,20 +155,17 @@ ISSUER_SIGNED_TEXT = jwt.PyJWS().encode(
     b"sub=alice", jwt.PyJWK(ISSUER.jwk), algorithm="RS256", headers={"kid": ISSUER.jwk["kid"]}
 )
 
-# Scopes that must not be enough, by what the route needs.
-BAD_SCOPES = {
-    "orders:read": [
-        "",
-        "orders:write",
-        "orders:readx",
-        "ORDERS:READ",
-        "orders:*",
-        "*",
-        "orders",
-        "orders:read,orders:write",
-    ],
-    "orders:write": ["", "orders:read", "orders:writer", "Orders:Write", "orders:*", "*", "orders", "write"],
-}
+
+def bad_scopes(needed: str) -> list[str]:
+    """Return scopes that must not be enough where this one is needed."""
+    resource, verb = needed.split(":")
+    other = {"read": "write", "write": "read"}[verb]
+    others = [f"{each}:admin {each}:{verb}" for each in RESOURCES if each != resource]
+    return [
+        *("", "*", resource, verb, f"{resource}:*", f"{resource}:{other}", f"{needed}x", needed[:-1]),
+        *(needed.upper(), needed.title(), f"{needed},{resource}:{other}", f"{resource}.{verb}", *others),
+    ]
+
 
 # Headers by which some proxies and frameworks let a caller change who calls, what for, or where.
 TRICK_HEADERS: list[dict[str, str]] = [
@@ -187,77 +190,73 @@ TRICK_HEADERS: list[dict[str, str]] = [
 ]
 
 
-def trick_paths(order_id: str) -> list[str]:
-    """Spellings by which some routers find an order though a check on the plain path does not."""
+def trick_paths(resource: str, entity_id: str) -> list[str]:
+    """Spellings by which some routers find an entity though a check on the plain path does not."""
     return [
-        f"/orders/{order_id}/",
-        f"//orders/{order_id}",
-        f"/orders//{order_id}",
-        f"/./orders/{order_id}",
-        f"/health/../orders/{order_id}",
-        f"/health/%2e%2e/orders/{order_id}",
-        f"/health/%2e%2e%2forders%2f{order_id}",
-        f"/health%2f..%2forders/{order_id}",
-        f"/health/..;/orders/{order_id}",
-        f"/orders/{order_id};a=b",
-        f"/orders/{order_id}.json",
-        f"/orders/{order_id}%00",
-        f"/orders/{order_id}%0d%0aX-Injected:1",
-        f"/orders/{order_id}%20",
-        f"/orders/{order_id.upper()}",
-        f"/ORDERS/{order_id}",
-        f"/orders/{order_id}%2fstatus",
-        f"/orders/%{ord(order_id[0]):02x}{order_id[1:]}",
-        f"/orders/%25{ord(order_id[0]):02x}{order_id[1:]}",
-        f"/orders/{order_id.replace('-', '')}",
-        f"/orders/urn:uuid:{order_id}",
-        f"/orders/{{{order_id}}}",
-        f"/orders/order%23{order_id}",
-        f"/orders/x/../{order_id}",
-        f"/orders\\{order_id}",
-        f"/orders/{order_id}?access_token={ISSUER.sign(claims())}",
-        f"/orders/{order_id}?authorization=Bearer%20{ISSUER.sign(claims())}",
-        f"/orders/{order_id}?owner=bob&sub=alice&scope=orders:admin",
+        f"/{resource}/{entity_id}/",
+        f"//{resource}/{entity_id}",
+        f"/{resource}//{entity_id}",
+        f"/./{resource}/{entity_id}",
+        f"/health/../{resource}/{entity_id}",
+        f"/health/%2e%2e/{resource}/{entity_id}",
+        f"/health/%2e%2e%2f{resource}%2f{entity_id}",
+        f"/health%2f..%2f{resource}/{entity_id}",
+        f"/health/..;/{resource}/{entity_id}",
+        f"/{resource}/{entity_id};a=b",
+        f"/{resource}/{entity_id}.json",
+        f"/{resource}/{entity_id}%00",
+        f"/{resource}/{entity_id}%0d%0aX-Injected:1",
+        f"/{resource}/{entity_id}%20",
+        f"/{resource}/{entity_id.upper()}",
+        f"/{resource.upper()}/{entity_id}",
+        f"/{resource}/{entity_id}%2fstatus",
+        f"/{resource}/%{ord(entity_id[0]):02x}{entity_id[1:]}",
+        f"/{resource}/%25{ord(entity_id[0]):02x}{entity_id[1:]}",
+        f"/{resource}/{entity_id.replace('-', '')}",
+        f"/{resource}/urn:uuid:{entity_id}",
+        f"/{resource}/{{{entity_id}}}",
+        f"/{resource}/{resource[:-1]}%23{entity_id}",
+        f"/{resource}/x/../{entity_id}",
+        f"/{resource}\\{entity_id}",
+        f"/{resource}/{entity_id}?access_token={ISSUER.sign(claims())}",
+        f"/{resource}/{entity_id}?authorization=Bearer%20{ISSUER.sign(claims())}",
+        f"/{resource}/{entity_id}?owner=bob&sub=alice&scope={resource}:admin",
     ]
 
 
-# Bodies for POST /orders that must be refused (the statuses allowed), whoever sends them.
-GOOD = {"customer": "John Doe", "product": "Widget", "quantity": 5}
-BAD_BODIES: list[bytes] = [
-    *(
-        json.dumps(GOOD | extra).encode()
-        for extra in (
-            {"owner": "alice"},
-            {"id": "0199a6f5-1c00-7000-8000-000000000001"},
-            {"pk": "order#1"},
-            {"status": "delivered"},
-            {"version": 9},
-            {"owner_key": "owner#alice"},
-            {"__proto__": {}},
-            {"quantity": 0},
-            {"quantity": -1},
-            {"quantity": 10**30},
-            {"quantity": 1e999},
-            {"quantity": True},
-            {"quantity": "5"},
-            {"quantity": 5.5},
-            {"quantity": None},
-            {"quantity": {"N": "5"}},
-            {"customer": ""},
-            {"customer": "   "},
-            {"customer": "x" * 201},
-            {"customer": ["a"]},
-            {"customer": {"S": "a"}},
-            {"customer": "\ud800"},
-            {"product": 7},
-        )
-    ),
+def bad_bodies(good: dict[str, Any], properties: dict[str, Any]) -> list[bytes]:
+    """Return bodies that must be rejected, whoever sends them."""
+    fields: list[dict[str, Any]] = [
+        {"owner": "alice"},
+        {"id": "0199a6f5-1c00-7000-8000-000000000001"},
+        {"pk": "order#1"},
+        {"version": 9},
+        {"owner_key": "owner#alice"},
+        {"__proto__": {}},
+    ]
+    for name, declared in properties.items():
+        if declared.get("type") == "integer":
+            beyond = (declared["minimum"] - 1, declared["maximum"] + 1, -(10**30), 10**30, 1e999, 5.5)
+            fields += [{name: value} for value in (*beyond, True, "5", None, {"N": "5"}, [])]
+        else:
+            fields += [
+                {name: value} for value in ("", "   ", "x" * 201, "\ud800", 7, None, ["a"], {"S": "a"})
+            ]
+    text = next(name for name in good if isinstance(good[name], str))
+    return [
+        *(json.dumps(good | extra).encode() for extra in fields),
+        *_BAD_JSON,
+        json.dumps({text: 1}).encode(),
+    ]
+
+
+_BAD_JSON = [
     b"",
     b"null",
     b"[]",
     b"{",
     b"\xff\xfe{}",
-    b'{"customer": "a", "product": "b", "quantity": NaN}',
+    b'{"quantity": NaN}',
     b"[" * 30_000,
     b'{"a":' * 10_000,
     b'{"quantity": ' + b"9" * 30_000 + b"}",

@@ -1,96 +1,16 @@
-"""Plain builders and the two ways to call the application without a network."""
+"""The two ways to call the application without a network."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import uuid
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 from fastapi import FastAPI
 
-from app.core.dynamodb.repository import item_of
 from app.core.http.lambda_adapter import handler_of
-from app.core.settings import Settings
-from app.orders.models import Order, OrderStatus
-from app.orders.ports import Event
-
-ROOT = Path(__file__).parent.parent
-
-AN_ORDER = {"customer": "John Doe", "product": "Widget", "quantity": 5}
-
-
-def a_settings(**changes: Any) -> Settings:
-    """Settings for an application over memory."""
-    return replace(Settings("table", "bucket", "bus", "arn:key", "arn:cursor-key"), **changes)
-
-
-def an_order(**changes: Any) -> Order:
-    """An order as it is right after it was placed."""
-    moment = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    order = Order(
-        id="0199a6f5-1c00-7000-8000-000000000001",
-        customer="John Doe",
-        product="Widget",
-        quantity=5,
-        status=OrderStatus.PENDING,
-        version=1,
-        created_at=moment,
-        updated_at=moment,
-    )
-    return order._replace(**changes)
-
-
-def a_record(new: Order, old: Order | None = None, *, sequence: str = "1", **written: str) -> dict[str, Any]:
-    """The stream record of a write: of `new`, or of the change from `old` to `new`."""
-    images = {"NewImage": item_of(new, "fingerprint", shards=4)}
-    images["NewImage"] |= {name: {"S": value} for name, value in written.items()}
-    if old is not None:
-        images["OldImage"] = item_of(old, "fingerprint", shards=4)
-    return {
-        "eventID": sequence,
-        "eventName": "INSERT" if old is None else "MODIFY",
-        "eventSource": "aws:dynamodb",
-        "dynamodb": {"SequenceNumber": sequence, "Keys": {"pk": images["NewImage"]["pk"]}} | images,
-    }
-
-
-def a_message(body: str, message_id: str = "1") -> dict[str, Any]:
-    """The record of one message in a batch from a queue."""
-    return {
-        "messageId": message_id,
-        "receiptHandle": "handle",
-        "body": body,
-        "attributes": {"ApproximateReceiveCount": "1"},
-        "messageAttributes": {},
-        "eventSource": "aws:sqs",
-    }
-
-
-def an_envelope(event: Event) -> str:
-    """The event as EventBridge hands it to a queue."""
-    return json.dumps(
-        {
-            "version": "0",
-            "id": str(uuid.uuid4()),
-            "detail-type": event.detail_type,
-            "source": "orders",
-            "time": event.detail["occurred_at"],
-            "detail": event.detail,
-        }
-    )
-
-
-def sample(name: str) -> dict[str, Any]:
-    """A sample event of `events/`."""
-    event: dict[str, Any] = json.loads((ROOT / "events" / f"{name}.json").read_text())
-    return event
 
 
 def target_of(request: httpx.Request) -> tuple[str, str]:
@@ -136,7 +56,7 @@ class LambdaTransport(httpx.BaseTransport):
         self._handler = handler_of(app)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        answer = self._handler(http_api_event(request), _Context())
+        answer = self._handler(http_api_event(request), LambdaContext())
         body = answer.get("body") or ""
         content = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
         headers = [*answer["headers"].items(), *(("set-cookie", each) for each in answer.get("cookies", []))]
@@ -198,7 +118,9 @@ def is_utf8(body: bytes) -> bool:
     return True
 
 
-class _Context:
+class LambdaContext:
+    """The context that Lambda hands to a function, as far as it is read."""
+
     aws_request_id = "00000000-0000-4000-8000-000000000000"
     function_version = "7"
     function_name = "api"
