@@ -1,10 +1,10 @@
-"""Measures us beside our peers. `make bench` (about 15 minutes) or `make bench QUICK=1` (about 3).
+"""Measures us beside the baselines. `make bench` (about 15 minutes) or `make bench QUICK=1` (about 3).
 
 Runs are interleaved: every round measures each candidate once, so that a busy machine is busy for all. Figures are
 medians over rounds. CPU time is what is compared; wall times and percentiles are reported beside it.
 
 Results go to `reports/bench/`; those of a whole run, with every part in it, to `bench/results/` too. Ends with 1 when
-a bar is missed.
+a threshold is missed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import uvloop
 from bench import against, clients, lists, load, report
 from bench.child import event_of
 from bench.processes import (
-    PEERS_PYTHON,
+    BASELINES_PYTHON,
     ROOT,
     canned,
     cpu_seconds,
@@ -50,26 +50,26 @@ REPORTS, RESULTS = ROOT / "reports/bench", ROOT / "bench/results"
 # name: module of the Lambda handler, the kind of event it takes, the Python that has what it needs
 HANDLERS = {
     OURS: ("app.entrypoints.lambda_api", "v2", sys.executable),
-    EVERYONE: ("bench.peers.fastapi_boto3", "v2", sys.executable),
-    "Powertools resolver with validation + boto3": ("bench.peers.powertools_boto3", "v2", sys.executable),
-    CHALICE: ("bench.peers.chalice_boto3", "v1", PEERS_PYTHON),
-    "floor: bare handler, hand-signed HTTP": ("bench.peers.floor", "v2", sys.executable),
+    EVERYONE: ("bench.baselines.fastapi_boto3", "v2", sys.executable),
+    "Powertools resolver with validation + boto3": ("bench.baselines.powertools_boto3", "v2", sys.executable),
+    CHALICE: ("bench.baselines.chalice_boto3", "v1", BASELINES_PYTHON),
+    "floor: bare handler, hand-signed HTTP": ("bench.baselines.floor", "v2", sys.executable),
 }
 # Not in a cold start: it imports what the other does.
-WARM_HANDLERS = HANDLERS | {BLOCKING: ("bench.peers.fastapi_boto3_blocking", "v2", sys.executable)}
+WARM_HANDLERS = HANDLERS | {BLOCKING: ("bench.baselines.fastapi_boto3_blocking", "v2", sys.executable)}
 # Our function with logs, metrics and traces as shipped, without any, and with Powertools' in their place
 TOLD = {
     "as shipped": "app.entrypoints.lambda_api",
-    "silent": "bench.peers.orders_silent",
-    "Powertools Logger and Metrics": "bench.peers.orders_powertools",
+    "silent": "bench.baselines.orders_silent",
+    "Powertools Logger and Metrics": "bench.baselines.orders_powertools",
 }
 SERVERS = {
     OURS: ["-m", "app.entrypoints.server"],
-    EVERYONE: ["-m", "uvicorn", "bench.peers.fastapi_boto3:app"],
-    BLOCKING: ["-m", "uvicorn", "bench.peers.fastapi_boto3_blocking:app"],
-    FLOOR: ["-m", "uvicorn", "bench.peers.floor_asgi:app"],
+    EVERYONE: ["-m", "uvicorn", "bench.baselines.fastapi_boto3:app"],
+    BLOCKING: ["-m", "uvicorn", "bench.baselines.fastapi_boto3_blocking:app"],
+    FLOOR: ["-m", "uvicorn", "bench.baselines.floor_asgi:app"],
 }
-QUIET = ["--no-access-log", "--log-level", "warning"]  # a line for each request would cost the peers more
+QUIET = ["--no-access-log", "--log-level", "warning"]  # a line for each request would cost the baselines more
 LOWEST_RATE, LATE_MS = 20.0, 100  # a rate is borne while p99 stays below
 Figures = dict[str, Any]
 
@@ -322,7 +322,7 @@ def client_choice(rounds: int, quick: bool) -> dict[str, Figures]:
         return interleaved(
             rounds,
             clients.CANDIDATES,
-            lambda name: json.loads(run(["-m", "bench.clients", name], endpoint, PEERS_PYTHON)),
+            lambda name: json.loads(run(["-m", "bench.clients", name], endpoint, BASELINES_PYTHON)),
         )
 
 
@@ -367,7 +367,7 @@ def can_measure(name: str, quick: bool) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, and write the results. Returns 1 if a bar is missed."""
+    """Measure, print, and write the results. Returns 1 if a threshold is missed."""
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; no container part")
     parser.add_argument("--only", choices=PARTS, action="append", help="only these parts")

@@ -23,7 +23,7 @@ ORDER_ID = "0199a6f5-1c00-7000-8000-000000000001"
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _OPERATION = re.compile(rb"(?i)\r\nx-amz-target: *\w+\.(\w+)")
 _QUERY_LIMIT = re.compile(rb'"Limit": ?(\d+)')
-_QUERY_SHARD = re.compile(rb'"orders#(\d+)"')
+_QUERY_SHARD = re.compile(rb'"orders?#(\d+)"')
 _QUERY_PROJECTION = re.compile(rb'"ProjectionExpression": ?"([^"]*)"')
 _QUERY_NAMES = re.compile(rb'"ExpressionAttributeNames": ?(\{[^}]*\})')
 
@@ -42,9 +42,10 @@ def item(number: int) -> dict[str, dict[str, str]]:
         "version": {"N": "1"},
         "created_at": {"S": created},
         "updated_at": {"S": created},
-        "position": {"S": f"{created}#{order_id}"},
-        "shard": {"S": f"orders#{number % 4}"},
-        "customer_key": {"S": "customer#John Doe"},
+        "sort_key": {"S": f"{created}#{order_id}"},
+        "position": {"S": f"{created}#{order_id}"},  # its name before; `--against` runs an older commit
+        "shard": {"S": f"order#{number % 4}"},
+        "filter_key": {"S": "order#John Doe"},
         "fingerprint": {"S": "5f1d7a84db00d2fce00b31a7fc73224f3d5d1ccf2c2d60b4b6b4e6b1f3a1c2d3"},
         "write_id": {"S": "0f8fad5bd9cb469fa16570867728950e"},
         "traceparent": {"S": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
@@ -78,7 +79,7 @@ def page(shard: int | None, limit: int, projection: bytes | None, names: bytes) 
     """Return the newest orders of a list, or of its part in one shard of four."""
     found = (ITEMS if shard is None else ITEMS[shard % 4 :: 4])[:limit]
     last = json.loads(found[-1])
-    key = {name: last[name] for name in ("pk", "position", "shard")}
+    key = {name: last[name] for name in ("pk", "sort_key", "position", "shard")}
     if projection:
         found = [projected(item, projection, names) for item in found]
     body = b'{"Count":%d,"Items":[%b],"LastEvaluatedKey":%b,"ScannedCount":%d}'
@@ -115,7 +116,7 @@ def reply_to(head: bytes, body: bytes) -> bytes:
 
 
 class Canned(asyncio.Protocol):
-    """One connection. Answers come in the order of their requests."""
+    """One connection. Answers come in the sequence of their requests."""
 
     delay_seconds = 0.0
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from app.core.dynamodb.repository import DynamoOrderStore, shard_of
-from app.orders.ports import OrderQuery
+from app.core.dynamodb.repository import Table, shard_for
+from app.core.store import Query
+from app.orders.repository import DynamoOrderRepository
 
 PARTITION_WRITES = 1_000  # a second, of one partition of an index
 SHARDS = 4
@@ -28,17 +29,19 @@ class CountingDynamo:
             hour, minute = divmod(minute, 60)
             day, hour = divmod(hour, 24)
             moment = f"2026-01-{day + 1:02}T{hour:02}:{minute:02}:{second:02}.{micro:06}Z"
-            self.partitions.setdefault(f"orders#{shard_of(order_id, SHARDS)}", []).append(
+            self.partitions.setdefault(f"order#{shard_for(order_id, SHARDS)}", []).append(
                 f"{moment}#{order_id}"
             )
         self.positions = sorted(position for each in self.partitions.values() for position in each)
         self.calls = self.items = 0
 
-    async def call(self, operation: str, request: dict[str, Any], shape: Any = dict) -> Any:
+    async def call(self, operation: str, request: dict[str, Any], response_type: Any = dict) -> Any:
         assert operation == "Query"
         values = request["ExpressionAttributeValues"]
         partition = self.partitions.get(values[":key"]["S"], [])
-        start = request.get("ExclusiveStartKey", {}).get("position") or values.get(":before") or {"S": "~"}
+        start = (
+            request.get("ExclusiveStartKey", {}).get("sort_key") or values.get(":start_after") or {"S": "~"}
+        )
         end = bisect.bisect_left(partition, start["S"])
         first = max(0, end - request["Limit"])
         found = partition[first:end][::-1]
@@ -47,16 +50,16 @@ class CountingDynamo:
         answer: dict[str, Any] = {"Items": [self._item(position) for position in found]}
         if first:
             answer["LastEvaluatedKey"] = {
-                "position": {"S": found[-1]},
+                "sort_key": {"S": found[-1]},
                 "pk": {"S": "x"},
                 "shard": values[":key"],
             }
-        return msgspec.convert(answer, shape)
+        return msgspec.convert(answer, response_type)
 
     @staticmethod
     def _item(position: str) -> dict[str, dict[str, str]]:
         moment, order_id = position.split("#")
-        text = {"id": order_id, "customer": "c", "product": "p", "status": "pending", "position": position}
+        text = {"id": order_id, "customer": "c", "product": "p", "status": "pending", "sort_key": position}
         text |= {
             "created_at": moment,
             "updated_at": moment,
@@ -73,14 +76,14 @@ class CountingDynamo:
 async def pages(count: int, limit: int = 50) -> dict[str, float]:
     """Return the Queries and items that the first page and one in the middle take."""
     dynamo = CountingDynamo(count)
-    store = DynamoOrderStore(dynamo, "orders", SHARDS)
+    store = DynamoOrderRepository(Table(dynamo, "orders", SHARDS))
     found: dict[str, float] = {}
-    for name, before in (("first", None), ("middle", dynamo.positions[count // 2])):
+    for name, start_after in (("first", None), ("middle", dynamo.positions[count // 2])):
         dynamo.calls = dynamo.items = 0
-        page = await store.page(OrderQuery(limit=limit, before=before))
-        at = len(dynamo.positions) if before is None else count // 2
+        page = await store.page(Query(limit, start_after=start_after))
+        at = len(dynamo.positions) if start_after is None else count // 2
         expected = [position.split("#")[1] for position in dynamo.positions[max(0, at - limit) : at][::-1]]
-        assert [order.id for order in page.orders] == expected, "the page is wrong"
+        assert [order.id for order in page.items] == expected, "the page is wrong"
         found[f"{name}_queries"], found[f"{name}_items"] = dynamo.calls, dynamo.items
     return found
 
@@ -91,7 +94,7 @@ def spread(shards: int, writes_per_second: int = 3_000, seconds: int = 20) -> di
     for _ in range(seconds):
         load = [0] * shards
         for _ in range(writes_per_second):
-            load[shard_of(str(uuid.uuid4()), shards)] += 1
+            load[shard_for(str(uuid.uuid4()), shards)] += 1
         busiest = max(busiest, max(load) / (writes_per_second / shards))
         admitted += sum(min(each, PARTITION_WRITES) for each in load)
     return {

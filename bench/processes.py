@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS_PYTHON = str(ROOT / ".venv-bench/bin/python")  # has Chalice, aiodynamo and pydynox besides
+BASELINES_PYTHON = str(ROOT / ".venv-bench/bin/python")  # has Chalice, aiodynamo and pydynox besides
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 

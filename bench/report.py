@@ -7,7 +7,7 @@ from typing import Any
 
 OURS, EVERYONE = "orders (this project)", "FastAPI + Mangum + boto3, as everyone writes it"
 BLOCKING, CHALICE = "the same, blocking in async def", "Chalice + boto3"
-# part, figure, title, unit, whether more is better, bar and moonshot as ratios to what everyone writes
+# part, figure, title, unit, whether more is better, threshold and moonshot as ratios to what everyone writes
 COMPARED = [
     ("cold", "cpu_ms", "Cold start, CPU to the first answer", "ms", False, 0.55, 0.45),
     ("rie", "cpu_ms", "Cold start through the runtime emulator, CPU", "ms", False, None, None),
@@ -39,27 +39,31 @@ def reaches(ratio: float, more: bool, level: float) -> bool:
     return ratio >= level if more else ratio <= level
 
 
-def verdict(rows: dict[str, Any], figure: str, more: bool, bar: float, moonshot: float) -> str:
+def verdict(rows: dict[str, Any], figure: str, more: bool, threshold: float, moonshot: float) -> str:
     """Say what our ratio to what everyone writes reaches, and what it is to the same with blocking routes."""
     ratio = rows[OURS][figure] / rows[EVERYONE][figure]
     reached = next(
-        (name for name, level in (("moonshot", moonshot), ("bar", bar)) if reaches(ratio, more, level)),
+        (
+            name
+            for name, level in (("moonshot", moonshot), ("threshold", threshold))
+            if reaches(ratio, more, level)
+        ),
         "MISSED",
     )
-    said = f": {reached} ({bar:g}x / {moonshot:g}x)"
+    said = f": {reached} ({threshold:g}x / {moonshot:g}x)"
     if BLOCKING in rows:
         said += f"; {rows[OURS][figure] / rows[BLOCKING][figure]:.2f}x of the one that blocks"
     return said
 
 
 def missed(found: dict[str, Any]) -> list[str]:
-    """Say which bars are missed, and by how much."""
+    """Say which thresholds are missed, and by how much."""
     said = []
-    for part, figure, title, _, more, bar, _ in COMPARED:
-        if bar is not None and part in found:
+    for part, figure, title, _, more, threshold, _ in COMPARED:
+        if threshold is not None and part in found:
             ratio = found[part][OURS][figure] / found[part][EVERYONE][figure]
-            if not reaches(ratio, more, bar):
-                said.append(f"{title}: {ratio:.2f}x, the bar is {bar:g}x")
+            if not reaches(ratio, more, threshold):
+                said.append(f"{title}: {ratio:.2f}x, the threshold is {threshold:g}x")
     if "cold" in found and found["cold"][OURS]["cpu_ms"] >= found["cold"][CHALICE]["cpu_ms"]:
         said.append(f"Cold start, CPU to the first answer: not under {CHALICE}")
     return said
@@ -87,11 +91,13 @@ def table(found: dict[str, Any]) -> str:
         f"| {part} | {each['how']} | {number(each['seconds'])} s |"
         for part, each in found["measured"].items()
     ]
-    for part, figure, title, unit, more, bar, moonshot in COMPARED:
+    for part, figure, title, unit, more, threshold, moonshot in COMPARED:
         if part not in found:
             continue
         rows = found[part]
-        said = "" if bar is None or moonshot is None else verdict(rows, figure, more, bar, moonshot)
+        said = (
+            "" if threshold is None or moonshot is None else verdict(rows, figure, more, threshold, moonshot)
+        )
         lines += ["", f"**{title}** ({unit}{', more is better' * more}){said}", ""]
         lines += [row(name, each, figure, rows[EVERYONE][figure]) for name, each in rows.items()]
     if "container" in found:
@@ -132,11 +138,11 @@ def table(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any]) -> str:
-    """Return one group of bars for each figure with a bar to meet."""
+    """Return one group of bars for each figure with a threshold to meet."""
     parts = [
         (part, figure, title, unit)
-        for part, figure, title, unit, _, bar, _ in COMPARED
-        if bar is not None and part in found
+        for part, figure, title, unit, _, threshold, _ in COMPARED
+        if threshold is not None and part in found
     ]
     out, y = [], 34
     for part, figure, title, unit in parts:

@@ -26,7 +26,7 @@ MEASURED = Path(__file__).parents[1] / "bench" / "results" / "results.json"
 # What the templates make, and the log lines they lead to (tests compare).
 INTERFACE_ENDPOINTS = ("ecr.api", "ecr.dkr", "logs", "kms")  # NetworkEgress=endpoints
 ACCESS_LOG_KB = 0.3  # one line of the HTTP API; the load balancer's go to S3, for next to nothing
-CUSTOM_METRICS = 28  # of our own, once each of them was written
+CUSTOM_METRICS = 31  # of our own, once each of them was written
 ALARM_METRICS = 40  # looked at by alarms, with either runtime
 COMPOSITE_ALARMS = 4
 FARGATE_SIZES = {  # FargateMemoryMb by FargateCpuUnits

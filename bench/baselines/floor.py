@@ -35,7 +35,7 @@ def get_request(order_id: str) -> bytes:
 
 
 def list_request(limit: str) -> bytes:
-    query = {"IndexName": "orders-by-shard", "ScanIndexForward": False, "Limit": int(limit)}
+    query = {"IndexName": "by-shard", "ScanIndexForward": False, "Limit": int(limit)}
     key = {"KeyConditionExpression": "shard = :s", "ExpressionAttributeValues": {":s": {"S": "orders"}}}
     return request_of("Query", query | key)
 

@@ -50,9 +50,9 @@ def place_order(body: OrderIn):
         "version": 1,
         "created_at": now,
         "updated_at": now,
-        "position": f"{now}#{order_id}",
-        "shard": "orders#0",
-        "customer_key": f"customer#{body.customer}",
+        "sort_key": f"{now}#{order_id}",
+        "shard": "order#0",
+        "filter_key": f"customer#{body.customer}",
     }
     table.put_item(Item=item, ConditionExpression="attribute_not_exists(pk)")
     return item
@@ -69,13 +69,13 @@ def get_order(order_id: str):
 @app.get("/orders", response_model=OrderList)
 def list_orders(limit: int = Query(20, ge=1, le=100)):
     answer = table.query(
-        IndexName="orders-by-shard",
+        IndexName="by-shard",
         KeyConditionExpression=Key("shard").eq("orders"),
         ScanIndexForward=False,
         Limit=limit,
     )
     last = answer.get("LastEvaluatedKey")
-    return {"items": answer["Items"], "next_cursor": last["position"] if last else None}
+    return {"items": answer["Items"], "next_cursor": last["sort_key"] if last else None}
 
 
 handler = Mangum(app, lifespan="off")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import parse_qs
 
-from bench.peers.floor import (
+from bench.baselines.floor import (
     HOST,
     PORT,
     decode,

@@ -6,7 +6,7 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
-from bench.peers.orders_silent import handler as inner
+from bench.baselines.orders_silent import handler as inner
 
 logger = Logger(service="orders")
 metrics = Metrics(namespace="Orders", service="orders")

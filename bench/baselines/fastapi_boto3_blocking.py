@@ -5,7 +5,7 @@ import functools
 from fastapi import FastAPI
 from mangum import Mangum
 
-from bench.peers import fastapi_boto3
+from bench.baselines import fastapi_boto3
 
 app = FastAPI(title="Orders")
 

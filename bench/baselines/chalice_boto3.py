@@ -34,9 +34,9 @@ def place_order():
         "version": 1,
         "created_at": now,
         "updated_at": now,
-        "position": f"{now}#{order_id}",
-        "shard": "orders#0",
-        "customer_key": f"customer#{body['customer']}",
+        "sort_key": f"{now}#{order_id}",
+        "shard": "order#0",
+        "filter_key": f"customer#{body['customer']}",
     }
     table.put_item(Item=item, ConditionExpression="attribute_not_exists(pk)")
     return Response(public(item), status_code=201)
@@ -54,7 +54,7 @@ def get_order(order_id):
 def list_orders():
     limit = int((app.current_request.query_params or {}).get("limit", "20"))
     answer = table.query(
-        IndexName="orders-by-shard",
+        IndexName="by-shard",
         KeyConditionExpression=Key("shard").eq("orders"),
         ScanIndexForward=False,
         Limit=limit,
@@ -62,7 +62,7 @@ def list_orders():
     last = answer.get("LastEvaluatedKey")
     return {
         "items": [public(item) for item in answer["Items"]],
-        "next_cursor": last["position"] if last else None,
+        "next_cursor": last["sort_key"] if last else None,
     }
 
 

@@ -9,7 +9,7 @@ def nothing(*_: Any, **__: Any) -> None:
     return None
 
 
-class Observed:
+class InstrumentedClient:
     """Stands in for the wrapper of clients: the client itself."""
 
     def __new__(cls, client: Any) -> Any:
@@ -17,7 +17,7 @@ class Observed:
 
 
 telemetry = ModuleType("app.core.telemetry")
-for name in ("note", "count", "called", "redact"):
+for name in ("add_log_fields", "add_metric", "record_call", "redact"):
     setattr(telemetry, name, nothing)
 telemetry.Telemetry = lambda _: SimpleNamespace(install=nothing)  # type: ignore[attr-defined]
 request_log = ModuleType("app.core.http.access_log")
@@ -31,6 +31,6 @@ import app.core.aws.client  # noqa: E402
 
 app.core.telemetry = telemetry  # type: ignore[attr-defined]
 app.core.http.access_log = request_log  # type: ignore[attr-defined]
-app.core.aws.client.Observed = Observed  # type: ignore[assignment,misc]
+app.core.aws.client.InstrumentedClient = InstrumentedClient  # type: ignore[assignment,misc]
 
 from app.entrypoints.lambda_api import handler  # noqa: E402, F401

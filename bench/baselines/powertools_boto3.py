@@ -46,9 +46,9 @@ def place_order(body: OrderIn) -> Response[Order]:
         Item=item
         | {
             "pk": f"order#{order.id}",
-            "position": f"{item['created_at']}#{order.id}",
-            "shard": "orders#0",
-            "customer_key": f"customer#{order.customer}",
+            "sort_key": f"{item['created_at']}#{order.id}",
+            "shard": "order#0",
+            "filter_key": f"customer#{order.customer}",
         },
         ConditionExpression="attribute_not_exists(pk)",
     )
@@ -66,13 +66,13 @@ def get_order(order_id: str) -> Order:
 @app.get("/orders")
 def list_orders(limit: Annotated[int, Query(ge=1, le=100)] = 20) -> OrderList:
     answer = table.query(
-        IndexName="orders-by-shard",
+        IndexName="by-shard",
         KeyConditionExpression=Key("shard").eq("orders"),
         ScanIndexForward=False,
         Limit=limit,
     )
     last = answer.get("LastEvaluatedKey")
-    return OrderList(items=answer["Items"], next_cursor=last["position"] if last else None)
+    return OrderList(items=answer["Items"], next_cursor=last["sort_key"] if last else None)
 
 
 def handler(event, context):
