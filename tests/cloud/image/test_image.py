@@ -39,7 +39,7 @@ class TestContent:
 
     def test_holds_our_package_and_nothing_else_of_the_repository(self, image: str) -> None:
         assert in_image(image, "ls", "-A", "/opt", "/opt/app").split() == (
-            ["/opt:", "app", "python", "/opt/app:", "orders"]
+            ["/opt:", "app", "python", "/opt/app:", "app"]
         )
 
     def test_every_module_is_compiled_and_readable_by_anyone(self, image: str) -> None:
