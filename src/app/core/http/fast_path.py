@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -308,7 +309,25 @@ def _is_text(hint: Any) -> bool:
     return isinstance(bare, type) and issubclass(bare, str)
 
 
-Matches = Callable[[str], re.Match[str] | None]
+class _Entry:
+    """A declared route in the table. What serves it is made when it is asked for first, not at start-up."""
+
+    def __init__(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
+        self.route = route
+        self._around = around
+
+    @cached_property
+    def matches(self) -> Callable[[str], re.Match[str] | None]:
+        """Match a path; the groups are the path parameters."""
+        return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(self.route.path))).fullmatch
+
+    @cached_property
+    def fast(self) -> FastRoute | None:
+        """What serves its canonical requests; None where only FastAPI can."""
+        try:
+            return FastRoute(self.route, self._around)
+        except NotHandled:
+            return None
 
 
 class FastPath:
@@ -325,7 +344,7 @@ class FastPath:
         self._authentication = authentication
         self._is_usable = is_usable
         # By method, depth and first segment.
-        self._routes: dict[tuple[str, int, str], list[tuple[Matches, Route, FastRoute | None]]] = {}
+        self._routes: dict[tuple[str, int, str], list[_Entry]] = {}
         self._foreign: list[Any] = []  # routers of which only FastAPI can tell what they serve
         for router in routers:
             if isinstance(router, APIRouter):
@@ -335,21 +354,15 @@ class FastPath:
                 self._foreign.append(router)
 
     def _add(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
-        try:
-            fast: FastRoute | None = FastRoute(route, around)
-        except NotHandled:
-            fast = None
         if ":" in route.path or "{" in route.path.split("/", 2)[1]:  # `_routes` cannot hold it
             methods = [*route.methods]
             self._foreign.append(
                 Router([starlette.routing.Route(route.path, route.endpoint, methods=methods)])
             )
             return
-        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(route.path)))
+        entry = _Entry(route, around)
         for method in route.methods:
-            self._routes.setdefault((method, *_place(route.path)), []).append(
-                (pattern.fullmatch, route, fast)
-            )
+            self._routes.setdefault((method, *_place(route.path)), []).append(entry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -358,10 +371,10 @@ class FastPath:
             return
         path = get_route_path(scope)
         fast: FastRoute | None = None
-        for matches, route, known in self._routes.get((scope["method"], *_place(path)), ()):
-            if match := matches(path):
-                scope["route"], scope["path_params"] = route, match.groupdict()
-                fast = known
+        for entry in self._routes.get((scope["method"], *_place(path)), ()):
+            if match := entry.matches(path):
+                scope["route"], scope["path_params"] = entry.route, match.groupdict()
+                fast = entry.fast
                 break
         response: Response | None = None
         try:
