@@ -1,6 +1,6 @@
 """The resources of the application. A new one is one name here, and its package beside this file.
 
-Each package has `endpoints.router`, `service.build` and `events.changed`, and is used by these alone.
+Each package has `endpoints.router`, `service.build` and `events.source`, and is used by these alone.
 """
 
 from __future__ import annotations

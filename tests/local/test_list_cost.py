@@ -17,8 +17,7 @@ from tests.builders import ORDERS, an_order
 from tests.template.templates import template
 
 from app.core.dynamodb.repository import Table
-from app.core.memory import sort_key
-from app.core.store import Query
+from app.core.store import Query, sort_key
 from app.orders.models import Order
 from app.orders.repository import DynamoOrderRepository
 

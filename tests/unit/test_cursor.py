@@ -16,7 +16,7 @@ from tests.builders import ROOT, an_order
 from app.core.cursor import decrypt, encrypt
 from app.core.errors import InvalidCursor
 from app.core.ids import new_id
-from app.core.memory import sort_key
+from app.core.store import sort_key
 from app.core.times import now
 
 KEY = b"k" * 32

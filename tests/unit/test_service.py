@@ -15,9 +15,10 @@ from msgspec import structs
 from app.core.auth.caller import ANONYMOUS, Caller
 from app.core.errors import IdempotencyKeyReused, InvalidCursor, NotFound, VersionConflict
 from app.core.ids import new_id
-from app.core.memory import FixedCursorKey, sort_key
+from app.core.memory import FixedCursorKey
 from app.core.models import fingerprint
 from app.core.service import Service
+from app.core.store import sort_key
 from app.orders.errors import AttachmentTooLarge, IllegalTransition, TooManyAttachments, UploadQuotaExceeded
 from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.models import TRANSITIONS, AttachmentType, NewAttachment, Order, OrderCreate, OrderStatus

@@ -9,8 +9,7 @@ import msgspec
 
 from app.core.events.event import Event
 from app.core.models import E
-from app.core.store import CreateResult, Page, Query, UpdateResult
-from app.core.times import timestamp
+from app.core.store import CreateResult, Page, Query, UpdateResult, sort_key
 
 
 class MemoryRepository(Generic[E]):
@@ -73,11 +72,6 @@ class MemoryRepository(Generic[E]):
 
     async def check_health(self) -> None:
         """Memory always answers."""
-
-
-def sort_key(entity: Any) -> str:
-    """Return the place of an entity in every list: newest first is this key, descending."""
-    return f"{timestamp(entity.created_at)}#{entity.id}"
 
 
 class MemoryEventPublisher:

@@ -6,7 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
 
-from app.core.models import E
+from app.core.models import E, Entity
+from app.core.times import timestamp
+
+
+def sort_key(entity: Entity) -> str:
+    """Return the place of an entity in every list: newest first is this key, descending."""
+    return f"{timestamp(entity.created_at)}#{entity.id}"
 
 
 @dataclass(frozen=True, slots=True)

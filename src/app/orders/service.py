@@ -56,9 +56,10 @@ class DocumentStore(Protocol):
 class OrderService(Service[Order]):
     """The use cases of orders, over the stores they are given."""
 
+    _repository: OrderRepository
+
     def __init__(self, orders: OrderRepository, documents: DocumentStore, cursor_key: CursorKey) -> None:
         super().__init__("orders", orders, cursor_key, status=OrderStatus.PENDING)
-        self._orders = orders
         self._documents = documents
 
     async def change_status(
@@ -86,10 +87,10 @@ class OrderService(Service[Order]):
         size = attachment.size_bytes or largest
         if size > largest:
             raise AttachmentTooLarge(largest)
-        if not await self._orders.add_attachment(order_id, attachment.name, MAX_ATTACHMENTS):
+        if not await self._repository.add_attachment(order_id, attachment.name, MAX_ATTACHMENTS):
             raise TooManyAttachments(MAX_ATTACHMENTS)
         moment = now()
-        if not await self._orders.reserve_upload(
+        if not await self._repository.reserve_upload(
             caller.subject, moment.date(), size, DAILY_UPLOADS * largest
         ):
             tomorrow = datetime.combine(moment.date() + timedelta(days=1), time(), UTC)

@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 import msgspec
 
-from app.core.models import E, compiled, split, type_hints
+from app.core.models import E, compiled, defaults, split, type_hints
 from app.core.times import timestamp
 
 Item = dict[str, dict[str, Any]]
@@ -26,12 +26,12 @@ class Codec(Generic[E]):
 
     Both directions are generated from the fields, once: reading is half the cost of a list, and code for just
     these fields reads a page in half the time of a loop over them. Raises `TypeError` for a field of a type
-    that it does not know; add such a type to `_ATTRIBUTES`.
+    that it does not know; add such a type to `_attribute`.
     """
 
     def __init__(self, entity: type[E]) -> None:
         fields = msgspec.structs.fields(entity)  # type: ignore[arg-type]  # an Entity is a Struct
-        self.defaults = {each.name: each.default for each in fields if not each.required}
+        self.defaults = defaults(entity)
         attributes: list[Any] = []
         arguments = []
         self._writers: dict[str, Callable[[Any], dict[str, Any]]] = {}

@@ -52,8 +52,7 @@ from app.core import context
 from app.core.aws.client import AwsCallError, AwsClient, Bulkhead, bounded
 from app.core.dynamodb.codec import Codec, Item
 from app.core.models import E
-from app.core.store import CreateResult, Page, Query, UpdateResult
-from app.core.times import timestamp
+from app.core.store import CreateResult, Page, Query, UpdateResult, sort_key
 
 # A page gives up after this many Queries on a partition and answers short, with a cursor.
 _MAX_ROUNDS = 4
@@ -236,7 +235,7 @@ class DynamoRepository(Generic[E]):
             {name: getattr(entity, name) for name in fields}
         )
         item |= {
-            "sort_key": {"S": f"{timestamp(entity.created_at)}#{entity.id}"},
+            "sort_key": {"S": sort_key(entity)},
             "shard": {"S": self._index_key(shard_for(entity.id, self._table.shards))},
             "fingerprint": {"S": fingerprint},
             "write_id": {"S": uuid.uuid4().hex},

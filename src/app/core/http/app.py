@@ -68,7 +68,7 @@ class App:
         self.state = _State()
         self.state.draining = False  # the server sets it when it is about to stop
         self.state.check_dependencies = check_dependencies
-        resources = {router.prefix[1:]: router.prefix for router in routers if router.prefix}
+        resources = {router.prefix[1:]: router.prefix for router in self._routers if router.prefix}
         self.state.about = {
             "name": title,
             "version": __version__,

@@ -62,9 +62,7 @@ async def http_error(request: Request, error: Exception) -> Response:
     title = HTTPStatus(error.status_code).phrase
     response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.scope["path"])
     response.headers.update(error.headers or {})
-    if (
-        error.status_code == 405 and "router" in request.scope
-    ):  # the router names the methods of one route only
+    if error.status_code == 405 and "router" in request.scope:  # which names the methods of one route only
         response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
 

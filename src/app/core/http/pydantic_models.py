@@ -7,7 +7,7 @@ never explains one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -84,43 +84,31 @@ def request_model(struct: type[Any]) -> type[BaseModel]:
                 raise ValidationError.from_exception_data(struct.__name__, [details]) from error
             return self
 
-    fields: Any = {
-        field.name: (
-            _type(type_hints(struct)[field.name], strict=True),
-            ... if field.required else field.default,
-        )
-        for field in msgspec.structs.fields(struct)
-    }
-    made: type[BaseModel] = create_model(
-        struct.__name__, __doc__=struct.__doc__, __base__=Request, __module__=struct.__module__, **fields
-    )
-    return made
+    return _model(struct, struct.__struct_fields__, defaults(struct), strict=True, __base__=Request)
 
 
 @functools.cache
 def query_type(struct: type[Any]) -> Any:
     """Return the type by which FastAPI reads query parameters, one for each field of the struct."""
-    fields: Any = {
-        field.name: (
-            _type(type_hints(struct)[field.name], strict=False),
-            ... if field.required else field.default,
-        )
-        for field in msgspec.structs.fields(struct)
-    }
-    model = create_model(struct.__name__, __doc__=struct.__doc__, __module__=struct.__module__, **fields)
+    model = _model(struct, struct.__struct_fields__, defaults(struct), strict=False)
     return Annotated[model, AfterValidator(lambda found: struct(**dict(found)))]
 
 
 @functools.cache
 def response_model(struct: type[Any]) -> type[BaseModel]:
     """Return the model of a response: what callers may see of the struct, and all of that is there."""
-    hints = type_hints(struct)
     omitted = defaults(struct) if struct.__struct_config__.omit_defaults else {}
-    fields: Any = {
-        name: (_type(hints[name], strict=False), omitted.get(name, ...)) for name in public_fields(struct)
-    }
+    return _model(struct, public_fields(struct), omitted, strict=False)
+
+
+def _model(
+    struct: type[Any], names: Iterable[str], known: Mapping[str, Any], *, strict: bool, **options: Any
+) -> type[BaseModel]:
+    """Return a model with these fields of the struct; those without a known default are required."""
+    hints = type_hints(struct)
+    fields: Any = {name: (_type(hints[name], strict=strict), known.get(name, ...)) for name in names}
     made: type[BaseModel] = create_model(
-        struct.__name__, __doc__=struct.__doc__, __module__=struct.__module__, **fields
+        struct.__name__, __doc__=struct.__doc__, __module__=struct.__module__, **options, **fields
     )
     return made
 
