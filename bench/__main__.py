@@ -43,14 +43,14 @@ from bench.processes import (
     started,
     wait_until_healthy,
 )
-from bench.report import BLOCKING, CHALICE, EVERYONE, OURS
+from bench.report import BASELINE, BLOCKING, CHALICE, OURS, SECOND
 
 FLOOR = "floor: bare ASGI"
 REPORTS, RESULTS = ROOT / "reports/bench", ROOT / "bench/results"
 # name: module of the Lambda handler, the kind of event it takes, the Python that has what it needs
 HANDLERS = {
     OURS: ("app.entrypoints.lambda_api", "v2", sys.executable),
-    EVERYONE: ("bench.baselines.fastapi_boto3", "v2", sys.executable),
+    BASELINE: ("bench.baselines.fastapi_boto3", "v2", sys.executable),
     "Powertools resolver with validation + boto3": ("bench.baselines.powertools_boto3", "v2", sys.executable),
     CHALICE: ("bench.baselines.chalice_boto3", "v1", BASELINES_PYTHON),
     "floor: bare handler, hand-signed HTTP": ("bench.baselines.floor", "v2", sys.executable),
@@ -65,7 +65,7 @@ TOLD = {
 }
 SERVERS = {
     OURS: ["-m", "app.entrypoints.server"],
-    EVERYONE: ["-m", "uvicorn", "bench.baselines.fastapi_boto3:app"],
+    BASELINE: ["-m", "uvicorn", "bench.baselines.fastapi_boto3:app"],
     BLOCKING: ["-m", "uvicorn", "bench.baselines.fastapi_boto3_blocking:app"],
     FLOOR: ["-m", "uvicorn", "bench.baselines.floor_asgi:app"],
 }
@@ -110,6 +110,7 @@ def warm(rounds: int, quick: bool) -> dict[str, Figures]:
         def measure(name: str) -> Figures:
             module, kind, python = WARM_HANDLERS[name]
             arguments = ["-m", "bench.child", "warm", module, kind, "200" if quick else "400"]
+            arguments += [SECOND] if name == OURS else []
             return json.loads(run(arguments, endpoint, python))  # type: ignore[no-any-return]
 
         return interleaved(rounds, WARM_HANDLERS, measure)
@@ -180,7 +181,7 @@ def wait_for_port(port: int) -> None:
     raise TimeoutError(f"nobody listens on {port}")
 
 
-def refused(url: str) -> int:
+def rejected(url: str) -> int:
     """Place an order of nothing; return the status. For ours it is what makes it import FastAPI."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
     with contextlib.closing(connection):
@@ -220,8 +221,8 @@ def server(rounds: int, quick: bool) -> dict[str, Figures]:
 
         figures = interleaved(rounds, SERVERS, measure)
         for name, (url, pid) in found.items():
-            assert refused(url) == (201 if name == FLOOR else 422)  # the floor checks nothing
-            figures[name]["refused_mb"] = resident_mb(pid)
+            assert rejected(url) == (201 if name == FLOOR else 422)  # the floor checks nothing
+            figures[name]["rejected_mb"] = resident_mb(pid)
         return figures
 
 
@@ -343,7 +344,7 @@ PARTS = {
         server,
         3,
         1,
-        "{rounds} interleaved rounds, a process each for all; the refused request once, after them",
+        "{rounds} interleaved rounds, a process each for all; the rejected request once, after them",
     ),
     "container": Part(
         container,

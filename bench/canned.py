@@ -2,8 +2,9 @@
 
     python -m bench.canned [port] [delay in milliseconds]     prints its port
 
-It reads no more of a request than it must: the length, the operation, and of a Query its key, Limit and projection.
-Lists hold 1,000 orders, spread over as many shards as are asked for.
+It reads no more of a request than it must: the length, the operation, the key, and of a Query its Limit and
+projection.
+Lists hold 1,000 items, spread over as many shards as are asked for.
 """
 
 from __future__ import annotations
@@ -18,34 +19,40 @@ from zlib import crc32
 
 import uvloop
 
-ORDERS = 1_000
+ITEM_COUNT = 1_000
 ORDER_ID = "0199a6f5-1c00-7000-8000-000000000001"
-_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
-_OPERATION = re.compile(rb"(?i)\r\nx-amz-target: *\w+\.(\w+)")
-_QUERY_LIMIT = re.compile(rb'"Limit": ?(\d+)')
-_QUERY_SHARD = re.compile(rb'"orders?#(\d+)"')
-_QUERY_PROJECTION = re.compile(rb'"ProjectionExpression": ?"([^"]*)"')
-_QUERY_NAMES = re.compile(rb'"ExpressionAttributeNames": ?(\{[^}]*\})')
-
-
-def item(number: int) -> dict[str, dict[str, str]]:
-    """Return the stored order that is `number`th from the newest."""
-    created = f"2026-01-02T03:{59 - number // 60 % 60:02}:{59 - number % 60:02}.678901Z"
-    order_id = f"{ORDER_ID[:-4]}{number + 1:04}"
-    return {
-        "pk": {"S": f"order#{order_id}"},
-        "id": {"S": order_id},
+# Of each resource, the attributes that no other has.
+FIELDS = {
+    "order": {
         "customer": {"S": "John Doe"},
         "product": {"S": "Widget"},
         "quantity": {"N": "5"},
         "status": {"S": "pending"},
+        "filter_key": {"S": "order#John Doe"},
+    },
+    "product": {"name": {"S": "Widget"}, "price_cents": {"N": "1999"}, "category": {"S": "tools"}},
+}
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+_OPERATION = re.compile(rb"(?i)\r\nx-amz-target: *\w+\.(\w+)")
+_QUERY_LIMIT = re.compile(rb'"Limit": ?(\d+)')
+_KEY = re.compile(rf'"({"|".join(FIELDS)})s?#(?:(\d+)")?'.encode())
+_QUERY_PROJECTION = re.compile(rb'"ProjectionExpression": ?"([^"]*)"')
+_QUERY_NAMES = re.compile(rb'"ExpressionAttributeNames": ?(\{[^}]*\})')
+
+
+def item(number: int, kind: str = "order") -> dict[str, dict[str, str]]:
+    """Return the stored entity that is `number`th from the newest."""
+    created = f"2026-01-02T03:{59 - number // 60 % 60:02}:{59 - number % 60:02}.678901Z"
+    item_id = f"{ORDER_ID[:-4]}{number + 1:04}"
+    return FIELDS[kind] | {
+        "pk": {"S": f"{kind}#{item_id}"},
+        "id": {"S": item_id},
         "version": {"N": "1"},
         "created_at": {"S": created},
         "updated_at": {"S": created},
-        "sort_key": {"S": f"{created}#{order_id}"},
-        "position": {"S": f"{created}#{order_id}"},  # its name before; `--against` runs an older commit
-        "shard": {"S": f"order#{number % 4}"},
-        "filter_key": {"S": "order#John Doe"},
+        "sort_key": {"S": f"{created}#{item_id}"},
+        "position": {"S": f"{created}#{item_id}"},  # its name before; `--against` runs an older commit
+        "shard": {"S": f"{kind}#{number % 4}"},
         "fingerprint": {"S": "5f1d7a84db00d2fce00b31a7fc73224f3d5d1ccf2c2d60b4b6b4e6b1f3a1c2d3"},
         "write_id": {"S": "0f8fad5bd9cb469fa16570867728950e"},
         "traceparent": {"S": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
@@ -53,7 +60,7 @@ def item(number: int) -> dict[str, dict[str, str]]:
     }
 
 
-ITEMS = [json.dumps(item(number)).encode() for number in range(ORDERS)]
+ITEMS = {kind: [json.dumps(item(number, kind)).encode() for number in range(ITEM_COUNT)] for kind in FIELDS}
 
 
 def answer(body: bytes) -> bytes:
@@ -75,9 +82,9 @@ def projected(item: bytes, projection: bytes, names: bytes) -> bytes:
     return json.dumps({name: value for name, value in json.loads(item).items() if name in wanted}).encode()
 
 
-def page(shard: int | None, limit: int, projection: bytes | None, names: bytes) -> bytes:
-    """Return the newest orders of a list, or of its part in one shard of four."""
-    found = (ITEMS if shard is None else ITEMS[shard % 4 :: 4])[:limit]
+def page(kind: str, shard: int | None, limit: int, projection: bytes | None, names: bytes) -> bytes:
+    """Return the newest items of a list, or of its part in one shard of four."""
+    found = (ITEMS[kind] if shard is None else ITEMS[kind][shard % 4 :: 4])[:limit]
     last = json.loads(found[-1])
     key = {name: last[name] for name in ("pk", "sort_key", "position", "shard")}
     if projection:
@@ -87,32 +94,37 @@ def page(shard: int | None, limit: int, projection: bytes | None, names: bytes) 
 
 
 FIXED = {
-    b"GetItem": answer(b'{"Item":%b}' % ITEMS[0]),
-    b"PutItem": answer(b"{}"),
-    b"UpdateItem": answer(b'{"Attributes":%b}' % ITEMS[0]),
-    b"GenerateMac": answer(json.dumps({"Mac": base64.b64encode(bytes(32)).decode()}).encode()),
+    kind: {
+        b"GetItem": answer(b'{"Item":%b}' % items[0]),
+        b"PutItem": answer(b"{}"),
+        b"UpdateItem": answer(b'{"Attributes":%b}' % items[0]),
+        b"GenerateMac": answer(json.dumps({"Mac": base64.b64encode(bytes(32)).decode()}).encode()),
+    }
+    for kind, items in ITEMS.items()
 }
-PAGES: dict[tuple[int | None, int, bytes | None, bytes], bytes] = {}
+PAGES: dict[tuple[str, int | None, int, bytes | None, bytes], bytes] = {}
 
 
 def reply_to(head: bytes, body: bytes) -> bytes:
     """Return the answer to one request."""
     operation = _OPERATION.search(head)
     assert operation
+    key = _KEY.search(body)
+    kind = key[1].decode() if key else "order"
     if operation[1] != b"Query":
-        return FIXED[operation[1]]
-    shard, limit = _QUERY_SHARD.search(body), _QUERY_LIMIT.search(body)
-    projection = _QUERY_PROJECTION.search(body)
+        return FIXED[kind][operation[1]]
+    limit, projection = _QUERY_LIMIT.search(body), _QUERY_PROJECTION.search(body)
     names = projection and _QUERY_NAMES.search(body)
-    key = (
-        int(shard[1]) if shard else None,
+    query = (
+        kind,
+        int(key[2]) if key and key[2] else None,
         int(limit[1]) if limit else 100,
         projection[1] if projection else None,
         names[1] if names else b"{}",
     )
-    if key not in PAGES:
-        PAGES[key] = page(*key)
-    return PAGES[key]
+    if query not in PAGES:
+        PAGES[query] = page(*query)
+    return PAGES[query]
 
 
 class Canned(asyncio.Protocol):

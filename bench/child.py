@@ -6,11 +6,24 @@ import sys
 import time
 
 ORDER_ID = "0199a6f5-1c00-7000-8000-000000000001"
-OPERATIONS = {
-    "get": ("GET", f"/orders/{ORDER_ID}", "", None),
-    "post": ("POST", "/orders", "", '{"customer": "John Doe", "product": "Widget", "quantity": 5}'),
-    "list": ("GET", "/orders", "limit=50", None),
+# Of each resource, what is sent to create one; the canned DynamoDB holds the same.
+BODIES = {
+    "orders": '{"customer": "John Doe", "product": "Widget", "quantity": 5}',
+    "products": '{"name": "Widget", "price_cents": 1999, "category": "tools"}',
 }
+
+
+def operations_of(resource: str) -> dict:
+    """Return the method, path, query and body of each operation on a resource."""
+    return {
+        "get": ("GET", f"/{resource}/{ORDER_ID}", "", None),
+        "post": ("POST", f"/{resource}", "", BODIES[resource]),
+        "list": ("GET", f"/{resource}", "limit=50", None),
+    }
+
+
+OPERATIONS = operations_of("orders")
+TURNS = 20  # resources are called in turn, so that other work on the machine hits all alike
 HEADERS = {
     "accept": "*/*",
     "content-type": "application/json",
@@ -38,9 +51,9 @@ class Context:
         return 30_000
 
 
-def event_of(operation: str, kind: str) -> dict:
+def event_of(operation: str, kind: str, resource: str = "orders") -> dict:
     """Return the event of an HTTP API ("v2") or of a REST API ("v1")."""
-    method, path, query, body = OPERATIONS[operation]
+    method, path, query, body = operations_of(resource)[operation]
     parameters = dict(pair.split("=") for pair in query.split("&")) if query else None
     event = {"headers": HEADERS, "body": body, "isBase64Encoded": False, "queryStringParameters": parameters}
     http = {
@@ -60,11 +73,11 @@ def event_of(operation: str, kind: str) -> dict:
             "rawQueryString": query,
             "requestContext": context,
         }
-    resource = "/orders" if path == "/orders" else "/orders/{order_id}"
-    context |= {"httpMethod": method, "path": path, "resourcePath": resource, "stage": "api", "identity": {}}
+    route = "/orders" if path == "/orders" else "/orders/{order_id}"
+    context |= {"httpMethod": method, "path": path, "resourcePath": route, "stage": "api", "identity": {}}
     return event | {
         "version": "1.0",
-        "resource": resource,
+        "resource": route,
         "path": path,
         "httpMethod": method,
         "pathParameters": None if path == "/orders" else {"order_id": ORDER_ID},
@@ -76,15 +89,19 @@ def event_of(operation: str, kind: str) -> dict:
     }
 
 
-def check(operation: str, answer: dict) -> None:
+def check(operation: str, answer: dict, resource: str = "orders") -> None:
     """Fail unless the answer is the right one: a fast error is no result."""
     assert answer["statusCode"] == (201 if operation == "post" else 200), answer
     body = json.loads(answer["body"])
-    assert len(body["items"]) == 50 if operation == "list" else body["customer"] == "John Doe", body
+    if operation == "list":
+        assert len(body["items"]) == 50, body
+        body = body["items"][0]
+    name, value = next(iter(json.loads(BODIES[resource]).items()))
+    assert body.get(name) == value, body
 
 
-def main(mode: str, module: str, kind: str, calls: str) -> None:
-    """Measure `module`'s handler."""
+def main(mode: str, module: str, kind: str, calls: str, *others: str) -> None:
+    """Measure `module`'s handler; warm, also `others`: what they cost as a ratio to orders."""
     handler = importlib.import_module(module).handler
     context = Context()
     if mode == "cold":
@@ -95,15 +112,20 @@ def main(mode: str, module: str, kind: str, calls: str) -> None:
         return
     found = {}
     for operation in OPERATIONS:
-        event = event_of(operation, kind)
-        count = int(calls) // (4 if operation == "list" else 1)
-        for _ in range(count // 4 + 1):
-            answer = handler(event, context)
-        check(operation, answer)
-        began = time.process_time()
-        for _ in range(count):
-            handler(event, context)
-        found[operation] = (time.process_time() - began) / count * 1e6
+        events = {resource: event_of(operation, kind, resource) for resource in ("orders", *others)}
+        count = max(1, int(calls) // (4 if operation == "list" else 1) // TURNS)
+        for resource, event in events.items():
+            for _ in range(count * TURNS // 4 + 1):
+                answer = handler(event, context)
+            check(operation, answer, resource)
+        seconds = dict.fromkeys(events, 0.0)
+        for resource in TURNS * [*events]:
+            began = time.process_time()
+            for _ in range(count):
+                handler(events[resource], context)
+            seconds[resource] += time.process_time() - began
+        found[operation] = seconds["orders"] / count / TURNS * 1e6
+        found |= {f"{other}_{operation}": seconds[other] / seconds["orders"] for other in others}
     print(json.dumps(found))
 
 

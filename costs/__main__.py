@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--spot", type=int, default=Setup.fargate_spot_percent, help="FargateSpotPercent")
     parser.add_argument("--egress", default=Setup.network_egress, help="NetworkEgress")
     parser.add_argument("--arch", default=Setup.architecture, help="Architecture: x86_64 or arm64")
-    parser.add_argument("--cloudfront", action="store_true", help="with the edge stack in front")
+    parser.add_argument("--cloudfront", action="store_true", help="with the CDN stack in front")
     asked = parser.parse_args(argv)
     try:
         prices, measured = Prices.load(asked.prices), load_measured(asked.measured)

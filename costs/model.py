@@ -173,8 +173,8 @@ class Setup:
             raise ValueError(f"fargate_min_tasks must be 1 or more, not {self.fargate_min_tasks}")
 
 
-def lambda_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
-    """Return what the Lambda front door costs."""
+def lambda_costs(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
+    """Return what the Lambda runtime costs."""
     millions = traffic.requests / 1e6
     first = min(millions, 300.0)
     billed_ms = measured.lambda_billed_ms(setup.lambda_memory_mb)
@@ -216,8 +216,8 @@ def task_hour(setup: Setup, prices: Prices) -> float:
     )
 
 
-def fargate_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
-    """Return what the Fargate front door costs."""
+def fargate_costs(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
+    """Return what the Fargate runtime costs."""
     # The first task is always on demand: the template's base of the capacity provider strategy.
     task_hours = sum(hours * tasks_for(rate, setup, measured) for hours, rate in traffic.rates())
     spot = (task_hours - HOURS) * setup.fargate_spot_percent / 100
@@ -244,7 +244,7 @@ def fargate_front(traffic: Traffic, setup: Setup, measured: Measured, prices: Pr
 
 
 def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
-    """Return what stands beside either front door."""
+    """Return what both runtimes need besides."""
     placed = traffic.requests * traffic.place_share
     changed = traffic.requests * traffic.change_share
     listed = traffic.requests * traffic.list_share
@@ -295,22 +295,21 @@ def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -
     return items
 
 
-FRONTS = {"lambda": lambda_front, "fargate": fargate_front}
+RUNTIME_COSTS = {"lambda": lambda_costs, "fargate": fargate_costs}
 
 
 def monthly(runtime: str, traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> Items:
     """Return every line item of one runtime."""
-    front = FRONTS[runtime](traffic, setup, measured, prices)
-    return front | shared(traffic, setup, measured, prices)
+    return RUNTIME_COSTS[runtime](traffic, setup, measured, prices) | shared(traffic, setup, measured, prices)
 
 
 def break_even(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> float | None:
-    """Return the requests a month from which Fargate is the cheaper front door, or None up to 10^12."""
+    """Return the requests a month from which Fargate is the cheaper runtime, or None up to 10^12."""
 
     def dearer(requests: float) -> bool:
         at = replace(traffic, requests=requests)
-        fronts = [sum(front(at, setup, measured, prices).values()) for front in FRONTS.values()]
-        return fronts[0] > fronts[1]
+        totals = [sum(costs(at, setup, measured, prices).values()) for costs in RUNTIME_COSTS.values()]
+        return totals[0] > totals[1]
 
     low, high = 1.0, 1e12
     if not dearer(high):

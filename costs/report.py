@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from costs.model import (
-    FRONTS,
+    RUNTIME_COSTS,
     TARGET_REQUESTS,
     TARGET_UTILIZATION,
     Measured,
@@ -46,7 +46,7 @@ def count(requests: float) -> str:
 
 def table(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> str:
     """Return the line items of both runtimes side by side, in Markdown that also reads on a terminal."""
-    costs = {runtime: monthly(runtime, traffic, setup, measured, prices) for runtime in FRONTS}
+    costs = {runtime: monthly(runtime, traffic, setup, measured, prices) for runtime in RUNTIME_COSTS}
     names = list(dict.fromkeys(name for items in costs.values() for name in items))
     rows = [
         [name, *(money(items[name]) if name in items else "-" for items in costs.values())] for name in names
@@ -59,10 +59,10 @@ def verdict(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) 
     """Return one sentence: where the break-even lies."""
     at = break_even(traffic, setup, measured, prices)
     if at is None:
-        return "Lambda is the cheaper front door at every size up to 10^12 requests a month."
+        return "Lambda is the cheaper runtime at every size up to 10^12 requests a month."
     return (
         f"Break-even: {count(at)} requests a month ({at / (730 * 3600):,.0f} a second on average); "
-        "below, Lambda is the cheaper front door, above, Fargate."
+        "below, Lambda is the cheaper runtime, above, Fargate."
     )
 
 
@@ -71,13 +71,13 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
     sensitivity = []
     for name, variant in _VARIANTS.items():
         totals = [
-            sum(FRONTS[runtime](replace(traffic, requests=size), variant, measured, prices).values())
+            sum(RUNTIME_COSTS[runtime](replace(traffic, requests=size), variant, measured, prices).values())
             for size in SIZES
-            for runtime in FRONTS
+            for runtime in RUNTIME_COSTS
         ]
         at = break_even(traffic, variant, measured, prices)
         sensitivity.append([name, *map(money, totals), "never" if at is None else count(at)])
-    heads = [f"{count(size)}: {runtime}" for size in SIZES for runtime in FRONTS]
+    heads = [f"{count(size)}: {runtime}" for size in SIZES for runtime in RUNTIME_COSTS]
     parts = [
         "# What it costs, and which runtime is cheaper",
         "Made by `make cost`; edit `costs/`, not this page.",
@@ -90,8 +90,7 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "![Cost by requests a month](costs.svg)",
         *(table(replace(traffic, requests=size), setup, measured, prices) for size in SIZES),
         "## What moves it",
-        "The front doors alone (what stands beside them costs the same with either), USD a month, and "
-        "the break-even:",
+        "The runtimes alone (all else costs the same with either), USD a month, and the break-even:",
         markdown(["", *heads, "break-even"], sensitivity),
         "## How it is counted",
         "Lambda: requests, and GB-seconds of computing (which shrinks with memory up to one vCPU at "
@@ -102,7 +101,7 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "metrics of Container Insights. X-Ray records one call of a function a second and 5% of the "
         f"others; tasks send it nothing. Logs: a line of {traffic.log_kb:g} KB for each request, event and "
         "receipt, and the HTTP API's own; Lambda itself logs failed calls only.",
-        "Not counted: free tiers and tax; the web ACL and the secret of the edge; backups in a vault; the "
+        "Not counted: free tiers and tax; the web ACL and the secret of the CDN; backups in a vault; the "
         "image in its registry; the storage of logs; queries, restores and replays; asking an empty queue.",
         "Your own figures: `make cost "
         'ARGS="--requests 5e6 --peak-factor 8 --memory 512"`; `--help` lists all. For another region: '
@@ -112,7 +111,7 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
 
 
 def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> str:
-    """Return an SVG: the front doors' cost over the requests a month, both axes logarithmic."""
+    """Return an SVG: the runtimes' cost over the requests a month, both axes logarithmic."""
     width, height, left, bottom, top = 720, 380, 64, 48, 16
     low_x, high_x, low_y, high_y = 4.0, 10.0, -1.0, 5.0
 
@@ -127,7 +126,7 @@ def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'font-family="system-ui, sans-serif" font-size="12">',
-        "<title>Monthly cost of either front door by requests a month</title>",
+        "<title>Monthly cost of either runtime by requests a month</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
     ]
     for power in range(int(low_x), int(high_x) + 1):
@@ -140,11 +139,11 @@ def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         at = y(10.0**power)
         out.append(f'<path d="M{left} {at:.1f}H{width - 90}" stroke="#e5e7eb"/>')
         out.append(f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{10.0**power:g}</text>')
-    for runtime, front in FRONTS.items():
+    for runtime, costs in RUNTIME_COSTS.items():
         points = []
         for step in range(121):
             requests = 10 ** (low_x + step / 20)
-            cost = sum(front(replace(traffic, requests=requests), setup, measured, prices).values())
+            cost = sum(costs(replace(traffic, requests=requests), setup, measured, prices).values())
             points.append(f"{x(requests):.1f},{y(cost):.1f}")
         stroke = f'fill="none" stroke="{colours[runtime]}" stroke-width="2"'
         out.append(f'<polyline points="{" ".join(points)}" {stroke}/>')

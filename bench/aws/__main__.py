@@ -34,7 +34,7 @@ from scripts.cli import Arguments, CliError, ask, stack_of
 
 from bench.aws import bill, report, starts
 from bench.aws.callers import ENDPOINTS, WARM_UP, Budget, Callers, Spent
-from bench.aws.target import Door, Target, find
+from bench.aws.target import EntryPoint, Target, find
 from bench.processes import ROOT
 
 REPORTS = ROOT / "reports/bench-aws"
@@ -66,23 +66,23 @@ class Plan:
         """Return for how long there is mixed traffic."""
         return self.minutes * 60 - self.drain_seconds
 
-    def requests(self, door: Door) -> tuple[int, int]:
+    def requests(self, entry_point: EntryPoint) -> tuple[int, int]:
         """Return how many requests one address gets at most, and how many orders are placed by them."""
-        samples = WARM_UP + self.samples_at(door)
+        samples = WARM_UP + self.samples_at(entry_point)
         placed = 1 + samples + self.events
         # Every order that is placed is cancelled, by one more request.
         count = 2 + len(ENDPOINTS) * samples + self.polls + self.events * (2 + self.polls)
-        if not door.limited:
+        if not entry_point.limited:
             mixed = int(self.mix_seconds * self.rate)
             placed += _STOCK + math.ceil(mixed / 10)
             count += 2 * _STOCK + mixed
-        if door.name == "fargate" and not door.limited:
+        if entry_point.name == "fargate" and not entry_point.limited:
             count, placed = count + self.step_requests + 2, placed + 1
         return count, placed
 
-    def samples_at(self, door: Door) -> int:
+    def samples_at(self, entry_point: EntryPoint) -> int:
         """Return how often each endpoint is asked at an address."""
-        return min(self.samples, _LIMITED_SAMPLES) if door.limited else self.samples
+        return min(self.samples, _LIMITED_SAMPLES) if entry_point.limited else self.samples
 
     def calls(self, target: Target) -> int:
         """Return how often functions are called directly."""
@@ -91,10 +91,10 @@ class Plan:
     def seconds(self, target: Target) -> float:
         """Return about how long it takes."""
         found = self.calls(target) * 4.0 + bill.LOOKS * self.pause_seconds / 2
-        for door in target.doors:
-            found += len(ENDPOINTS) * self.samples_at(door) * 0.02 + self.events * 2.5
-            found += (self.minutes * 60 + 60) * (not door.limited)
-            found += 8 * self.step_seconds * (door.name == "fargate")
+        for entry_point in target.entry_points:
+            found += len(ENDPOINTS) * self.samples_at(entry_point) * 0.02 + self.events * 2.5
+            found += (self.minutes * 60 + 60) * (not entry_point.limited)
+            found += 8 * self.step_seconds * (entry_point.name == "fargate")
         return found
 
 
@@ -116,8 +116,10 @@ class Bench:
 
     def estimate(self) -> float:
         """Return what the run costs at most, in USD."""
-        requests = {door.name: self.plan.requests(door) for door in self.target.doors}
-        billed = [door.name for door in self.target.doors if not door.limited]
+        requests = {
+            entry_point.name: self.plan.requests(entry_point) for entry_point in self.target.entry_points
+        }
+        billed = [entry_point.name for entry_point in self.target.entry_points if not entry_point.limited]
         metrics = bill.LOOKS * sum(len(bill.metrics(self.target, name)) for name in billed)
         setup = bill.setup_of(self.target)
         return bill.estimate(
@@ -127,10 +129,10 @@ class Bench:
     def announcement(self) -> str:
         """Say what will be done, and what it costs."""
         target, plan = self.target, self.plan
-        counts = [plan.requests(door) for door in target.doors]
+        counts = [plan.requests(entry_point) for entry_point in target.entry_points]
         lines = [
             f"{target.stack} in {target.region}: "
-            + ", ".join(f"{door.name} at {door.url}" for door in target.doors),
+            + ", ".join(f"{entry_point.name} at {entry_point.url}" for entry_point in target.entry_points),
             f"At most {sum(count for count, _ in counts):,} requests and {plan.calls(target)} direct calls, "
             f"{sum(placed for _, placed in counts):,} orders placed among them. They stay, cancelled, with their "
             "receipts, events and log lines.",
@@ -141,7 +143,7 @@ class Bench:
                 f"For cold starts the system log level of $LATEST of {names} is changed and put back; the alias "
                 "live, which serves, stays as it is."
             )
-        if target.door("fargate"):
+        if target.entry_point("fargate"):
             lines.append("The load may make scaling add a task; it takes it back by itself.")
         usd = math.ceil(self.estimate() * 100) / 100
         lines.append(
@@ -153,23 +155,26 @@ class Bench:
     def run(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Measure everything; what could not be is in `missing`."""
         began, clock = datetime.now(UTC), time.monotonic()
-        budgets = {door: Budget(self.plan.requests(door)[0]) for door in self.target.doors}
-        doors = self._that_take_orders(budgets, say)
-        found: dict[str, Any] = {"starts": self._starts(say), "doors": {}}
+        budgets = {
+            entry_point: Budget(self.plan.requests(entry_point)[0])
+            for entry_point in self.target.entry_points
+        }
+        entry_points = self._that_take_orders(budgets, say)
+        found: dict[str, Any] = {"starts": self._starts(say), "entry_points": {}}
         intervals: dict[str, bill.Interval] = {}
-        orders = len(doors)
-        for door in doors:
-            figures, interval, placed = uvloop.run(self._door(door, budgets[door], say))
+        orders = len(entry_points)
+        for entry_point in entry_points:
+            figures, interval, placed = uvloop.run(self._entry_point(entry_point, budgets[entry_point], say))
             if "steps" in figures:
                 found["throughput"] = figures.pop("steps")
-            found["doors"][door.name] = figures
+            found["entry_points"][entry_point.name] = figures
             orders += placed
             if interval:
-                intervals[door.name] = interval
+                intervals[entry_point.name] = interval
         say("waiting for CloudWatch and X-Ray, which are minutes late")
         borne = found.get("throughput", {}).get("rate") or None
         for name, interval in intervals.items():
-            found["doors"][name] |= self._counted(name, interval, borne if name == "fargate" else None)
+            found["entry_points"][name] |= self._counted(name, interval, borne if name == "fargate" else None)
         found["traced"] = (
             self._tried(
                 "what X-Ray sampled",
@@ -177,7 +182,9 @@ class Bench:
             )
             or {}
         )
-        health = [door["endpoints"].get("GET /health", {}) for door in found["doors"].values()]
+        health = [
+            entry_point["endpoints"].get("GET /health", {}) for entry_point in found["entry_points"].values()
+        ]
         found["about"] = {
             "stack": self.target.stack,
             "region": self.target.region,
@@ -198,32 +205,37 @@ class Bench:
         found["missing"] = [*self.missing, kms]
         return found
 
-    def _that_take_orders(self, budgets: Mapping[Door, Budget], say: Callable[[str], None]) -> list[Door]:
+    def _that_take_orders(
+        self, budgets: Mapping[EntryPoint, Budget], say: Callable[[str], None]
+    ) -> list[EntryPoint]:
         """Place an order at each address, and cancel it. Raises CliError when none takes one."""
         say("asking each address for one order")
-        refused: list[CliError] = []
+        rejected: list[CliError] = []
 
-        async def ask(door: Door) -> None:
-            async with Callers(door, self._token, budgets[door], self._customer) as callers:
+        async def ask(entry_point: EntryPoint) -> None:
+            async with Callers(entry_point, self._token, budgets[entry_point], self._customer) as callers:
                 try:
                     await callers.begin()
                 finally:
                     await callers.cancel()
 
-        doors = []
-        for door in budgets:
+        entry_points = []
+        for entry_point in budgets:
             try:
-                uvloop.run(ask(door))
-                doors.append(door)
+                uvloop.run(ask(entry_point))
+                entry_points.append(entry_point)
             except CliError as why:
-                refused.append(why)
-                self.missing.append(f"{door.name}: {why}")
-        if not doors:
-            raise refused[0]
-        return doors
+                rejected.append(why)
+                self.missing.append(f"{entry_point.name}: {why}")
+        if not entry_points:
+            raise rejected[0]
+        return entry_points
 
     def _sizes(self) -> dict[str, Any]:
-        setup, names = bill.setup_of(self.target), [door.name for door in self.target.doors]
+        setup, names = (
+            bill.setup_of(self.target),
+            [entry_point.name for entry_point in self.target.entry_points],
+        )
         sizes: dict[str, Any] = {"Architecture": setup.architecture, "LambdaMemoryMb": setup.lambda_memory_mb}
         if "fargate" in names:
             sizes |= {"FargateCpuUnits": setup.fargate_cpu_units, "FargateMemoryMb": setup.fargate_memory_mb}
@@ -260,38 +272,40 @@ class Bench:
                 self.missing.append(f"cold starts of {name}: no report names an initialization")
         return found or {}
 
-    async def _door(
-        self, door: Door, budget: Budget, say: Callable[[str], None]
+    async def _entry_point(
+        self, entry_point: EntryPoint, budget: Budget, say: Callable[[str], None]
     ) -> tuple[dict[str, Any], bill.Interval | None, int]:
         """Measure one address; return its figures, the minutes of mixed traffic, and the orders placed."""
         plan, interval = self.plan, None
         figures: dict[str, Any] = {"endpoints": {}}
-        async with Callers(door, self._token, budget, self._customer) as callers:
+        async with Callers(entry_point, self._token, budget, self._customer) as callers:
             try:
-                say(f"{door.name}: endpoints")
+                say(f"{entry_point.name}: endpoints")
                 figures["endpoints"] = await callers.endpoints(
-                    plan.samples_at(door), _RECEIPT_SECONDS, plan.polls
+                    plan.samples_at(entry_point), _RECEIPT_SECONDS, plan.polls
                 )
-                say(f"{door.name}: events")
+                say(f"{entry_point.name}: events")
                 figures["events"] = await callers.events(plan.events, _RECEIPT_SECONDS, plan.polls)
-                if not door.limited:
+                if not entry_point.limited:
                     interval = await self._mix(callers, say)
-                if door.name == "fargate" and not door.limited:
-                    say(f"{door.name}: throughput")
+                if entry_point.name == "fargate" and not entry_point.limited:
+                    say(f"{entry_point.name}: throughput")
                     figures["steps"] = await self._steps(callers)
             except Spent:
-                self.missing.append(f"{door.name}: ended early, for as many requests as announced were sent")
+                self.missing.append(
+                    f"{entry_point.name}: ended early, for as many requests as announced were sent"
+                )
             except CliError as why:
-                self.missing.append(f"{door.name}: ended early: {why}")
+                self.missing.append(f"{entry_point.name}: ended early: {why}")
             finally:
                 await callers.cancel()
-        if door.limited:
+        if entry_point.limited:
             self.missing.append(
-                f"{door.name}: more than endpoints and events, for a web ACL limits its callers"
+                f"{entry_point.name}: more than endpoints and events, for a web ACL limits its callers"
             )
         receipt = "GET /orders/{order_id}/receipt"
         if figures["endpoints"] and receipt not in figures["endpoints"]:
-            self.missing.append(f"{door.name}: `{receipt}`, for no receipt was there in time")
+            self.missing.append(f"{entry_point.name}: `{receipt}`, for no receipt was there in time")
         return figures, interval, callers.orders
 
     async def _mix(self, callers: Callers, say: Callable[[str], None]) -> bill.Interval:
@@ -303,13 +317,13 @@ class Bench:
             # What came before has drained by then.
             await asyncio.sleep(wait if wait > plan.drain_seconds else wait + 60)
         began = datetime.now(UTC).replace(second=0, microsecond=0)
-        say(f"{callers.door.name}: mixed traffic")
+        say(f"{callers.entry_point.name}: mixed traffic")
         sent = await callers.mix(plan.rate, plan.mix_seconds)
         if plan.whole_minutes:
             await asyncio.sleep(plan.drain_seconds)
         if failed := sent.pop("failed"):
             self.missing.append(
-                f"{callers.door.name}: {failed} of {sent['sent']} requests of the mixed traffic failed"
+                f"{callers.entry_point.name}: {failed} of {sent['sent']} requests of the mixed traffic failed"
             )
         return bill.Interval(began, began + timedelta(minutes=plan.minutes), **sent)
 
@@ -323,7 +337,7 @@ class Bench:
             self.missing.append("how many tasks ran: the throughput is that of the whole service")
         elif before != after:
             self.missing.append(
-                f"throughput: the tasks went from {before} to {after} meanwhile; measure again"
+                f"throughput: the number of tasks changed from {before} to {after} during the steps; measure again"
             )
         borne = [step["rate"] for step in steps if step["borne"]]
         return {
@@ -345,31 +359,33 @@ class Bench:
         )
         return int(answer["services"][0]["runningCount"]) if answer and answer["services"] else 0
 
-    def _counted(self, door: str, interval: bill.Interval, borne: float | None) -> dict[str, Any]:
+    def _counted(self, entry_point: str, interval: bill.Interval, borne: float | None) -> dict[str, Any]:
         """Return what CloudWatch counted in the interval of one runtime, as a bill."""
-        cloudwatch, wanted = self.client("cloudwatch"), bill.metrics(self.target, door)
+        cloudwatch, wanted = self.client("cloudwatch"), bill.metrics(self.target, entry_point)
         counted = self._tried(
-            f"{door}: the bill of a million requests",
+            f"{entry_point}: the bill of a million requests",
             lambda: bill.complete(cloudwatch, wanted, interval, self.plan.pause_seconds) or {},
         )
         if not counted:
             if counted is not None:
                 self.missing.append(
-                    f"{door}: the bill of a million requests, for CloudWatch has not counted its {interval.sent} requests"
+                    f"{entry_point}: the bill of a million requests, for CloudWatch has not counted its {interval.sent} requests"
                 )
             return {}
         others = sum(counted["requests"]) / interval.sent - 1
         if others > 0.02:
             self.missing.append(
-                f"{door}: others called too ({others:.0%} more requests); amounts are of all of them"
+                f"{entry_point}: others called too ({others:.0%} more requests); amounts are of all of them"
             )
         traces = self._tried(
-            f"{door}: X-Ray's line of the bill",
+            f"{entry_point}: X-Ray's line of the bill",
             lambda: starts.recorded(self.client("xray"), self.target, interval.began, interval.ended),
         )
         return {
-            "bill": bill.lines(counted, interval, self.target, door, traces or {}, borne, self._prices),
-            "assumptions": bill.assumptions(counted, interval, self.target, door, self._measured),
+            "bill": bill.lines(
+                counted, interval, self.target, entry_point, traces or {}, borne, self._prices
+            ),
+            "assumptions": bill.assumptions(counted, interval, self.target, entry_point, self._measured),
             "server": bill.server_side(counted),
         }
 

@@ -49,7 +49,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Interval:
-    """Whole minutes in which one door was given the mix, and what was sent."""
+    """Whole minutes in which one entry point was given the mix, and what was sent."""
 
     began: datetime
     ended: datetime
@@ -96,9 +96,9 @@ def estimate(
     measured: Measured,
     prices: Prices,
 ) -> float:
-    """Return the USD that a run costs at most. `requests` and orders placed among them, by door."""
+    """Return the USD that a run costs at most. `requests` and orders placed among them, by entry point."""
     usd = 0.0
-    for door, (count, placed) in requests.items():
+    for entry_point, (count, placed) in requests.items():
         share = placed / count
         traffic = Traffic(
             float(count),
@@ -107,9 +107,11 @@ def estimate(
             list_share=min(0.3, 1 - 2 * share),
             cold_share=0.01,
         )
-        at_edge = replace(setup, cloudfront=door == "edge")
+        at_edge = replace(setup, cloudfront=entry_point == "edge")
         usd += sum(
-            variable("lambda" if door == "edge" else door, traffic, at_edge, measured, prices).values()
+            variable(
+                "lambda" if entry_point == "edge" else entry_point, traffic, at_edge, measured, prices
+            ).values()
         )
     usd += (
         calls
@@ -124,13 +126,13 @@ def estimate(
     return usd
 
 
-def metrics(target: Target, door: str) -> dict[str, Metric]:
-    """Return what is read of CloudWatch for one door's interval."""
+def metrics(target: Target, entry_point: str) -> dict[str, Metric]:
+    """Return what is read of CloudWatch for one entry point's interval."""
     service, table = {"service": target.stack}, target.resources.get("OrdersTable", "")
     queue = target.resources.get("ReceiptsQueue", "").rpartition("/")[2]
     found: dict[str, Metric] = {}
     workers = [each for each in WORKERS if each in target.functions]
-    for logical_id in [*(["ApiFunction"] if door == "lambda" else []), *workers]:
+    for logical_id in [*(["ApiFunction"] if entry_point == "lambda" else []), *workers]:
         function = {"FunctionName": target.functions[logical_id]}
         found[f"{logical_id}.calls"] = Metric("AWS/Lambda", "Invocations", function)
         found[f"{logical_id}.ms"] = Metric("AWS/Lambda", "Duration", function)
@@ -152,11 +154,11 @@ def metrics(target: Target, door: str) -> dict[str, Metric]:
         for statistic in ("p50", "p99"):
             of_route = service | {"method": method, "route": route}
             found[f"{endpoint}.{statistic}"] = Metric("Orders", "Latency", of_route, statistic)
-    return found | _front(target, door)
+    return found | _entry_point_metrics(target, entry_point)
 
 
-def _front(target: Target, door: str) -> dict[str, Metric]:
-    if door == "lambda":
+def _entry_point_metrics(target: Target, entry_point: str) -> dict[str, Metric]:
+    if entry_point == "lambda":
         group = f"/aws/vendedlogs/{target.stack}/http-api"
         return {
             "requests": Metric("AWS/ApiGateway", "Count", {"ApiId": target.resources.get("HttpApi", "")}),
@@ -233,7 +235,7 @@ def lines(
     counted: Mapping[str, Sequence[float]],
     interval: Interval,
     target: Target,
-    door: str,
+    entry_point: str,
     traces: Mapping[str, float],
     borne: float | None,
     prices: Prices,
@@ -253,7 +255,7 @@ def lines(
         return ms / 1e3 * setup.lambda_memory_mb / 1024
 
     gb_second = prices[f"lambda_gb_second_{setup.architecture}"]
-    if door == "lambda":
+    if entry_point == "lambda":
         line("API: HTTP API", requests, "requests", prices["http_api_million_requests"] / 1e6)
         calls = total["ApiFunction.calls"]
         line("Compute: Lambda requests", calls, "requests", prices["lambda_million_requests"] / 1e6)
@@ -313,7 +315,11 @@ def server_side(counted: Mapping[str, Sequence[float]]) -> dict[str, dict[str, f
 
 
 def assumptions(
-    counted: Mapping[str, Sequence[float]], interval: Interval, target: Target, door: str, measured: Measured
+    counted: Mapping[str, Sequence[float]],
+    interval: Interval,
+    target: Target,
+    entry_point: str,
+    measured: Measured,
 ) -> list[tuple[str, float, float]]:
     """Return what the cost model takes for granted: its name, as counted here, as the model has it."""
     total = {name: sum(values) for name, values in counted.items()}
@@ -334,7 +340,7 @@ def assumptions(
         found.append(
             ("ms of relay and receipts for an event", worker_ms / handled, measured.worker_billed_ms)
         )
-    if door == "lambda" and total["ApiFunction.calls"]:
+    if entry_point == "lambda" and total["ApiFunction.calls"]:
         mean = total["ApiFunction.ms"] / total["ApiFunction.calls"]
         found.append(("ms of the API function for a request", mean, measured.lambda_billed_ms(memory)))
     return found

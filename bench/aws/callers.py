@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 from scripts.cli import CliError
 
-from bench.aws.target import Door
+from bench.aws.target import EntryPoint
 from bench.load import Connection
 
 _REQUEST_SECONDS = 35.0  # longer than the API's own limit
@@ -116,23 +116,23 @@ class _Wire(Connection):
 
 
 class Caller:
-    """One caller of a door: one connection, one request at a time."""
+    """One caller of an entry point: one connection, one request at a time."""
 
-    def __init__(self, door: Door, token: str, budget: Budget, customer: str) -> None:
-        self._door, self._budget, self.customer = door, budget, customer
-        self._parts = urlsplit(door.url)
+    def __init__(self, entry_point: EntryPoint, token: str, budget: Budget, customer: str) -> None:
+        self._entry_point, self._budget, self.customer = entry_point, budget, customer
+        self._parts = urlsplit(entry_point.url)
         self._headers = {
             "host": self._parts.netloc,
             "accept": "application/json",
             "user-agent": "bench-aws",
-            **door.headers,
+            **entry_point.headers,
         }
         if token:
             self._headers["authorization"] = f"Bearer {token}"
         self._wire: _Wire | None = None
 
     async def ask(self, endpoint: str, order_id: str = "") -> Answer:
-        """Send one request of the kind; a connection that was closed meanwhile is opened again, untimed."""
+        """Send one request of the kind; reopen a connection that was closed, untimed."""
         self._budget.take()
         wire = await self.connect()
         request, before = self._request(endpoint, order_id), wire.received
@@ -146,7 +146,9 @@ class Caller:
         milliseconds = (time.perf_counter() - started) * 1e3
         self._budget.received_bytes += wire.received - before
         if status == 401:
-            raise CliError(f"{self._door.url} asks for a token: TOKEN=... (of one who may place orders)")
+            raise CliError(
+                f"{self._entry_point.url} asks for a token: TOKEN=... (of one who may place orders)"
+            )
         return Answer(status, bytes(wire.body), milliseconds)
 
     def close(self) -> None:
@@ -167,7 +169,7 @@ class Caller:
                 host,
                 self._parts.port or (443 if encrypted else 80),
                 ssl=_tls() if encrypted else None,
-                server_hostname=(self._door.server_name or host) if encrypted else None,
+                server_hostname=(self._entry_point.server_name or host) if encrypted else None,
             )
         return self._wire
 
@@ -218,10 +220,10 @@ class Sample:
 
 
 class Callers:
-    """The callers of one door, the orders they placed, and what they are to do."""
+    """The callers of one entry point, the orders they placed, and what they are to do."""
 
-    def __init__(self, door: Door, token: str, budget: Budget, customer: str) -> None:
-        self.door, self._budget = door, budget
+    def __init__(self, entry_point: EntryPoint, token: str, budget: Budget, customer: str) -> None:
+        self.entry_point, self._budget = entry_point, budget
         self._token, self._customer = token, customer
         self._pool: list[Caller] = []
         self.placed: list[str] = []  # and not asked to be cancelled
@@ -231,7 +233,7 @@ class Callers:
         self.busy_client, self.late_ms = _BUSY_CLIENT, _LATE_MS
 
     def _make(self) -> Caller:
-        return Caller(self.door, self._token, self._budget, self._customer)
+        return Caller(self.entry_point, self._token, self._budget, self._customer)
 
     async def __aenter__(self) -> Callers:
         self._pool = [self._make() for _ in range(_CONNECTIONS)]
@@ -287,7 +289,7 @@ class Callers:
     async def begin(self) -> None:
         """Place one order. Raises CliError when that is not possible."""
         if not (await self._side_by_side("POST /orders", [""])).milliseconds:
-            raise CliError(f"POST {self.door.url}/orders places no order: {self._trouble}")
+            raise CliError(f"POST {self.entry_point.url}/orders places no order: {self._trouble}")
 
     async def endpoints(self, requests: int, receipt_seconds: float, polls: int) -> dict[str, Any]:
         """Ask for each endpoint `requests` times, after `WARM_UP` that do not count, and cancel what was placed."""
@@ -301,7 +303,7 @@ class Callers:
         for endpoint in ("GET /", "GET /health", "GET /health/ready", "POST /orders", "GET /orders"):
             await ask(endpoint, nobody)
         if not self.placed:
-            raise CliError(f"{self.door.url} takes no orders any more: {self._trouble}")
+            raise CliError(f"{self.entry_point.url} takes no orders any more: {self._trouble}")
         mine = list(self.placed)
         each = (mine * len(nobody))[: len(nobody)]
         for endpoint in (
@@ -397,7 +399,7 @@ class Callers:
         if "{order_id}" not in endpoint:
             return ""
         if not self.placed:
-            raise CliError(f"{self.door.url} takes no orders any more")
+            raise CliError(f"{self.entry_point.url} takes no orders any more")
         if endpoint.startswith("PUT"):
             return self.placed.pop(0)
         return random.choice(self.placed)  # noqa: S311
@@ -408,7 +410,7 @@ class Callers:
         At most `requests` in all. The last step is the first one that was not borne.
         """
         if not self.placed:
-            raise CliError(f"{self.door.url} takes no orders any more: {self._trouble}")
+            raise CliError(f"{self.entry_point.url} takes no orders any more: {self._trouble}")
         order_id, allowed = self.placed[0], requests
         found: list[dict[str, float]] = []
         for connections in STEPS:

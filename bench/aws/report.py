@@ -104,26 +104,28 @@ def _starts(found: Mapping[str, Any]) -> list[str]:
 
 
 def _endpoints(found: Mapping[str, Any]) -> list[str]:
-    doors = found["doors"]
-    server = {name: each["server"] for name, each in doors.items() if each.get("server")}
+    entry_points = found["entry_points"]
+    server = {name: each["server"] for name, each in entry_points.items() if each.get("server")}
     head = [""]
-    head += [f"{name} p{n} ms" for name in doors for n in (50, 99)] + [
+    head += [f"{name} p{n} ms" for name in entry_points for n in (50, 99)] + [
         f"{name} log p{n} ms" for name in server for n in (50, 99)
     ]
-    endpoints = dict.fromkeys(each for door in doors.values() for each in door["endpoints"])
+    endpoints = dict.fromkeys(
+        each for entry_point in entry_points.values() for each in entry_point["endpoints"]
+    )
     rows = [
         [
             f"`{endpoint}`",
             *(
-                _cell(door["endpoints"].get(endpoint), f"p{n}_ms")
-                for door in doors.values()
+                _cell(entry_point["endpoints"].get(endpoint), f"p{n}_ms")
+                for entry_point in entry_points.values()
                 for n in (50, 99)
             ),
             *(_cell(each.get(endpoint), f"p{n}_ms") for each in server.values() for n in (50, 99)),
         ]
         for endpoint in endpoints
     ]
-    asked = [each for door in doors.values() for each in door["endpoints"].values()]
+    asked = [each for entry_point in entry_points.values() for each in entry_point["endpoints"].values()]
     if not asked:
         return [_NOT]
     fewest, most = (pick(int(each["count"]) for each in asked) for pick in (min, max))
@@ -167,13 +169,13 @@ def _throughput(steps: Mapping[str, Any]) -> list[str]:
 
 def _events(found: Mapping[str, Any]) -> list[str]:
     said = []
-    for name, door in found["doors"].items():
-        if events := door.get("events"):
+    for name, entry_point in found["entry_points"].items():
+        if events := entry_point.get("events"):
             line = f"{name}: {events['count']} receipts"
             if "p50_ms" in events:
                 line += f", p50 {number(events['p50_ms'])} ms, p99 {number(events['p99_ms'])} ms, highest {number(events['max_ms'])} ms"
             said.append(f"- {line}; {events['missing']} missing.")
-        if lag := door.get("server", {}).get("lag"):
+        if lag := entry_point.get("server", {}).get("lag"):
             said.append(
                 f"- {name}, from the write to the bus by the relay's own log (in whole seconds): p50 {number(lag['p50_ms'])} ms, worst p99 {number(lag['p99_ms'])} ms."
             )
@@ -183,13 +185,15 @@ def _events(found: Mapping[str, Any]) -> list[str]:
 
 def _bill(found: Mapping[str, Any]) -> list[str]:
     about, said = found["about"], []
-    for name, door in found["doors"].items():
-        if not door.get("bill"):
+    for name, entry_point in found["entry_points"].items():
+        if not entry_point.get("bill"):
             continue
-        rows = [[title, number(amount), unit, f"{usd:,.3f}"] for title, amount, unit, usd in door["bill"]]
-        rows.append(["**Total**", "", "", f"**{sum(each[3] for each in door['bill']):,.3f}**"])
+        rows = [
+            [title, number(amount), unit, f"{usd:,.3f}"] for title, amount, unit, usd in entry_point["bill"]
+        ]
+        rows.append(["**Total**", "", "", f"**{sum(each[3] for each in entry_point['bill']):,.3f}**"])
         said.append(markdown([f"{name}: a million requests", "amount", "unit", "USD"], rows))
-        rows = [[title, number(here), number(model)] for title, here, model in door["assumptions"]]
+        rows = [[title, number(here), number(model)] for title, here, model in entry_point["assumptions"]]
         said.append(
             markdown([f"{name}: what `make cost` takes for granted", "counted here", "in the model"], rows)
         )
@@ -206,17 +210,23 @@ def _bill(found: Mapping[str, Any]) -> list[str]:
 
 def plot(found: Mapping[str, Any]) -> str:
     """Return the latency of each endpoint, p50 over p99, by the address it was asked at."""
-    doors = found["doors"]
+    entry_points = found["entry_points"]
     highest = max(
-        (each.get("p99_ms", 0.0) for door in doors.values() for each in door["endpoints"].values()),
+        (
+            each.get("p99_ms", 0.0)
+            for entry_point in entry_points.values()
+            for each in entry_point["endpoints"].values()
+        ),
         default=1.0,
     )
     out, y = [], 30
-    endpoints = dict.fromkeys(each for door in doors.values() for each in door["endpoints"])
+    endpoints = dict.fromkeys(
+        each for entry_point in entry_points.values() for each in entry_point["endpoints"]
+    )
     for endpoint in endpoints:
         out.append(f'<text x="10" y="{y}" font-weight="bold">{escape(endpoint)}</text>')
-        for name, door in doors.items():
-            each = door["endpoints"].get(endpoint, {})
+        for name, entry_point in entry_points.items():
+            each = entry_point["endpoints"].get(endpoint, {})
             if "p99_ms" not in each:
                 continue
             y += 16

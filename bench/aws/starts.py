@@ -8,7 +8,7 @@ good call is INFO, that of an initialization DEBUG
 nobody calls (the alias `live` serves), is set to INFO and DEBUG in turn and put back. Each change also makes
 Lambda start `$LATEST` anew, and the tail of the log comes with the answer, so nothing is read from the log group.
 
-What callers of `live` met meanwhile is told by X-Ray, for the calls that it sampled.
+X-Ray has the cold starts that callers of `live` saw during the run, for the calls that it sampled.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def event_for(logical_id: str, target: Target, token: str) -> dict[str, Any]:
     if logical_id in _NOTHING_TO_DO:
         return {"Records": [_NOTHING_TO_DO[logical_id]]}
     event: dict[str, Any] = event_of("get", "v2")
-    door = target.door("lambda")
-    headers = event["headers"] | (dict(door.headers) if door else {})
+    entry_point = target.entry_point("lambda")
+    headers = event["headers"] | (dict(entry_point.headers) if entry_point else {})
     if token:
         headers["authorization"] = f"Bearer {token}"
     return event | {"headers": headers}
@@ -116,13 +116,13 @@ def _reporting(functions: Any, name: str) -> Iterator[Any]:
 
     def change(level: str) -> None:
         nonlocal changed
-        _settled(functions, name)
+        _wait_until_updated(functions, name)
         with _uninterrupted():
             functions.update_function_configuration(
                 FunctionName=name, LoggingConfig=before | {"LogFormat": "JSON", "SystemLogLevel": level}
             )
             changed = True
-        _settled(functions, name)
+        _wait_until_updated(functions, name)
 
     try:
         yield change
@@ -135,9 +135,9 @@ def _reporting(functions: Any, name: str) -> Iterator[Any]:
 def _put_back(functions: Any, name: str, logging: Mapping[str, str]) -> None:
     try:
         with contextlib.suppress(WaiterError):
-            _settled(functions, name)
+            _wait_until_updated(functions, name)
         functions.update_function_configuration(FunctionName=name, LoggingConfig=logging)
-        _settled(functions, name)
+        _wait_until_updated(functions, name)
     except (BotoCoreError, ClientError) as error:
         by_hand = f"aws lambda update-function-configuration --function-name {name} --logging-config"
         raise CliError(
@@ -145,8 +145,8 @@ def _put_back(functions: Any, name: str, logging: Mapping[str, str]) -> None:
         ) from None
 
 
-def _settled(functions: Any, name: str) -> None:
-    """Wait until the last update is done: during one Lambda refuses another."""
+def _wait_until_updated(functions: Any, name: str) -> None:
+    """Wait until the last update is done: during one Lambda rejects another."""
     functions.get_waiter("function_updated_v2").wait(
         FunctionName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
     )

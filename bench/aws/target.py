@@ -16,7 +16,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
-class Door:
+class EntryPoint:
     """One address of the API: `lambda`, `fargate` or `edge`."""
 
     name: str
@@ -35,7 +35,7 @@ class Target:
     local: bool
     parameters: Mapping[str, str]
     resources: Mapping[str, str]
-    doors: tuple[Door, ...]
+    entry_points: tuple[EntryPoint, ...]
 
     @property
     def stage(self) -> str:
@@ -47,19 +47,19 @@ class Target:
         """The function's name by its logical id, as far as the stack has them."""
         return {each: self.resources[each] for each in ("ApiFunction", *WORKERS) if each in self.resources}
 
-    def door(self, name: str) -> Door | None:
+    def entry_point(self, name: str) -> EntryPoint | None:
         """Return the address of that name, if there is one."""
-        return next((door for door in self.doors if door.name == name), None)
+        return next((entry_point for entry_point in self.entry_points if entry_point.name == name), None)
 
 
 def find(session: Any, name: str) -> Target:
-    """Read the stack, its nested stacks and its edge. Raises CliError."""
+    """Read the stack, its nested stacks and its CDN stack. Raises CliError."""
     cloudformation = session.client("cloudformation")
     stack, edge = Stack(cloudformation, name, str), Stack(cloudformation, f"{name}-edge", str)
     found = stack.require()
     status = found["StackStatus"]
     if not status.endswith("_COMPLETE") or status in ("ROLLBACK_COMPLETE", "DELETE_COMPLETE"):
-        raise CliError(f"stack {name} is {status}; measure it when it stands still")
+        raise CliError(f"stack {name} is {status}; measure it when no update is running")
     outputs = outputs_of(found)
     if "OrdersTableName" not in outputs:
         raise CliError(f"stack {name} is no stack of this project: it has no output OrdersTableName")
@@ -69,23 +69,25 @@ def find(session: Any, name: str) -> Target:
         urlsplit(cloudformation.meta.endpoint_url).hostname in _LOOPBACK,
         parameters_of(found),
         stack.ids(),
-        _doors(session, parameters_of(found), outputs, edge.describe() or {}),
+        _entry_points(session, parameters_of(found), outputs, edge.describe() or {}),
     )
 
 
-def _doors(
+def _entry_points(
     session: Any, parameters: Mapping[str, str], outputs: Mapping[str, str], edge: Mapping[str, Any]
-) -> tuple[Door, ...]:
+) -> tuple[EntryPoint, ...]:
     secret = parameters.get("OriginSecretArn", "")
     headers = {"X-Origin-Secret": origin_secret(session, secret)} if secret else {}
-    # A load balancer's certificate names the domain, or what the edge calls it (docs/edge.md).
+    # A load balancer's certificate names the domain, or what the CDN calls it (docs/edge.md).
     named = parameters_of(edge).get("FargateOriginName", "")
     names = {"lambda": "", "fargate": named or parameters.get("DomainName", "")}
     urls = {"lambda": outputs.get("LambdaApiUrl", ""), "fargate": outputs.get("FargateApiUrl", "")}
     limited = {"lambda": False, "fargate": bool(parameters.get("WebAclArn"))}
-    doors = [Door(name, url, headers, names[name], limited[name]) for name, url in urls.items() if url]
+    entry_points = [
+        EntryPoint(name, url, headers, names[name], limited[name]) for name, url in urls.items() if url
+    ]
     if url := outputs_of(edge).get("EdgeUrl", ""):
-        doors.append(Door("edge", url, limited=True))
-    if not doors:
+        entry_points.append(EntryPoint("edge", url, limited=True))
+    if not entry_points:
         raise CliError("the stack has neither output LambdaApiUrl nor FargateApiUrl; deploy it anew")
-    return tuple(doors)
+    return tuple(entry_points)

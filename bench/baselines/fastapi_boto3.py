@@ -1,4 +1,4 @@
-"""FastAPI + Mangum + boto3, as everyone writes it: models, response models, the table resource."""
+"""The baseline: FastAPI + Mangum + boto3 with models, response models and the table resource."""
 
 import os
 import uuid

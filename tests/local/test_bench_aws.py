@@ -20,7 +20,7 @@ import pytest
 from bench.aws import __main__ as command
 from bench.aws.callers import ENDPOINTS
 from bench.aws.starts import event_for
-from bench.aws.target import Door, Target, find
+from bench.aws.target import EntryPoint, Target, find
 from bench.processes import environment, free_port, started, wait_until_healthy
 from costs.model import Prices, load_measured
 from localcloud.running import ROOT, Emulator, running_emulator
@@ -58,7 +58,7 @@ def target(aws: Emulator) -> Iterator[Target]:
         url = f"http://127.0.0.1:{port}"
         wait_until_healthy(url)
         found = find(boto3.Session(), "orders-local")
-        yield replace(found, doors=(*found.doors, Door("fargate", url)))
+        yield replace(found, entry_points=(*found.entry_points, EntryPoint("fargate", url)))
 
 
 def logging_of(target: Target) -> list[dict[str, str]]:
@@ -107,16 +107,18 @@ def test_measures_both_runtimes_and_leaves_what_it_said(
     bench = command.Bench(boto3.Session(), target, PLAN, "", Prices.load(), measured)
     found = bench.run(lambda _: None)
 
-    assert set(found["doors"]) == {"lambda", "fargate"}
-    for door in found["doors"].values():
-        assert set(door["endpoints"]) == set(ENDPOINTS)
-        assert {(row["count"], row["failed"]) for row in door["endpoints"].values()} == {(4.0, 0.0)}
-        assert (door["events"]["count"], door["events"]["missing"]) == (2, 0)
+    assert set(found["entry_points"]) == {"lambda", "fargate"}
+    for entry_point in found["entry_points"].values():
+        assert set(entry_point["endpoints"]) == set(ENDPOINTS)
+        assert {(row["count"], row["failed"]) for row in entry_point["endpoints"].values()} == {(4.0, 0.0)}
+        assert (entry_point["events"]["count"], entry_point["events"]["missing"]) == (2, 0)
     assert found["throughput"]["steps"][0]["rate"] > 0
-    assert found["about"]["requests"] <= sum(PLAN.requests(door)[0] for door in target.doors)
+    assert found["about"]["requests"] <= sum(
+        PLAN.requests(entry_point)[0] for entry_point in target.entry_points
+    )
     assert logging_of(target) == before
 
-    with httpx.Client(base_url=target.doors[1].url) as api:
+    with httpx.Client(base_url=target.entry_points[1].url) as api:
         listed: list[dict[str, Any]] = []
         cursor: str | None = ""
         while cursor is not None:

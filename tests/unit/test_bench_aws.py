@@ -25,7 +25,7 @@ import pytest
 from bench.aws import __main__ as command
 from bench.aws import bill, report, starts
 from bench.aws.callers import ENDPOINTS, STEPS, WARM_UP, Budget, Callers, Spent, percentile
-from bench.aws.target import Door, Target, find
+from bench.aws.target import EntryPoint, Target, find
 from botocore.exceptions import ClientError
 from botocore.response import StreamingBody
 from botocore.stub import ANY, Stubber
@@ -33,7 +33,7 @@ from costs.model import Measured, Prices, Setup
 from scripts.cli import CliError
 from tests.template.templates import template
 
-from app.core.telemetry import METRICS, NAMESPACE
+from app.core.telemetry import NAMESPACE, metric_definition
 
 ROOT = Path(__file__).parents[2]
 PRICES = Prices.load()
@@ -50,9 +50,9 @@ RESOURCES = {
     "Cluster": "cluster",
     "Service": "service",
 }
-LAMBDA = Door("lambda", "https://abcdefghij.execute-api.eu-central-1.amazonaws.com")
-FARGATE = Door("fargate", "http://orders.elb.amazonaws.com")
-EDGE = Door("edge", "https://d1.cloudfront.net", limited=True)
+LAMBDA = EntryPoint("lambda", "https://abcdefghij.execute-api.eu-central-1.amazonaws.com")
+FARGATE = EntryPoint("fargate", "http://orders.elb.amazonaws.com")
+EDGE = EntryPoint("edge", "https://d1.cloudfront.net", limited=True)
 TARGET = Target("orders-dev", "eu-central-1", False, {"Stage": "dev"}, RESOURCES, (LAMBDA, FARGATE))
 PROD = replace(TARGET, stack="orders-prod", parameters={"Stage": "prod"})
 BEGAN = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
@@ -164,18 +164,18 @@ class Functions:
         answer = {"FunctionName": self.name, "LoggingConfig": self.LOGGING}
         self.stub.add_response("get_function_configuration", answer, {"FunctionName": self.name})
 
-    def expect_settled(self) -> None:
+    def expect_wait_until_updated(self) -> None:
         answer = {"Configuration": {"LastUpdateStatus": "Successful"}}
         self.stub.add_response("get_function", answer, {"FunctionName": self.name})
 
     def expect_change(self, level: str) -> None:
-        self.expect_settled()
+        self.expect_wait_until_updated()
         expected = {"FunctionName": self.name, "LoggingConfig": self.LOGGING | {"SystemLogLevel": level}}
         self.stub.add_response("update_function_configuration", {}, expected)
 
     def expect_level(self, level: str) -> None:
         self.expect_change(level)
-        self.expect_settled()
+        self.expect_wait_until_updated()
 
     def expect_call(self, log: str, error: str = "") -> None:
         answer: dict[str, Any] = {
@@ -191,6 +191,13 @@ class Functions:
 
 class TestColdStarts:
     target = replace(TARGET, resources={"ApiFunction": "orders-dev-ApiFunction-1"})
+
+    def ends(self, functions: Functions, error: type[BaseException], why: str | None = None) -> None:
+        """All that is expected of Lambda comes, and then the error."""
+        with functions.stub:
+            with pytest.raises(error, match=why):
+                starts.cold_starts(functions.client, self.target, 2, "")
+            functions.stub.assert_no_pending_responses()
 
     def test_each_change_of_the_level_is_a_start_and_the_last_puts_back(self) -> None:
         functions = Functions()
@@ -214,10 +221,7 @@ class TestColdStarts:
         functions.expect_level("DEBUG")
         functions.expect_call(record(**COLD), error="Unhandled")
         functions.expect_level("WARN")
-        with functions.stub:
-            with pytest.raises(CliError, match="fails when it is called"):
-                starts.cold_starts(functions.client, self.target, 2, "")
-            functions.stub.assert_no_pending_responses()
+        self.ends(functions, CliError, "fails when it is called")
 
     def test_ctrl_c_puts_back_too(self) -> None:
         functions = Functions()
@@ -229,10 +233,7 @@ class TestColdStarts:
             raise KeyboardInterrupt
 
         functions.client.meta.events.register("provide-client-params.lambda.Invoke", interrupt)
-        with functions.stub:
-            with pytest.raises(KeyboardInterrupt):
-                starts.cold_starts(functions.client, self.target, 2, "")
-            functions.stub.assert_no_pending_responses()
+        self.ends(functions, KeyboardInterrupt)
 
     @pytest.mark.parametrize("nth", [1, 2])
     def test_ctrl_c_in_the_midst_of_a_change_counts_after_it(self, nth: int) -> None:
@@ -240,7 +241,7 @@ class TestColdStarts:
         functions.expect_configuration()
         functions.expect_change("DEBUG")
         if nth == 2:  # as it is put back
-            functions.expect_settled()
+            functions.expect_wait_until_updated()
             functions.expect_call(record(**COLD), error="Unhandled")
         functions.expect_level("WARN")
         changes: list[None] = []
@@ -254,33 +255,26 @@ class TestColdStarts:
         functions.client.meta.events.register(event, interrupt)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as main() sets it
         try:
-            with functions.stub:
-                with pytest.raises(KeyboardInterrupt):
-                    starts.cold_starts(functions.client, self.target, 2, "")
-                functions.stub.assert_no_pending_responses()
+            self.ends(functions, KeyboardInterrupt)
         finally:
             signal.signal(signal.SIGINT, before)
 
     def test_without_the_right_nothing_is_changed(self) -> None:
         functions = Functions()
         functions.expect_configuration()
-        functions.expect_settled()
+        functions.expect_wait_until_updated()
         functions.stub.add_client_error("update_function_configuration", "AccessDeniedException")
-        with functions.stub:
-            with pytest.raises(ClientError, match="AccessDenied"):
-                starts.cold_starts(functions.client, self.target, 2, "")
-            functions.stub.assert_no_pending_responses()
+        self.ends(functions, ClientError, "AccessDenied")
 
     def test_what_cannot_be_put_back_is_told_with_the_command_that_does(self) -> None:
         functions = Functions()
         functions.expect_configuration()
         functions.expect_level("DEBUG")
         functions.expect_call(record(**COLD), error="Unhandled")
-        functions.expect_settled()
+        functions.expect_wait_until_updated()
         functions.stub.add_client_error("update_function_configuration", "AccessDeniedException")
         by_hand = f'--function-name {functions.name} --logging-config \'.*"SystemLogLevel": "WARN"'
-        with functions.stub, pytest.raises(CliError, match=by_hand):
-            starts.cold_starts(functions.client, self.target, 2, "")
+        self.ends(functions, CliError, by_hand)
 
     def test_functions_of_prod_are_left_alone(self) -> None:
         bench = command.Bench(None, PROD, command.Plan(), "", PRICES, MEASURED)
@@ -391,13 +385,13 @@ class TestMetrics:
         assert slept == [30.0] * (len(looks) - 1)
         assert next(answers, None) is None
 
-    @pytest.mark.parametrize("door", ["lambda", "fargate"])
-    def test_are_those_that_the_application_and_the_template_make(self, door: str) -> None:
-        wanted = bill.metrics(TARGET, door)
+    @pytest.mark.parametrize("entry_point", ["lambda", "fargate"])
+    def test_are_those_that_the_application_and_the_template_make(self, entry_point: str) -> None:
+        wanted = bill.metrics(TARGET, entry_point)
         own = [each for each in wanted.values() if each.namespace == NAMESPACE]
         assert own
         for each in own:
-            assert tuple(each.dimensions) in METRICS[each.name][1]
+            assert tuple(each.dimensions) in metric_definition(each.name)[1]
         source = template()
         table = source["Resources"]["OrdersTable"]["Properties"]
         assert [each["IndexName"] for each in table["GlobalSecondaryIndexes"]] == list(bill.INDEXES)
@@ -415,9 +409,9 @@ class TestMetrics:
         }
 
 
-def counted(door: str) -> dict[str, list[float]]:
+def counted(entry_point: str) -> dict[str, list[float]]:
     """2,000 requests in two minutes, in round figures."""
-    found: dict[str, list[float]] = {name: [] for name in bill.metrics(TARGET, door)}
+    found: dict[str, list[float]] = {name: [] for name in bill.metrics(TARGET, entry_point)}
     found |= {
         "requests": [1200.0, 800.0],
         "ApiFunction.calls": [1200.0, 800.0],
@@ -450,9 +444,9 @@ def counted(door: str) -> dict[str, list[float]]:
 
 
 class TestBill:
-    def lines(self, door: str, borne: float | None = None) -> dict[str, tuple[float, float]]:
+    def lines(self, entry_point: str, borne: float | None = None) -> dict[str, tuple[float, float]]:
         traces = {"ApiFunction": 215, "RelayFunction": 120, "ReceiptsFunction": 100}
-        found = bill.lines(counted(door), INTERVAL, TARGET, door, traces, borne, PRICES)
+        found = bill.lines(counted(entry_point), INTERVAL, TARGET, entry_point, traces, borne, PRICES)
         return {title: (amount, usd) for title, amount, _, usd in found}
 
     def test_of_lambda(self) -> None:
@@ -511,7 +505,7 @@ class TestEstimate:
 
     def test_has_the_task_that_scaling_may_add(self) -> None:
         # Half an hour of a quarter of a vCPU and half a GB, on top of the requests
-        alone = self.usd(target=replace(TARGET, doors=(LAMBDA,)))
+        alone = self.usd(target=replace(TARGET, entry_points=(LAMBDA,)))
         with_tasks = self.usd()
         assert with_tasks - alone > 0.5 * (0.25 * 0.04048 + 0.5 * 0.004445)
 
@@ -523,7 +517,10 @@ class TestEstimate:
 
     def test_is_said_before_anything_is_sent(self) -> None:
         said = command.Bench(None, TARGET, self.plan, "", PRICES, MEASURED).announcement()
-        assert f"{sum(self.plan.requests(door)[0] for door in TARGET.doors):,} requests" in said
+        assert (
+            f"{sum(self.plan.requests(entry_point)[0] for entry_point in TARGET.entry_points):,} requests"
+            in said
+        )
         assert f"{self.usd():.2f}"[:3] in said  # rounded up to the cent
         assert "eu-central-1" in said
 
@@ -592,17 +589,17 @@ class Orders:
         return 200, b"{}"
 
 
-def run_door(
+def run_entry_point(
     api: Callable[[str, str], tuple[int, bytes]], plan: command.Plan, name: str
 ) -> tuple[Any, Budget, list[str]]:
     async def run() -> tuple[Any, Budget, list[str]]:
         async with an_api(api) as url:
-            door = Door(name, url, limited=name == "edge")
+            entry_point = EntryPoint(name, url, limited=name == "edge")
             bench = command.Bench(
-                None, replace(TARGET, doors=(door,), resources={}), plan, "", PRICES, MEASURED
+                None, replace(TARGET, entry_points=(entry_point,), resources={}), plan, "", PRICES, MEASURED
             )
-            budget = Budget(plan.requests(door)[0])
-            return await bench._door(door, budget, lambda _: None), budget, bench.missing
+            budget = Budget(plan.requests(entry_point)[0])
+            return await bench._entry_point(entry_point, budget, lambda _: None), budget, bench.missing
 
     return asyncio.run(run())
 
@@ -625,8 +622,8 @@ class TestCallers:
     @pytest.mark.parametrize("receipts", [True, False], ids=["receipts", "no receipts"])
     def test_send_no_more_than_was_said_and_leave_no_order_open(self, name: str, receipts: bool) -> None:
         orders = Orders(receipts)
-        (figures, interval, placed), budget, missing = run_door(orders, SMALL, name)
-        most, most_placed = SMALL.requests(Door(name, "", limited=name == "edge"))
+        (figures, interval, placed), budget, missing = run_entry_point(orders, SMALL, name)
+        most, most_placed = SMALL.requests(EntryPoint(name, "", limited=name == "edge"))
         assert len(orders.asked) == budget.sent <= most
         assert placed == orders.asked.count("POST /orders") <= most_placed
         assert not orders.open
@@ -640,7 +637,7 @@ class TestCallers:
         assert figures["events"]["count"] == (2 if receipts else 0)
 
     def test_the_mix_is_the_cost_models_traffic(self) -> None:
-        (_, interval, _), _, _ = run_door(Orders(), replace(SMALL, rate=100), "lambda")
+        (_, interval, _), _, _ = run_entry_point(Orders(), replace(SMALL, rate=100), "lambda")
         assert (interval.sent, interval.placed, interval.changed) == (100, 10, 10)
         assert interval.received_bytes > 0
 
@@ -649,18 +646,8 @@ class TestCallers:
         [("POST /orders", 7), ("GET /orders", 3), ("PUT ", 5), ("PUT ", 16), ("POST /orders", 30)],
         ids=["placing", "listing", "cancelling", "after the endpoints", "in the mix"],
     )
-    def test_ctrl_c_cancels_what_was_placed(self, endpoint: str, times: int) -> None:
+    async def test_ctrl_c_cancels_what_was_placed(self, endpoint: str, times: int) -> None:
         orders = Orders()
-
-        async def run() -> None:
-            async with an_api(answer, delays=itertools.cycle([0.0, 0.02, 0.04, 0.06])) as url:
-                door = Door("lambda", url)
-                bench = command.Bench(None, replace(TARGET, doors=(door,)), SMALL, "", PRICES, MEASURED)
-                budget = Budget(SMALL.requests(door)[0])
-                running.append(asyncio.create_task(bench._door(door, budget, lambda _: None)))
-                with pytest.raises(asyncio.CancelledError):
-                    await running[0]
-
         running: list[asyncio.Task[Any]] = []
 
         def answer(method: str, path: str) -> tuple[int, bytes]:
@@ -669,7 +656,14 @@ class TestCallers:
                 running[0].cancel()
             return orders(method, path)
 
-        asyncio.run(run())
+        async with an_api(answer, delays=itertools.cycle([0.0, 0.02, 0.04, 0.06])) as url:
+            entry_point = EntryPoint("lambda", url)
+            target = replace(TARGET, entry_points=(entry_point,))
+            bench = command.Bench(None, target, SMALL, "", PRICES, MEASURED)
+            budget = Budget(SMALL.requests(entry_point)[0])
+            running.append(asyncio.create_task(bench._entry_point(entry_point, budget, lambda _: None)))
+            with pytest.raises(asyncio.CancelledError):
+                await running[0]
         assert orders.asked.count("POST /orders") > 3
         assert not orders.open
 
@@ -685,17 +679,17 @@ class TestCallers:
             method, _, path = endpoint.partition(" ")
             assert str(status) in paths[path][method.lower()]["responses"]
 
-    def refusing(self, *statuses: int) -> tuple[command.Bench, Callable[[], list[Door]]]:
-        """A stack with an address for each status, with which it answers whoever places an order."""
+    def rejecting(self, *statuses: int) -> tuple[command.Bench, Callable[[], list[EntryPoint]]]:
+        """A stack with an address for each status, which answers every POST with that status."""
 
-        async def ask() -> list[Door]:
+        async def ask() -> list[EntryPoint]:
             async with AsyncExitStack() as stack:
                 urls = []
                 for status in statuses:
                     answer = (status, b'{"id": "order-1"}')
                     urls.append(await stack.enter_async_context(an_api(lambda *_, answer=answer: answer)))
-                doors = [Door(f"door-{n}", url) for n, url in enumerate(urls)]
-                budgets = {door: Budget(9) for door in doors}
+                entry_points = [EntryPoint(f"entry_point-{n}", url) for n, url in enumerate(urls)]
+                budgets = {entry_point: Budget(9) for entry_point in entry_points}
                 return await asyncio.to_thread(bench._that_take_orders, budgets, lambda _: None)
 
         bench = command.Bench(None, TARGET, SMALL, "", PRICES, MEASURED)
@@ -705,39 +699,32 @@ class TestCallers:
         ("status", "said"), [(401, "asks for a token: TOKEN="), (503, "places no order: 503")]
     )
     def test_an_api_that_takes_no_order_is_told_in_one_line(self, status: int, said: str) -> None:
-        _, ask = self.refusing(status)
+        _, ask = self.rejecting(status)
         with pytest.raises(CliError, match=said) as why:
             ask()
         assert "\n" not in str(why.value)
 
     def test_one_address_that_takes_none_does_not_keep_the_others_from_it(self) -> None:
-        bench, ask = self.refusing(503, 201)
-        assert [door.name for door in ask()] == ["door-1"]
-        assert bench.missing[0].startswith("door-0: POST http://")
+        bench, ask = self.rejecting(503, 201)
+        assert [entry_point.name for entry_point in ask()] == ["entry_point-1"]
+        assert bench.missing[0].startswith("entry_point-0: POST http://")
 
-    def test_nobody_there(self) -> None:
-        async def begin() -> None:
-            async with Callers(Door("lambda", "http://127.0.0.1:9"), "", Budget(9), "me") as callers:
+    async def test_nobody_there(self) -> None:
+        async with Callers(EntryPoint("lambda", "http://127.0.0.1:9"), "", Budget(9), "me") as callers:
+            with pytest.raises(CliError, match="places no order"):
                 await callers.begin()
 
-        with pytest.raises(CliError, match="places no order"):
-            asyncio.run(begin())
-
-    def test_the_rate_of_a_task_is_the_last_that_was_borne(self) -> None:
+    async def test_the_rate_of_a_task_is_the_last_that_was_borne(self) -> None:
         """Its service fails once more than a few connections ask at once."""
         wires: set[Wire] = set()
-
-        async def steps() -> list[dict[str, float]]:
-            async with (
-                an_api(lambda *_: (200 if len(wires) <= 4 else 503, b""), wires) as url,
-                Callers(Door("fargate", url), "", Budget(10**6), "me") as callers,
-            ):
-                callers.placed = ["one"]
-                callers.busy_client = 2.0  # here the client and the server share a process
-                callers.late_ms = 1e9  # and the machine may be busy
-                return await callers.steps(0.1, 10**6)
-
-        found = asyncio.run(steps())
+        async with (
+            an_api(lambda *_: (200 if len(wires) <= 4 else 503, b""), wires) as url,
+            Callers(EntryPoint("fargate", url), "", Budget(10**6), "me") as callers,
+        ):
+            callers.placed = ["one"]
+            callers.busy_client = 2.0  # here the client and the server share a process
+            callers.late_ms = 1e9  # and the machine may be busy
+            found = await callers.steps(0.1, 10**6)
         assert [step["connections"] for step in found] == [1, 2, 4, 8]
         assert [step["borne"] for step in found] == [1, 1, 1, 0]
         assert found[-1]["failed"] > 0
@@ -811,19 +798,19 @@ class TestTarget:
 
     def test_is_found_with_what_is_nested_in_it(self) -> None:
         found = self.find(self.stack(outputs=self.OUTPUTS, Stage="dev", DomainName="orders.example.com"))
-        assert [door.name for door in found.doors] == ["lambda", "fargate"]
+        assert [entry_point.name for entry_point in found.entry_points] == ["lambda", "fargate"]
         assert found.resources["Cluster"] == "cluster"
         assert (found.stage, found.local) == ("dev", False)
-        assert found.doors[1].server_name == "orders.example.com"  # what the certificate names
+        assert found.entry_points[1].server_name == "orders.example.com"  # what the certificate names
 
     def test_behind_an_edge_the_secret_opens_its_own_addresses(self) -> None:
         edge = self.stack(outputs={"EdgeUrl": "https://e"}, FargateOriginName="origin.example.com")
         found = self.find(self.stack(outputs=self.OUTPUTS, OriginSecretArn="arn", WebAclArn="acl"), edge)
-        assert [door.name for door in found.doors] == ["lambda", "fargate", "edge"]
-        assert found.doors[0].headers == {"X-Origin-Secret": "s3cret"}
-        assert found.doors[1].server_name == "origin.example.com"
-        assert not found.doors[2].headers
-        assert [door.limited for door in found.doors] == [False, True, True]
+        assert [entry_point.name for entry_point in found.entry_points] == ["lambda", "fargate", "edge"]
+        assert found.entry_points[0].headers == {"X-Origin-Secret": "s3cret"}
+        assert found.entry_points[1].server_name == "origin.example.com"
+        assert not found.entry_points[2].headers
+        assert [entry_point.limited for entry_point in found.entry_points] == [False, True, True]
 
     @pytest.mark.parametrize(
         ("status", "outputs", "said"),
@@ -834,7 +821,7 @@ class TestTarget:
             ("CREATE_COMPLETE", {"OrdersTableName": "t"}, "neither output"),
         ],
     )
-    def test_what_cannot_be_measured_is_refused(
+    def test_what_cannot_be_measured_is_rejected(
         self, status: str, outputs: dict[str, str], said: str
     ) -> None:
         with pytest.raises(CliError, match=said):
@@ -846,7 +833,7 @@ class TestTarget:
 
 
 class TestCommand:
-    """Refused, or declined: one line, and nothing is sent."""
+    """Rejected, or declined: one line, and nothing is sent."""
 
     @pytest.fixture(autouse=True)
     def _nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -934,7 +921,7 @@ def found(**changes: Any) -> dict[str, Any]:
     calls = [
         {"init_ms": 640.5, "duration_ms": 51.0, "billed_ms": 692.0, "used_mb": 97.0, "memory_mb": 1024.0}
     ]
-    doors = {
+    entry_points = {
         name: {
             "endpoints": endpoints,
             "events": events,
@@ -956,7 +943,7 @@ def found(**changes: Any) -> dict[str, Any]:
     return {
         "starts": {"ApiFunction": starts._figures([*calls, {"duration_ms": 7.0}])},
         "traced": {"ApiFunction": {"traces": 300, "cold": 4, "init_p50_ms": 655.0, "init_max_ms": 702.0}},
-        "doors": doors,
+        "entry_points": entry_points,
         "throughput": {"steps": [step], "seconds": 5.0, "tasks": 2, "rate": 256.0, "client_bound": False},
         "missing": ["requests to KMS: they have no metric by key"],
         "about": {
@@ -1000,9 +987,11 @@ class TestPage:
         assert not any(lines[n - 1] for n in starts_of_lists)  # or Markdown takes it for text
 
     def test_says_what_it_could_not_see_and_makes_up_nothing(self) -> None:
-        doors = {"lambda": {"endpoints": {}, "events": None}}
+        entry_points = {"lambda": {"endpoints": {}, "events": None}}
         about = found()["about"] | {"local": True}
-        page = report.page(found(doors=doors, about=about, starts={}, traced={}, throughput=None), "plot.svg")
+        page = report.page(
+            found(entry_points=entry_points, about=about, starts={}, traced={}, throughput=None), "plot.svg"
+        )
         assert page.count("Not measured; see the end.") == 4
         assert "shows that the command works, and nothing of AWS" in page
 

@@ -29,20 +29,20 @@ from costs.model import (
     Setup,
     Traffic,
     break_even,
-    fargate_front,
-    lambda_front,
+    fargate_costs,
+    lambda_costs,
     load_measured,
     shared,
     tasks_for,
 )
 from costs.report import page, plot
 from fastapi import FastAPI
-from tests.builders import AN_ORDER, a_settings, an_app
+from tests.builders import AN_ORDER, METRICS, a_settings, an_app
 from tests.template.templates import PSEUDO, Evaluator, of_type, template
 from tests.template.test_alarms import alarms
 from tests.transports import LambdaTransport, ServerTransport
 
-from app.core.telemetry import METRICS
+from app.core.telemetry import metric_definition
 from app.orders.service import OrderService
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ FLAT = Traffic(requests=0, peak_factor=1)
 
 class TestLambda:
     def test_ten_million_requests_at_one_vcpu(self) -> None:
-        items = lambda_front(
+        items = lambda_costs(
             replace(FLAT, requests=10e6, cold_share=0), Setup(lambda_memory_mb=1769), MEASURED, PRICES
         )
         assert items["API: HTTP API"] == pytest.approx(10.00)
@@ -74,19 +74,19 @@ class TestLambda:
         assert MEASURED.lambda_billed_ms(4000) == pytest.approx(8)
 
     def test_cold_starts_are_billed(self) -> None:
-        warm = lambda_front(replace(FLAT, requests=1e6, cold_share=0), Setup(), MEASURED, PRICES)
-        cold = lambda_front(replace(FLAT, requests=1e6, cold_share=0.01), Setup(), MEASURED, PRICES)
+        warm = lambda_costs(replace(FLAT, requests=1e6, cold_share=0), Setup(), MEASURED, PRICES)
+        cold = lambda_costs(replace(FLAT, requests=1e6, cold_share=0.01), Setup(), MEASURED, PRICES)
         # 10,000 cold starts x 1 s x 1769/1024 (less than one vCPU) x 1 GB x 0.0000166667
         assert sum(cold.values()) - sum(warm.values()) == pytest.approx(0.28793, rel=1e-3)
 
     def test_the_http_api_is_cheaper_above_300_million(self) -> None:
-        items = lambda_front(replace(FLAT, requests=1e9), Setup(), MEASURED, PRICES)
+        items = lambda_costs(replace(FLAT, requests=1e9), Setup(), MEASURED, PRICES)
         assert items["API: HTTP API"] == pytest.approx(300 * 1.00 + 700 * 0.90)
 
     def test_a_call_a_second_is_traced_and_a_twentieth_of_the_others(self) -> None:
         def traced(requests: float, peak_factor: float = 1) -> float:
             traffic = replace(FLAT, requests=requests, peak_factor=peak_factor)
-            return lambda_front(traffic, Setup(), MEASURED, PRICES)["X-Ray: API function"]
+            return lambda_costs(traffic, Setup(), MEASURED, PRICES)["X-Ray: API function"]
 
         month = 730 * 3600
         assert traced(1e6) == pytest.approx(5.00)
@@ -96,13 +96,13 @@ class TestLambda:
         assert traced(21 * month, 4) == pytest.approx((1 + 83 * 0.05) * month / 4 / 1e6 * 5.00)
 
     def test_the_http_api_has_a_log_of_its_own(self) -> None:
-        items = lambda_front(replace(FLAT, requests=1e6), Setup(), MEASURED, PRICES)
+        items = lambda_costs(replace(FLAT, requests=1e6), Setup(), MEASURED, PRICES)
         assert items["Logs of the HTTP API"] == pytest.approx(1e6 * ACCESS_LOG_KB / 1024**2 * 0.50)
 
 
 class TestFargate:
     def test_two_small_tasks_that_idle(self) -> None:
-        items = fargate_front(FLAT, Setup(), MEASURED, PRICES)
+        items = fargate_costs(FLAT, Setup(), MEASURED, PRICES)
         # 2 x 730 h x (0.25 x 0.04048 + 0.5 x 0.004445)
         assert items["Compute: Fargate"] == pytest.approx(18.0201, rel=1e-4)
         assert items["API: load balancer"] == pytest.approx(730 * 0.0225)
@@ -125,13 +125,13 @@ class TestFargate:
         assert tasks_for(2400, Setup(fargate_cpu_units=1024, fargate_memory_mb=2048), fast) == 3
 
     def test_spot_spares_all_but_the_first_task(self) -> None:
-        full = fargate_front(FLAT, Setup(), MEASURED, PRICES)["Compute: Fargate"]
-        spot = fargate_front(FLAT, Setup(fargate_spot_percent=100), MEASURED, PRICES)["Compute: Fargate"]
+        full = fargate_costs(FLAT, Setup(), MEASURED, PRICES)["Compute: Fargate"]
+        spot = fargate_costs(FLAT, Setup(fargate_spot_percent=100), MEASURED, PRICES)["Compute: Fargate"]
         assert spot == pytest.approx(full * (1 + 0.3) / 2)
 
     def test_egress_by_choice(self) -> None:
-        per_zone = fargate_front(FLAT, Setup(network_egress="nat-per-az"), MEASURED, PRICES)
-        endpoints = fargate_front(FLAT, Setup(network_egress="endpoints"), MEASURED, PRICES)
+        per_zone = fargate_costs(FLAT, Setup(network_egress="nat-per-az"), MEASURED, PRICES)
+        endpoints = fargate_costs(FLAT, Setup(network_egress="endpoints"), MEASURED, PRICES)
         assert per_zone["Network: NAT"] == pytest.approx(2 * 730 * 0.045)
         assert "Network: NAT" not in endpoints
         assert endpoints["Network: interface endpoints"] == pytest.approx(4 * 2 * 730 * 0.01)
@@ -192,7 +192,7 @@ class TestBreakEven:
         assert at is not None
         fronts = [
             sum(front(replace(traffic, requests=at), Setup(), MEASURED, PRICES).values())
-            for front in (lambda_front, fargate_front)
+            for front in (lambda_costs, fargate_costs)
         ]
         assert fronts[0] == pytest.approx(fronts[1], rel=0.01)
 
@@ -217,7 +217,7 @@ class TestMeasured:
         assert measured.server_cpu_ms == pytest.approx(0.7 * 1 + 0.2 * 2 + 0.1 * 10)
         assert measured.cold_start_cpu_ms == 300
 
-    def test_a_file_that_lacks_one_is_refused(self, tmp_path: Path) -> None:
+    def test_a_file_that_lacks_one_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "results.json"
         path.write_text("{}")
         with pytest.raises(ValueError, match="make bench writes it"):
@@ -282,8 +282,8 @@ class TestAgainstTheTemplates:
         for cpu, memory in itertools.product(
             *(source["Parameters"][name]["AllowedValues"] for name in names)
         ):
-            refused = Evaluator(source, FargateCpuUnits=cpu, FargateMemoryMb=memory).refusals()
-            assert (memory in FARGATE_SIZES[cpu]) is not bool(refused), (cpu, memory)
+            rejected = Evaluator(source, FargateCpuUnits=cpu, FargateMemoryMb=memory).rejections()
+            assert (memory in FARGATE_SIZES[cpu]) is not bool(rejected), (cpu, memory)
         assert list(FARGATE_SIZES) == source["Parameters"]["FargateCpuUnits"]["AllowedValues"]
 
     def test_scaling_holds_tasks_where_the_model_does(self) -> None:
@@ -308,7 +308,7 @@ class TestAgainstTheTemplates:
         endpoints = [
             endpoint["Properties"]
             for endpoint in of_type(source["Resources"], "AWS::EC2::VPCEndpoint").values()
-            if endpoint.get("Condition") == "HasEndpoints"  # one more, behind the edge
+            if endpoint.get("Condition") == "HasEndpoints"  # one more, behind the CDN
         ]
         prefix = f"com.amazonaws.{PSEUDO['AWS::Region']}."
         names = [Evaluator(source).resolved(found["ServiceName"]).removeprefix(prefix) for found in endpoints]
@@ -341,7 +341,9 @@ class TestAgainstTheTemplates:
     def test_custom_metrics(self, app: FastAPI) -> None:
         routes = sum(len(methods) for methods in app.fastapi.openapi()["paths"].values())
         found = [
-            routes if "route" in dimensions else 1 for _, sets in METRICS.values() for dimensions in sets
+            routes if "route" in dimensions else 1
+            for metric in METRICS
+            for dimensions in metric_definition(metric)[1]
         ]
         assert sum(found) == pytest.approx(CUSTOM_METRICS, rel=0.1)
 
@@ -393,8 +395,8 @@ def test_the_figures_of_the_readme_are_the_model_s() -> None:
     measured = load_measured()
     at = break_even(Traffic(requests=0), Setup(), measured, PRICES)
     assert at is not None
-    assert f"Below {at / 1e6:.0f} million requests a month Lambda is the cheaper front door" in readme
-    idle = sum(fargate_front(Traffic(requests=0), Setup(), measured, PRICES).values())
+    assert f"Below {at / 1e6:.0f} million requests a month Lambda is the cheaper runtime" in readme
+    idle = sum(fargate_costs(Traffic(requests=0), Setup(), measured, PRICES).values())
     assert f"idles at about {round(idle, -1):.0f} USD a month" in readme
 
 
