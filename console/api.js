@@ -37,7 +37,7 @@ export async function upload(offer, file) {
   if (response.ok) return;
   const told = /<Message>([^<]*)/.exec(await response.text());
   throw new Problem({
-    title: "The storage refused the file",
+    title: "The storage rejected the file",
     status: response.status,
     detail: told ? told[1] : `It answered ${response.status}.`,
   });
@@ -56,7 +56,7 @@ async function problemOf(response) {
   if (type.includes("json")) {
     const told = await response.json();
     // What stands in front of the API answers {"message": ...}.
-    return new Problem({ title: "Refused", status: response.status, detail: told.message || "", ...told });
+    return new Problem({ title: "Rejected", status: response.status, detail: told.message || "", ...told });
   }
-  return new Problem({ title: "Refused", status: response.status, detail: `It answered ${response.status}.` });
+  return new Problem({ title: "Rejected", status: response.status, detail: `It answered ${response.status}.` });
 }

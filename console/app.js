@@ -36,7 +36,9 @@ function showProblem(error) {
   const problem = error instanceof Problem ? error : { title: "The console failed", detail: String(error) };
   $("message-title").textContent = problem.status ? `${problem.title} (${problem.status})` : problem.title;
   $("message-detail").textContent = problem.detail || "";
-  const errors = (problem.errors || []).map((each) => element("li", `${each.at}: ${each.problem}`));
+  const errors = (problem.errors || []).map(({ pointer, parameter, header, detail }) =>
+    element("li", `${pointer || parameter || header}: ${detail}`),
+  );
   $("message-errors").replaceChildren(...errors);
   $("message").hidden = false;
   announce("");

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from app.core.auth.caller import Authenticator
 from app.core.dynamodb.repository import DynamoRepository, Table
@@ -28,6 +34,12 @@ from app.products.models import Product
 from app.resources import load
 
 ROOT = Path(__file__).parent.parent
+# Every metric that the application writes.
+METRICS = {
+    name
+    for path in (ROOT / "src").rglob("*.py")
+    for name in re.findall(r'(?:add_metric\(|failures=|metrics\[)"(\w+)"', path.read_text())
+}
 
 AN_ORDER = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
@@ -142,6 +154,24 @@ def an_envelope(event: Event) -> str:
             "detail": event.detail,
         }
     )
+
+
+def a_certificate(folder: Path, host: str) -> Path:
+    """The file of a certificate for the host, signed by its own key, which is in the file too."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = folder / "certificate.pem"
+    file.write_bytes(signed.public_bytes(Encoding.PEM) + secret)
+    return file
 
 
 def sample(name: str) -> dict[str, Any]:

@@ -173,6 +173,15 @@ class TestTime:
             connection.sendall(b"b")
             assert answers(begun + received(connection))[0].status == 200
 
+    def test_a_connection_is_not_idle_while_its_response_is_made(self) -> None:
+        async def takes_its_time(scope: Any, receive: Any, send: Any) -> None:
+            await asyncio.sleep(0.5)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        with serving(takes_its_time, timeout_keep_alive=0.1) as port:
+            assert [response.status for response in exchange(port, HEAD + b"\r\n")] == [204]
+
     def test_a_request_that_was_answered_early_is_not_read_for_ever(
         self, port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -242,6 +251,24 @@ def test_a_client_that_does_not_read_its_answer_is_given_up(
         assert lost.wait(30)
         connection.settimeout(30)
         assert len(received(connection)) < size
+
+
+def test_a_body_that_the_application_does_not_read_is_not_taken_from_the_client() -> None:
+    reads, total = threading.Event(), 40_000_000
+
+    async def reads_late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.to_thread(reads.wait, 30)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    with serving(reads_late) as port, connect(port) as connection:
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % total)
+        connection.setblocking(False)
+        taken = 0
+        while taken < total and select.select([], [connection], [], 1)[1]:
+            taken += connection.send(bytes(min(1_000_000, total - taken)))
+        reads.set()
+        assert taken < total, "the server keeps all of it"
 
 
 def test_a_fault_of_ours_is_logged_and_no_fault_of_the_callers(

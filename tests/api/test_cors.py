@@ -60,6 +60,7 @@ def test_a_listed_page_may_send_what_the_api_takes(client: httpx.Client, method:
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == OURS
     assert method in answer.headers["access-control-allow-methods"]
+    assert answer.headers["access-control-max-age"] == "600"
     assert "access-control-allow-credentials" not in answer.headers
 
 
@@ -71,15 +72,6 @@ def test_other_pages_may_not(client: httpx.Client, origin: str) -> None:
     assert "access-control-allow-origin" not in asked.headers
     answer = client.get("/orders", headers=bearer("alice") | {"origin": origin})
     assert "access-control-allow-origin" not in answer.headers
-
-
-@pytest.mark.parametrize(("path", "status"), [("/orders", 401), ("/nope", 404), ("/orders?limit=0", 422)])
-def test_a_listed_page_can_read_refusals(client: httpx.Client, path: str, status: int) -> None:
-    token = {} if status == 401 else bearer("alice")
-    answer = client.get(path, headers=token | {"origin": OURS})
-    assert answer.status_code == status
-    assert answer.headers["access-control-allow-origin"] == OURS
-    assert answer.headers["vary"].lower() == "origin"
 
 
 def test_a_listed_page_can_read_every_header_of_ours(client: httpx.Client) -> None:

@@ -17,7 +17,7 @@ from app.core.http.pydantic_models import request_model
 from app.core.settings import Settings
 from app.orders.memory import MemoryDocumentStore
 from app.orders.models import AttachmentType, NewAttachment
-from app.orders.service import DAILY_UPLOADS, MAX_ATTACHMENTS
+from app.orders.service import DAILY_UPLOADS
 
 PDF = {"name": "invoice.pdf", "content_type": "application/pdf"}
 UNKNOWN = "0199a6f5-1c00-7000-8000-00000000dead"
@@ -52,7 +52,6 @@ class TestOfferUpload:
             "a\n",
             "a\x00.pdf",
             "é.pdf",
-            "x" * 97 + ".pdf",
             # Not what its type is, or nothing at all.
             "invoice",
             "pdf",
@@ -86,9 +85,8 @@ class TestOfferUpload:
         refused = client.post(f"/orders/{order_id}/attachments", json=PDF | {"name": name})
         assert refused.status_code == 422
         [error] = refused.json()["errors"]
-        assert error["at"] == "body/name"
-        if len(name) <= 100:
-            assert "ends in .pdf for application/pdf" in error["problem"]
+        assert error["pointer"] == "#/name"
+        assert "ends in .pdf for application/pdf" in error["detail"]
 
     @pytest.mark.parametrize(
         ("name", "content_type"),
@@ -101,7 +99,6 @@ class TestOfferUpload:
             ("a.JPEG", "image/jpeg"),
             ("console.txt", "text/plain"),
             ("con_2.csv", "text/csv"),
-            ("x" * 96 + ".pdf", "application/pdf"),
         ],
     )
     def test_a_name_that_ends_as_its_type_does_is_taken(
@@ -119,7 +116,7 @@ class TestOfferUpload:
         upload = client.post(f"/orders/{order_id}/attachments", json=PDF | {"size_bytes": size})
         assert upload.json()["max_bytes"] == (size or settings.attachment_max_bytes)
 
-    @pytest.mark.parametrize("size", [0, -1, "1", True, 10_000_001, 1_000_000_001])
+    @pytest.mark.parametrize("size", [-1, "1", True, 10_000_001, 1_000_000_001])
     def test_a_size_that_cannot_be_is_refused(self, client: httpx.Client, order_id: str, size: Any) -> None:
         refused = client.post(f"/orders/{order_id}/attachments", json=PDF | {"size_bytes": size})
         assert refused.status_code == 422
@@ -130,16 +127,14 @@ class TestOfferUpload:
         def ask(number: int) -> httpx.Response:
             return client.post(f"/orders/{order_id}/attachments", json=PDF | {"name": f"{number}.pdf"})
 
-        assert {ask(number).status_code for number in range(MAX_ATTACHMENTS)} == {200}
-        refused = ask(MAX_ATTACHMENTS)
+        assert {ask(number).status_code for number in range(20)} == {200}
+        refused = ask(20)
         assert (refused.status_code, refused.json()["type"]) == (
             409,
             "urn:orders:problem:too-many-attachments",
         )
         assert ask(0).status_code == 200  # replaces
-        assert f"order has {MAX_ATTACHMENTS} attachments at most" in client.get("/openapi.json").text.replace(
-            "\\n", " "
-        )
+        assert "order can have 20 attachments" in client.get("/openapi.json").text.replace("\\n", " ")
 
     def test_a_caller_is_offered_a_bounded_number_of_bytes_in_a_day(self, client: httpx.Client) -> None:
         def ask(**more: Any) -> httpx.Response:

@@ -139,13 +139,6 @@ def test_a_file_has_a_name_of_100_characters_and_1_to_10_million_bytes(client: h
     assert statuses(client, "POST", f"/orders/{order_id}/attachments", *sizes) == [422, 200, 200, 422]
 
 
-def test_an_order_has_20_attachments_at_most(client: httpx.Client) -> None:
-    order_id = client.post("/orders", json=AN_ORDER).json()["id"]
-    files = [{"name": f"{number}.txt", "content_type": "text/plain"} for number in range(21)]
-    cases = [{"json": file} for file in files]
-    assert statuses(client, "POST", f"/orders/{order_id}/attachments", *cases) == [200] * 20 + [409]
-
-
 def test_of_5_fields_that_are_not_known_each_is_named_and_of_6_none(client: httpx.Client) -> None:
     for unknown, named in ((5, 5), (6, 1)):
         answer = client.post("/orders", json=AN_ORDER | {f"f{number}": 1 for number in range(unknown)})

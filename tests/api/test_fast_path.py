@@ -27,8 +27,8 @@ from tests.builders import a_settings, an_app, an_order
 
 from app.core.auth.caller import Caller
 from app.core.errors import NotAuthenticated
-from app.core.http import service_routes
-from app.core.http.fast_path import FastRoute
+from app.core.http import bodies, service_routes
+from app.core.http.fast_path import FastRoute, body_reader
 from app.core.http.routing import Marker, Route
 from app.core.models import Model, split, type_hints
 from app.resources import load
@@ -543,6 +543,11 @@ class TestBody:
         )
         assert with_fast_path == with_fastapi
         assert with_fast_path[0] == 413
+
+    def test_that_is_plain_is_read_once(self, declared: Declared, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bodies, "load", None)
+        assert declared.body is not None
+        assert body_reader(declared.body)(declared.good.body)
 
     def test_that_is_cut_off_is_not_taken_for_a_whole_one(self, declared: Declared) -> None:
         """However whole it looks: the caller was about to send more."""

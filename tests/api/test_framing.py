@@ -45,7 +45,7 @@ class Served:
         self._application = an_app(service, a_settings())
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if "app.refusal" not in scope:
+        if "app.rejection" not in scope:
             self.paths.append(f"{scope['method']} {scope['path']}")
         self.headers.append(scope["headers"])
         await self._application(scope, receive, send)
@@ -336,53 +336,47 @@ class Slow:
             await self.let.wait()
         body = scope["path"].encode()
         headers = [(b"content-length", b"%d" % len(body)), *self.headers]
-        status = scope["app.refusal"].status_code if "app.refusal" in scope else 200
+        status = scope["app.rejection"].status_code if "app.rejection" in scope else 200
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 class TestPipelines:
-    def test_the_second_waits_for_the_first(self) -> None:
-        slow = Slow()
+    def answers(self, slow: Slow, *parts: bytes) -> list[Answer]:
+        """Send the parts, let the slow path answer once it was asked, and return all answers."""
         with serving(slow) as port, connect(port) as connection:
-            sent(connection, get(target=b"/slow") + get(target=b"/2"), LAST)
+            sent(connection, *parts)
             while not slow.begun:
                 pass
             slow.loop.call_soon_threadsafe(slow.let.set)
-            found = read_answers(received(connection))
+            return read_answers(received(connection))
+
+    def test_the_second_waits_for_the_first(self) -> None:
+        found = self.answers(Slow(), get(target=b"/slow") + get(target=b"/2"), LAST)
         assert [response.body for response in found] == [b"/slow", b"/2", b"/last"]
 
     def test_a_refusal_waits_for_the_answers_before_it(self) -> None:
-        slow = Slow()
-        with serving(slow) as port, connect(port) as connection:
-            sent(connection, get(target=b"/slow") + get(target=b"/2") + b"NONSENSE\r\n\r\n" + SMUGGLED)
-            while not slow.begun:
-                pass
-            slow.loop.call_soon_threadsafe(slow.let.set)
-            found = read_answers(received(connection))
+        found = self.answers(
+            Slow(), get(target=b"/slow") + get(target=b"/2") + b"NONSENSE\r\n\r\n" + SMUGGLED
+        )
         assert [response.body for response in found] == [b"/slow", b"/2", b""]
         assert found[2].status == 400
 
     def test_no_more_wait_than_the_bound(self) -> None:
         """What is more is not run, and the connection ends, so that the client sends it again."""
         slow = Slow()
-        with serving(slow) as port, connect(port) as connection:
-            sent(connection, get(target=b"/slow") + get(target=b"/2") * 5000)
-            while not slow.begun:
-                pass
-            slow.loop.call_soon_threadsafe(slow.let.set)
-            found = read_answers(received(connection))
+        found = self.answers(slow, get(target=b"/slow") + get(target=b"/2") * 5000)
         assert len(found) == len(slow.begun) == 1 + 16
         assert found[-1].headers["connection"] == "close"
+
+    def test_what_exceeds_the_bound_spoils_no_request_before_it(self, served: Served) -> None:
+        malformed = post(CHUNKED, body=b"no chunk\r\n")
+        found = exchange(served.port, post(length(ORDER)) * (1 + 16) + malformed)
+        assert [response.status for response in found][: 1 + 16] == [201] * (1 + 16)
 
     def test_an_answer_that_closes_is_the_last(self) -> None:
         """As all answers are while the server stops."""
         slow = Slow((b"connection", b"close"))
-        with serving(slow) as port, connect(port) as connection:
-            sent(connection, get(target=b"/slow") + get(target=b"/2") + HEAD_ONLY)
-            while not slow.begun:
-                pass
-            slow.loop.call_soon_threadsafe(slow.let.set)
-            found = read_answers(received(connection))
+        found = self.answers(slow, get(target=b"/slow") + get(target=b"/2") + HEAD_ONLY)
         assert [response.body for response in found] == [b"/slow"]
         assert slow.begun == ["/slow"]

@@ -49,8 +49,9 @@ def handle(app: App, loop: asyncio.AbstractEventLoop) -> Handle:
     return handle
 
 
-def a_get(**headers: str) -> dict[str, Any]:
+def a_get(path: str = "/orders", **headers: str) -> dict[str, Any]:
     event = sample("list-orders")
+    event["requestContext"]["http"]["path"] = path
     event["headers"] |= {name.replace("_", "-"): value for name, value in headers.items()}
     return event
 
@@ -151,17 +152,14 @@ class TestReadable:
         async def url(request: Request) -> str:
             return request.url.scheme
 
-        event = a_get(x_forwarded_proto=proto)
-        event["requestContext"]["http"]["path"] = "/url"
-        assert json.loads(handle(event)[0]["body"]) == "https"
+        assert json.loads(handle(a_get("/url", x_forwarded_proto=proto))[0]["body"]) == "https"
 
     def test_a_route_may_look_at_the_event_itself(self, app: App, handle: Handle) -> None:
         @app.fastapi.get("/event")
         async def event_of(request: Request) -> Any:
             return request.scope["aws.event"]
 
-        event = a_get(host="api.test:", x_forwarded_port="443,80")
-        event["requestContext"]["http"]["path"] = "/event"
+        event = a_get("/event", host="api.test:", x_forwarded_port="443,80")
         assert json.loads(handle(event)[0]["body"]) == event
 
     def test_a_header_of_a_response_in_latin_1(self, app: App, handle: Handle) -> None:
@@ -169,15 +167,15 @@ class TestReadable:
         async def latin() -> Response:
             return Response(headers={"x-name": "Zo\xeb"})
 
-        event = a_get()
-        event["requestContext"]["http"]["path"] = "/latin"
-        answer, _ = handle(event)
+        answer, _ = handle(a_get("/latin"))
         assert (answer["statusCode"], answer["headers"]["x-name"]) == (200, "Zo\xeb")
 
 
 def test_an_answer_that_breaks_off_is_a_problem(
     app: App, loop: asyncio.AbstractEventLoop, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    handler = handler_of(app)  # before the route, with which an application has a start-up to run
+
     async def parts() -> AsyncIterator[bytes]:
         yield b"a"
         raise RuntimeError("secret")
@@ -186,9 +184,7 @@ def test_an_answer_that_breaks_off_is_a_problem(
     async def stream() -> Response:
         return StreamingResponse(parts())
 
-    event = a_get()
-    event["requestContext"]["http"]["path"] = "/stream"
-    answer = handler_of(app)(event, LambdaContext())
+    answer = handler(a_get("/stream"), LambdaContext())
     problem = json.loads(base64.b64decode(answer["body"]))
     assert (answer["statusCode"], problem["status"], problem["instance"]) == (500, 500, "/stream")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -1,4 +1,4 @@
-"""The orders endpoints, through each runtime."""
+"""The orders endpoints, through each runtime; and in the image, by tests/cloud/image/test_conformance.py."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class TestPlaceOrder:
         }
         assert AN_ORDER.items() <= order.items()
         assert (order["status"], order["version"]) == ("pending", 1)
+        assert order["created_at"] == order["updated_at"]
         assert client.get(response.headers["location"]).json() == order
 
     @pytest.mark.parametrize(

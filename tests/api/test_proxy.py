@@ -8,15 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from localcloud.issuer import Issuer
-from tests.api.wire import Answer, connect, exchange, serving
+from localcloud.running import free_port
+from tests.api.wire import Answer, await_listener, exchange, serving
 from tests.builders import AN_ORDER, a_settings, an_app
 
 from app.orders.service import OrderService
@@ -65,28 +64,17 @@ def port(request: pytest.FixtureRequest, passes: str, service: OrderService, tmp
             pytest.fail("nginx is not installed: apt-get install nginx-light")
         pytest.skip("nginx is not installed (apt-get install nginx-light): NOT tried behind a proxy")
     with serving(an_app(service, a_settings(), ISSUER.authenticator())) as server:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         config = tmp_path / "nginx.conf"
         config.write_text(
             CONFIG.format(home=tmp_path, server=server, port=port, buffering=request.param, passes=passes)
         )
         with subprocess.Popen([nginx, "-p", str(tmp_path), "-c", str(config)]) as process:
             try:
-                wait_for(port)
+                await_listener(port)
                 yield port
             finally:
                 process.terminate()
-
-
-def wait_for(port: int) -> None:
-    for _ in range(200):
-        try:
-            connect(port).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    raise AssertionError("nginx did not start")
 
 
 def ask(port: int, start: str, body: bytes = b"", **headers: str) -> list[Answer]:

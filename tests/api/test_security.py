@@ -30,8 +30,6 @@ from app.resources import RESOURCES
 
 ISSUER = Issuer("https://issuer.test")
 bearer = ISSUER.bearer
-
-bearer = ISSUER.bearer
 PAGE = "https://console.test"  # may call, and so has to be able to read every answer
 ALICE, BOB = bearer("alice", attack_cases.ALL), bearer("bob", attack_cases.ALL)
 ADMIN = bearer("root", attack_cases.ADMIN)
@@ -88,6 +86,7 @@ def send(client: httpx.Client, record_property: Callable[[str, object], None]) -
         assert not INTERNALS.search(response.text), (method, path, response.text)
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["access-control-allow-origin"] == PAGE, (method, path)
+        assert response.headers["vary"].lower() == "origin"
         assert "access-control-allow-credentials" not in response.headers
         assert response.headers["x-request-id"]
         assert "x-injected" not in response.headers

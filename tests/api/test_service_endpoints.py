@@ -17,6 +17,7 @@ from app.core.settings import Settings
 from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.models import Order
 from app.orders.service import OrderService
+from app.resources import RESOURCES
 
 
 def test_start_page_says_what_answers_and_no_resource_names(client: httpx.Client, settings: Settings) -> None:
@@ -25,6 +26,7 @@ def test_start_page_says_what_answers_and_no_resource_names(client: httpx.Client
     assert about["version"] == __version__
     assert about["runtime"] == "local"
     assert about["authentication"] == "none"
+    assert about["links"].keys() == {*RESOURCES, "docs", "openapi", "health"}
     for link in about["links"].values():
         assert client.get(link).status_code == 200
     assert settings.table_name not in response.text
@@ -70,6 +72,7 @@ class TestDocs:
             answer = client.get(urljoin("/docs", link))
             assert answer.status_code == 200
             assert answer.content
+            assert answer.content.startswith(b"\x89PNG") == link.endswith(".png")
             assert answer.headers["cache-control"] == "public, max-age=86400"
         assert "unsafe" not in page.headers["content-security-policy"]
         assert "http" not in page.headers["content-security-policy"]

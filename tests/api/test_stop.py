@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from tests.api.wire import answers, connect, received
+from localcloud.running import free_port
+from tests.api.wire import answers, await_listener, connect, received
 
 SRC = Path(__file__).parents[2] / "src"
 ORDER_ID = "0199a6f5-1c00-7000-8000-000000000001"
 # As `python -m app.entrypoints.server`, with less time.
 PROGRAM = """
 from app.entrypoints import server
-server.DRAIN_SECONDS = server.FINISH_SECONDS = 0.5
+server.DRAIN_SECONDS, server.FINISH_SECONDS = {drain_seconds}, 0.5
 server.main()
 """
 
@@ -34,9 +36,10 @@ def database() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def process(database: socket.socket) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+def process(
+    database: socket.socket, request: pytest.FixtureRequest
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    port = free_port()
     environ = os.environ | {
         "PYTHONPATH": str(SRC),
         "PORT": str(port),
@@ -49,15 +52,10 @@ def process(database: socket.socket) -> Iterator[tuple[subprocess.Popen[str], in
             for name in ("TABLE_NAME", "BUCKET_NAME", "EVENT_BUS_NAME", "KMS_KEY_ARN", "CURSOR_KEY_ARN")
         },
     }
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", PROGRAM.format(drain_seconds=getattr(request, "param", 0.5))]
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
-            for _ in range(200):
-                try:
-                    connect(port).close()
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.1)
+            await_listener(port)
             yield process, port
         finally:
             process.kill()
@@ -83,6 +81,7 @@ def test_every_request_that_is_cut_is_answered_and_logged(
             output, _ = server.communicate(timeout=30)
     assert server.returncode == -signal.SIGTERM
     assert "Traceback" not in output
+    assert "uvicorn.access" not in output
     cut_lines: list[dict[str, Any]] = [
         line for line in map(json.loads, output.splitlines()) if line["message"] == "request"
     ]
@@ -94,3 +93,23 @@ def test_every_request_that_is_cut_is_answered_and_logged(
         ("POST", "/orders", 503, 1),
         ("PUT", "unmatched", 503, 1),
     ]
+
+
+@pytest.mark.parametrize("process", [600], indirect=True)  # longer than any test
+def test_at_first_it_goes_on_as_not_ready_and_when_told_again_it_stops(
+    process: tuple[subprocess.Popen[str], int],
+) -> None:
+    server, port = process
+    server.send_signal(signal.SIGTERM)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        for _ in range(200):
+            alive = client.get("/health")
+            if "connection" in alive.headers:
+                break
+            time.sleep(0.1)
+        assert (alive.status_code, alive.headers["connection"]) == (200, "close")
+        assert "server" not in alive.headers
+        assert client.get("/health/ready").status_code == 503
+    server.send_signal(signal.SIGTERM)
+    server.communicate(timeout=30)
+    assert server.returncode == -signal.SIGTERM

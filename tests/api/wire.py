@@ -53,6 +53,18 @@ def serving(app: Any, **options: Any) -> Iterator[int]:
         listening.close()
 
 
+def await_listener(port: int) -> None:
+    """Return when something listens on the port."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        try:
+            connect(port).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nothing listens on {port}"
+            time.sleep(0.05)
+
+
 def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
 

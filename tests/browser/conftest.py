@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import httpx
 import pytest
 from localcloud.issuer import AUDIENCE, Issuer
 from localcloud.run import application
-from localcloud.running import ROOT, Emulator, running_emulator
+from localcloud.running import ROOT, Emulator, free_port, running_emulator
 from playwright.sync_api import Browser, Page, sync_playwright
 
 REPORTS = ROOT / "reports" / "browser"
@@ -35,7 +34,7 @@ def aws() -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def site(aws: Emulator) -> Iterator[str]:
     """What `make run` serves, on a free port."""
-    port = _free_port()
+    port = free_port()
     with application(aws, port):
         yield f"http://localhost:{port}"
 
@@ -43,7 +42,7 @@ def site(aws: Emulator) -> Iterator[str]:
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
     """The issuer of `make run AUTH=1`, on a free port."""
-    issuer = Issuer(f"http://127.0.0.1:{_free_port()}")
+    issuer = Issuer(f"http://127.0.0.1:{free_port()}")
     server = issuer.serve()
     yield issuer
     server.shutdown()
@@ -53,16 +52,9 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def guarded_site(aws: Emulator, issuer: Issuer) -> Iterator[str]:
     """What `make run AUTH=1` serves."""
-    port = _free_port()
+    port = free_port()
     with application(aws, port, {"APP_AUTH_ISSUER": issuer.url, "APP_AUTH_AUDIENCE": AUDIENCE}):
         yield f"http://localhost:{port}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")
@@ -96,9 +88,9 @@ class Visit:
         self.page.screenshot(path=REPORTS / f"{name}.png", full_page=True)
 
     def _note(self, kind: str, text: str) -> None:
-        # Chromium itself reports every refused request; a test names those that it provokes.
-        refused = any(f"status of {status} " in text for status in self.expected_statuses)
-        if kind in ("error", "warning") and not refused:
+        # Chromium itself reports every rejected request; a test names those that it provokes.
+        rejected = any(f"status of {status} " in text for status in self.expected_statuses)
+        if kind in ("error", "warning") and not rejected:
             self.complaints.append(f"{kind}: {text}")
 
     def _ours(self, url: str) -> None:

@@ -112,7 +112,7 @@ def test_what_others_change_is_seen_and_never_overwritten(visit: Visit, api: htt
     page = visit.open()
     place(page, "Two Hands")
     order_id = page.locator("#order-id").inner_text()
-    page.clock.install()  # the page's own look at the order stands still
+    page.clock.install()  # the page's own timer does not run
     assert api.put(f"/orders/{order_id}/status", json={"status": "cancelled"}).status_code == 200
     page.get_by_label("New status").select_option("shipped")
     page.get_by_role("button", name="Change status").click()
@@ -129,14 +129,14 @@ def test_the_order_shown_follows_the_one_stored(visit: Visit, api: httpx.Client)
     expect(page.locator("#order-status")).to_have_text("processing")
 
 
-def test_a_refused_form_is_explained_field_by_field(visit: Visit) -> None:
+def test_a_rejected_form_is_explained_field_by_field(visit: Visit) -> None:
     visit.expected_statuses = {422}
     page = visit.open()
     page.get_by_label("Customer", exact=True).fill("   ")  # enough for the browser, not for the API
     page.get_by_label("Product").fill("Widget")
     page.get_by_role("button", name="Place order").click()
     expect(page.get_by_role("alert")).to_contain_text("422")
-    expect(page.locator("#message-errors li")).to_contain_text("body/customer")
+    expect(page.locator("#message-errors li")).to_contain_text("#/customer")
 
 
 def test_an_order_is_placed_once_however_often_it_is_sent(visit: Visit, api: httpx.Client) -> None:
@@ -223,7 +223,7 @@ def test_nothing_serious_stands_in_anyones_way(visit: Visit, scheme: str) -> Non
     expect(page.get_by_role("alert")).to_be_visible()
     expect(page.get_by_role("link", name="Open receipt")).to_be_visible(timeout=30_000)
     visit.picture(f"console-{scheme}")
-    # axe runs by evaluation, which the page's own policy would refuse to a script of the page.
+    # axe runs by evaluation, which the page's own policy forbids its scripts.
     found = Axe().run(page)
     grave = [each for each in found.response["violations"] if each["impact"] in ("serious", "critical")]
     assert grave == [], found.generate_report()

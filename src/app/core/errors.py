@@ -1,4 +1,4 @@
-"""Errors that are raised on purpose, each with the status of its response.
+"""Expected errors, each with the status of its response.
 
 A resource adds its own in its `errors.py`. The class name becomes `title` and `type` of the problem
 (RFC 9457), so it is part of the API.
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 
 class AppError(Exception):
-    """The base of them all. `current`: the state that explains the error, for the caller to see."""
+    """The base class. `current`: the state that explains the error, sent to the caller."""
 
     status: ClassVar[int]
     current: Any = None
@@ -28,7 +28,7 @@ class AppError(Exception):
 
 
 class NotFound(AppError):
-    """There is no such entity, or not for this caller."""
+    """The entity does not exist, or belongs to another caller."""
 
     status = 404
 
@@ -43,18 +43,17 @@ class NotFound(AppError):
 
 
 class VersionConflict(AppError):
-    """The stored version is not one that the caller allows."""
+    """The stored version does not match the one that the caller requires."""
 
     status = 412
 
     def __init__(self, current: Any) -> None:
-        kind = type(current).__name__.lower()
-        super().__init__(f"The {kind} is at version {current.version}, which the request does not allow.")
+        super().__init__(f"Version conflict: the current version is {current.version}.")
         self.current = current
 
 
 class IdempotencyKeyReused(AppError):
-    """The same idempotency key came with another body."""
+    """The idempotency key was used before with another body."""
 
     status = 422
 
@@ -90,7 +89,7 @@ class NotPermitted(AppError):
 
     def __init__(self, scope: str) -> None:
         challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
-        super().__init__(f"This needs the scope {scope}.", www_authenticate=challenge)
+        super().__init__(f"Missing scope: {scope}.", www_authenticate=challenge)
         self.scope = scope
 
 
@@ -99,21 +98,19 @@ _RETRY_AFTER = "2"
 
 
 class Overloaded(AppError):
-    """This process has as many requests as it can serve, or is about to stop. Another one may be free."""
+    """This process has as many requests as it can serve, or is about to stop. Another may have capacity."""
 
     status = 503
 
     def __init__(self) -> None:
-        detail = "This server has all the requests it can take; try again shortly."
-        super().__init__(detail, retry_after=_RETRY_AFTER)
+        super().__init__("Server overloaded. Retry later.", retry_after=_RETRY_AFTER)
 
 
 class DependencyUnavailable(AppError):
-    """A service that we need did not answer in time, or is overloaded. Trying again may help."""
+    """A service that we depend on did not respond in time, or is overloaded. A retry may help."""
 
     status = 503
 
     def __init__(self, dependency: str) -> None:
-        detail = "A service that this needs is not available; try again shortly."
-        super().__init__(detail, retry_after=_RETRY_AFTER)
+        super().__init__("A dependency is unavailable. Retry later.", retry_after=_RETRY_AFTER)
         self.dependency = dependency

@@ -12,10 +12,10 @@ from app.core import telemetry
 from app.core.auth.caller import Caller
 from app.core.http import conditions
 from app.core.http.auth import RequireScope
-from app.core.http.conditions import IfMatch, IfNoneMatch
-from app.core.http.problems import OF_CONTENT, problems
+from app.core.http.parameters import Cursor, IdempotencyKey, IfMatch, IfNoneMatch, Limit
+from app.core.http.problems import NOT_MODIFIED, OF_CONTENT, problems
 from app.core.http.responses import NOT_KEPT, created_response, json_response, list_response
-from app.core.http.routing import APIRouter, Depends, Header, Query
+from app.core.http.routing import APIRouter, Depends, Query
 from app.orders.models import (
     AttachmentList,
     NewAttachment,
@@ -40,6 +40,7 @@ async def get_service(request: Request) -> OrderService:
 Orders = Annotated[OrderService, Depends(get_service)]
 CanRead = Annotated[Caller, Depends(RequireScope("orders:read"))]
 CanWrite = Annotated[Caller, Depends(RequireScope("orders:write"))]
+Filters = Annotated[OrderFilters, Query()]
 
 
 @router.post(
@@ -55,34 +56,24 @@ async def create_order(
     orders: Orders,
     caller: CanWrite,
     body: OrderCreate,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+    idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Place an order; with an `Idempotency-Key`, once however often this is sent.
+    """Place an order; requests with the same `Idempotency-Key` place it once.
 
-    The list of orders exists and has no entity tag: with `If-None-Match: *`, or an `If-Match` of anything
-    but `*`, this is 412. Use an `Idempotency-Key`.
+    The list of orders exists and has no entity tag: `If-None-Match: *`, and any `If-Match` but `*`, are 412.
     """
-    if not conditions.allow_untagged(if_match, if_none_match):
-        raise conditions.not_met()
+    conditions.require_untagged(if_match, if_none_match)
     created = await orders.create(caller, body, idempotency_key)
     if not created.replayed:
         telemetry.add_metric("OrdersPlaced")
-    telemetry.add_log_fields(order_id=created.entity.id)
-    return created_response(f"{request.scope.get('root_path', '')}/orders", created)
+    return created_response(request, created)
 
 
 @router.get("", response_model=OrderList, responses=problems(400), summary="List orders, newest first")
 async def list_orders(
-    *,
-    orders: Orders,
-    caller: CanRead,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[
-        str | None, Query(max_length=512, description="`next_cursor` of the page before")
-    ] = None,
-    filters: Annotated[OrderFilters, Query()],
+    orders: Orders, caller: CanRead, filters: Filters, limit: Limit = 20, cursor: Cursor = None
 ) -> Response:
     """List orders. A page may be short, even empty: the list ends where `next_cursor` is null."""
     return list_response(await orders.list(caller, limit, cursor, asdict(filters)))
@@ -91,7 +82,7 @@ async def list_orders(
 @router.get(
     "/{order_id}",
     response_model=Order,
-    responses=problems(404, 412) | {304: {"description": "The order is still as `If-None-Match` says"}},
+    responses=problems(404, 412) | NOT_MODIFIED,
     summary="Get an order",
 )
 async def get_order(
@@ -101,9 +92,9 @@ async def get_order(
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Get an order: 304 when `If-None-Match` names its present state, 412 when `If-Match` does not.
+    """Get an order: 304 when `If-None-Match` names its current state, 412 when `If-Match` does not.
 
-    An `If-Match` that is no list of entity tags names none; an `If-None-Match` that is none is ignored.
+    An `If-Match` that is not a list of entity tags is not met; such an `If-None-Match` is ignored.
     """
     return conditions.get_response(await orders.get(caller, order_id), if_match, if_none_match)
 
@@ -122,10 +113,10 @@ async def change_status(
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Move the order along; with `If-Match`, only if it is still in the state you read.
+    """Change the status; with `If-Match`, only if the order is still in the state you read.
 
-    Both conditions are about the order's `ETag`. `If-Match` takes one, several separated by commas (any may
-    match), or `*`; `If-None-Match` the same, and none may match. One that cannot be read is not met.
+    Both headers take `*` or a list of entity tags. One of those in `If-Match` must be the order's `ETag`, and
+    none of those in `If-None-Match` may be. A header that is not such a list is not met: 412.
     """
     return await conditions.update_if_met(
         lambda: orders.get(caller, order_id),
@@ -149,15 +140,15 @@ async def offer_upload(
     if_match: IfMatch = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Get a form that uploads one attachment straight to the storage, which refuses what does not match it.
+    """Get a form that uploads one attachment to the storage, which rejects any other file.
 
-    Send the fields and then the file as `multipart/form-data`. An attachment of the same name is replaced.
-    An order has 20 attachments at most. What you may upload in a day is bounded too; of that an upload takes
-    its `size_bytes`, or the largest size there is if you do not say.
+    Send the fields and then the file as `multipart/form-data`. It replaces an attachment of the same name.
+    An order can have 20 attachments. An upload counts towards your daily quota with its `size_bytes`, or
+    without them with the maximum size.
     """
-    if not conditions.allow_untagged(if_match, if_none_match):
-        await orders.get(caller, order_id)  # without an order there are no conditions
-        raise conditions.not_met()
+    if if_match is not None or if_none_match is not None:
+        await orders.get(caller, order_id)  # 404 comes before 412
+        conditions.require_untagged(if_match, if_none_match)
     return json_response(await orders.offer_upload(caller, order_id, body), headers=NOT_KEPT)
 
 
@@ -168,7 +159,7 @@ async def offer_upload(
     summary="List an order's attachments",
 )
 async def list_attachments(orders: Orders, caller: CanRead, order_id: str) -> Response:
-    """List the attachments, each with a link that downloads it for a while."""
+    """List the attachments, each with a temporary download link."""
     return json_response({"items": await orders.list_attachments(caller, order_id)}, headers=NOT_KEPT)
 
 
@@ -176,10 +167,10 @@ async def list_attachments(orders: Orders, caller: CanRead, order_id: str) -> Re
     "/{order_id}/receipt",
     status_code=303,
     response_class=Response,
-    responses=problems(404) | {303: {"description": "`Location` shows the receipt, for a while"}},
+    responses=problems(404) | {303: {"description": "`Location` is a temporary link to the receipt"}},
     summary="Get an order's receipt",
 )
 async def get_receipt(orders: Orders, caller: CanRead, order_id: str) -> Response:
-    """Go to the receipt. It is written moments after the order is placed; until then this is 404."""
+    """Redirect to the receipt. It is written moments after the order is placed; until then this is 404."""
     url = await orders.receipt_url(caller, order_id)
     return Response(status_code=303, headers={"location": url, **NOT_KEPT})

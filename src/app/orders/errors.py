@@ -12,7 +12,7 @@ class IllegalTransition(AppError):
     status = 409
 
     def __init__(self, current: Order, target: OrderStatus) -> None:
-        super().__init__(f"A {current.status} order cannot become {target}.")
+        super().__init__(f"The status cannot change from {current.status} to {target}.")
         self.current = current
 
 
@@ -31,7 +31,7 @@ class AttachmentTooLarge(AppError):
     status = 422
 
     def __init__(self, max_bytes: int) -> None:
-        super().__init__(f"An attachment has {max_bytes} bytes at most.")
+        super().__init__(f"The attachment is larger than {max_bytes} bytes.")
 
 
 class TooManyAttachments(AppError):
@@ -40,7 +40,7 @@ class TooManyAttachments(AppError):
     status = 409
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"An order has {limit} attachments at most; one of the same name is replaced.")
+        super().__init__(f"An order can have {limit} attachments. One with the name of another replaces it.")
 
 
 class UploadQuotaExceeded(AppError):
@@ -49,5 +49,5 @@ class UploadQuotaExceeded(AppError):
     status = 429
 
     def __init__(self, retry_after_seconds: int) -> None:
-        detail = "You have been offered as many bytes of uploads as a day (UTC) allows."
+        detail = "The daily upload quota is used up. It resets at midnight UTC."
         super().__init__(detail, retry_after=str(retry_after_seconds))

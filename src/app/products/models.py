@@ -1,7 +1,5 @@
 """Products, by category."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, ClassVar
 

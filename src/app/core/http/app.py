@@ -15,7 +15,7 @@ from app.core.auth.caller import AnonymousAuthenticator, Authenticator
 from app.core.http import service_routes
 from app.core.http.auth import Authentication
 from app.core.http.fast_path import FastPath
-from app.core.http.middleware import RequestBoundary
+from app.core.http.middleware import RequestMiddleware
 from app.core.http.routing import LIFESPAN, APIRouter
 from app.core.settings import Settings
 from app.core.telemetry import Telemetry
@@ -23,16 +23,14 @@ from app.core.telemetry import Telemetry
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from app.core.http.cors import Cors
-
-# What may be asked for without a token; every other path needs one, known or not.
+# These paths need no token; every other path needs one, whether a route has it or not.
 PUBLIC = ("/", "/docs", "/docs/{name}", "/health", "/health/ready", "/openapi.json")
 # With one of these, every request goes through FastAPI.
 _AROUND_EVERY_ROUTE = ("dependencies", "exception_handlers", "middleware")
 
 
 class _State(State):
-    """Starlette's, but with attributes of its own: by `__getattr__`, each look at one takes a microsecond."""
+    """Starlette's `State`, with real attributes: its `__getattr__` takes a microsecond for each."""
 
     def __setattr__(self, key: str, value: Any) -> None:
         object.__setattr__(self, key, value)
@@ -42,8 +40,8 @@ class App:
     """From the outside in: the middleware of every request, the fast path, and FastAPI once it is needed.
 
     `routers` are those of `routing`, or FastAPI's own; `fastapi_options` are what FastAPI takes, such as
-    `lifespan`, `dependencies`, `middleware` and `exception_handlers`. Without an authenticator it is open to
-    anyone. For pages of other origins there is a layer around the middleware and one in it (`cors`).
+    `lifespan`, `dependencies`, `middleware` and `exception_handlers`. Without an authenticator, the API is
+    open to anyone. CORS adds one layer around the middleware and one inside it (`cors`).
     """
 
     def __init__(
@@ -79,11 +77,14 @@ class App:
         served: ASGIApp = FastPath(
             self._fastapi_app, self._routers, self._authentication, self._allows_fast_path
         )
-        cors = _cors(settings)
-        if cors:
+        cors = None
+        if settings.cors_origins:
+            from app.core.http.cors import Cors
+
+            cors = Cors(settings.cors_origins)
             served = cors.preflights(served)
-        middleware = RequestBoundary(served, settings.root_path, Telemetry(settings), settings.origin_secrets)
-        self._outermost: ASGIApp = cors.readable(middleware) if cors else middleware
+        served = RequestMiddleware(served, settings.root_path, Telemetry(settings), settings.origin_secrets)
+        self._outermost = cors.readable(served) if cors else served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan of the application."""
@@ -92,7 +93,7 @@ class App:
             await (self._fastapi_app if self.has_lifespan else _no_lifespan)(scope, receive, send)
             return
         if scope["type"] == "websocket" and self._authentication.is_required:
-            await send({"type": "websocket.close", "code": 1008})  # nobody reads its token
+            await send({"type": "websocket.close", "code": 1008})  # no code validates its token
             return
         if scope.get("method") == "HEAD":
             scope, send = {**scope, "method": "GET", "asked_method": "HEAD"}, _without_content(send)
@@ -100,7 +101,7 @@ class App:
 
     @property
     def has_lifespan(self) -> bool:
-        """Whether there may be anything to do when the process starts and stops."""
+        """Whether start-up or shutdown of the process may have anything to run."""
         return (
             self._built is not None
             or any(self._options.get(name) for name in LIFESPAN)
@@ -119,12 +120,12 @@ class App:
             self._built.dependency_overrides = overrides
 
     async def _fastapi_app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._built is None:  # half a second of CPU: in a thread, so that other requests go on
+        if self._built is None:  # half a second of CPU: a thread, so that other requests continue
             await asyncio.to_thread(lambda: self.fastapi)
         await self.fastapi(scope, receive, send)
 
     def _allows_fast_path(self) -> bool:
-        """Whether nothing was declared around the routes, in the constructor or since."""
+        """Whether FastAPI has no application-wide dependency, middleware, handler or override."""
         built = self._built
         if built is None:
             return self._is_plain and not self._overrides
@@ -150,12 +151,12 @@ class App:
 
 
 def _around(built: FastAPI) -> tuple[int, int, dict[Any, Any]]:
-    """Return what tells whether anything was added to an application since it was built."""
+    """Return what changes when something is added to an application after it was built."""
     return len(built.router.routes), len(built.user_middleware), built.exception_handlers
 
 
 async def _no_lifespan(_scope: Scope, receive: Receive, send: Send) -> None:
-    """Start and stop without anything to do. https://asgi.readthedocs.io/en/latest/specs/lifespan.html"""
+    """Confirm start-up and shutdown. https://asgi.readthedocs.io/en/latest/specs/lifespan.html"""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
@@ -164,7 +165,7 @@ async def _no_lifespan(_scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _without_content(send: Send) -> Send:
-    """Send what answers a GET, but for its content.
+    """Send the response to a GET without its content, for HEAD.
 
     https://www.rfc-editor.org/rfc/rfc9110.html#section-9.3.2
     """
@@ -173,11 +174,3 @@ def _without_content(send: Send) -> Send:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
     return send_head
-
-
-def _cors(settings: Settings) -> Cors | None:
-    if not settings.cors_origins:
-        return None
-    from app.core.http.cors import Cors
-
-    return Cors(settings.cors_origins)

@@ -1,4 +1,4 @@
-"""Who is calling, and may they? Every path asks for a token but those that are listed as public."""
+"""Authentication and scopes. Every path needs a token, except those that are listed as public."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.core.errors import NotAuthenticated
 
 
 class Authentication:
-    """Finds the caller of every request, before anything else looks at it."""
+    """Authenticates every request, before any other code reads it."""
 
     def __init__(self, authenticator: Authenticator, public: Iterable[str]) -> None:
         self.is_required = not isinstance(authenticator, AnonymousAuthenticator)
@@ -22,28 +22,28 @@ class Authentication:
         self._is_public = re.compile("|".join(patterns)).fullmatch
 
     def is_public(self, path: str) -> bool:
-        """Whether anyone may ask for the path."""
+        """Whether the path needs no token."""
         return self._is_public(path) is not None
 
     async def authenticate(self, scope: Scope, path: str) -> None:
         """Put the caller into the scope, and count the request for that caller. Raises `NotAuthenticated`."""
         if self._is_public(path):
             return
-        exchange = scope["app.exchange"]  # of core.http.middleware, which joins headers that were repeated
+        exchange = scope["app.exchange"]  # of `middleware`, which joins repeated headers
         authorization: bytes = exchange.headers.get(b"authorization", b"")
         scope["app.caller"] = caller = await self._authenticator.caller(
             authorization.decode("latin-1") or None
         )
         if caller.subject is not None:
-            exchange.belongs_to(caller.subject)
+            exchange.set_subject(caller.subject)
 
 
 class RequireScope:
-    """A dependency: the caller, who needs this scope.
+    """A dependency that returns the caller, and requires this scope of it.
 
         CanRead = Annotated[Caller, Depends(RequireScope("orders:read"))]
 
-    It is checked before the body is read, wherever it was declared: on the route, a router, a parameter.
+    The scope is checked before the body is read, whether a route, a router or a parameter declares it.
     """
 
     def __init__(self, scope: str) -> None:
@@ -54,7 +54,7 @@ class RequireScope:
         return self.caller_in(request.scope)
 
     def caller_in(self, scope: Scope) -> Caller:
-        """Return the caller of the request with this ASGI scope, as a call does."""
+        """Return the caller in this ASGI scope. Raises as a call does."""
         caller: Caller | None = scope.get("app.caller")
         if caller is None:  # the path is public
             raise NotAuthenticated

@@ -1,4 +1,4 @@
-"""What content the API takes: JSON (RFC 8259) in UTF-8, without a content coding. Knows no FastAPI."""
+"""Request bodies: JSON (RFC 8259) in UTF-8, without a content coding. Does not import FastAPI."""
 
 from __future__ import annotations
 
@@ -19,23 +19,21 @@ _parameters = re.compile(_PARAMETER).findall
 
 
 def require_json(headers: Mapping[bytes, bytes], body: bytes = b"") -> None:
-    """Answer 415 to content that is not JSON as it stands, or that does not say what it is.
+    """Reject, with 415, a body that its headers do not declare as plain JSON.
 
     https://www.rfc-editor.org/rfc/rfc9110.html#section-15.5.16
     """
     if headers.get(b"content-encoding", b"").lower() not in (b"", b"identity"):
-        detail = "The body has to come without a content coding"
+        detail = "The body must not have a content coding"
         raise HTTPException(415, detail, {"accept-encoding": "identity"})
     kind = headers.get(b"content-type")
     if kind in _JSON or (not kind and not body):
         return
-    if not kind or not _says_json(kind):
-        raise HTTPException(
-            415, "The body has to be application/json, in UTF-8", {"accept": "application/json"}
-        )
+    if not kind or not _is_json_type(kind):
+        raise HTTPException(415, "The body must be application/json in UTF-8", {"accept": "application/json"})
 
 
-def _says_json(kind: bytes) -> bool:
+def _is_json_type(kind: bytes) -> bool:
     found = _is_json(kind)
     return found is not None and all(
         value.strip(b'"').lower() == b"utf-8"
@@ -45,7 +43,7 @@ def _says_json(kind: bytes) -> bool:
 
 
 def load(body: bytes) -> Any:
-    """Read JSON; names that come twice, `NaN` and `Infinity` are none.
+    """Parse JSON; reject duplicate names, `NaN` and `Infinity`.
 
     Raises `json.JSONDecodeError`.
     """
@@ -55,7 +53,7 @@ def load(body: bytes) -> Any:
             return _decode(text)
         except json.JSONDecodeError:
             raise
-        except ValueError:  # a number has more digits than Python converts, and so is too large for anything
+        except ValueError:  # a number has more digits than Python converts, so it is too large for any field
             return _decode_large(text)
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("The text is not UTF-8", "", error.start) from error
@@ -66,12 +64,12 @@ def load(body: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise json.JSONDecodeError("A name comes twice in one object", "", 0)
+        raise json.JSONDecodeError("Duplicate name in an object", "", 0)
     return found
 
 
 def _no_number(name: str) -> float:
-    raise json.JSONDecodeError(f"{name} is no number in JSON", "", 0)
+    raise json.JSONDecodeError(f"{name} is not a JSON number", "", 0)
 
 
 _decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_number).decode

@@ -1,31 +1,25 @@
-"""Entity tags, and the conditions that callers make of them (RFC 9110, sections 8.8.3 and 13.1)."""
+"""Entity tags and conditional requests (RFC 9110, sections 8.8.3 and 13.1)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.core.errors import VersionConflict
 from app.core.http.responses import entity_response, etag
-from app.core.http.routing import Header
 from app.core.models import E, Entity
 
-# Lists of entity tags, or `*`.
-IfMatch = Annotated[str | None, Header()]
-IfNoneMatch = Annotated[str | None, Header()]
-
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-# Elements of a list may be empty (section 5.6.1). Nothing here is ever tried twice, however long the header.
+# Elements of a list may be empty (section 5.6.1). Possessive quantifiers: linear time for any header.
 _is_list = re.compile(rf"[ \t,]*+(?:{_TAG}[ \t]*+(?:,[ \t,]*+|\Z))*+").fullmatch
 _tags = re.compile(_TAG).findall
 
-# Compared strongly, so no weak tag. DynamoDB rejects numbers of more than 38 digits.
+# The strong comparison: no weak tags. DynamoDB rejects numbers of more than 38 digits.
 _is_tag = re.compile('"([1-9][0-9]{0,17})"', re.ASCII).fullmatch
-# How often the entity may change between our reading and our writing it, before the caller has to look again.
+# How often another request may change the entity between our read and our write, before we return 412.
 _MAX_TRIES = 3
 
 
@@ -54,16 +48,12 @@ def allow_change(tag: str, if_match: str | None, if_none_match: str | None) -> b
     )
 
 
-def allow_untagged(if_match: str | None, if_none_match: str | None) -> bool:
-    """Whether a resource may be changed that exists and has no entity tag."""
-    return if_match in (None, "*") and (
-        if_none_match is None or (if_none_match != "*" and tags_of(if_none_match) is not None)
-    )
-
-
-def not_met() -> HTTPException:
-    """Return the rejection where there is no entity tag to tell."""
-    return HTTPException(412, "What this would change exists, and has no entity tag")
+def require_untagged(if_match: str | None, if_none_match: str | None) -> None:
+    """Reject, with 412, conditions that a resource without an entity tag does not meet, such as a list."""
+    if if_match not in (None, "*") or (
+        if_none_match is not None and (if_none_match == "*" or tags_of(if_none_match) is None)
+    ):
+        raise HTTPException(412, "Condition not met: the resource exists and has no entity tag")
 
 
 def get_response(entity: Entity, if_match: str | None, if_none_match: str | None) -> Response:
@@ -96,6 +86,6 @@ async def update_if_met(
             break
         try:
             return entity_response(await update(entity.version))
-        except VersionConflict as moved:  # another request was faster; the new state may be allowed too
+        except VersionConflict as moved:  # another request was faster; its state may meet the conditions too
             entity = moved.current
     raise VersionConflict(entity)

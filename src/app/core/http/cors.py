@@ -1,4 +1,4 @@
-"""Let listed pages of other origins call the API and read every response, errors included.
+"""CORS: pages of listed origins can call the API and read every response, errors included.
 
 Without a listed origin this module is not imported.
 Decision 22 says why it is not Starlette's CORSMiddleware, with figures.
@@ -34,41 +34,41 @@ _MAX_AGE_SECONDS = 600
 
 
 class Cors:
-    """Make the two layers. Neither allows credentials: a page sends its token in a header."""
+    """Two layers. Neither allows credentials: a page sends its token in a header."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origin.encode() for origin in origins)
 
     def readable(self, app: ASGIApp) -> ASGIApp:
-        """Let listed pages read what `app` answers. Outside of the boundary, which answers too."""
+        """Let pages read responses. Runs around the request middleware, which sends responses too."""
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             async def send_with_headers(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    message["headers"] = [*message["headers"], *self._headers(scope)]
+                    message["headers"] = [*message["headers"], *self._response_headers(scope)]
                 await send(message)
 
             await app(scope, receive, send_with_headers)
 
-        return answer
+        return serve
 
     def preflights(self, app: ASGIApp) -> ASGIApp:
-        """Answer a browser that asks whether a page may send a request. Inside of the boundary's limits."""
+        """Respond to preflight requests. Runs inside the request middleware, within its limits."""
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            asks = scope["type"] == "http" and scope["method"] == "OPTIONS"
-            asked = dict(scope["headers"]) if asks else {}
-            if asked.keys() >= {b"origin", b"access-control-request-method"}:
-                await self._permission(asked, scope["path"])(scope, receive, send)
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            is_options = scope["type"] == "http" and scope["method"] == "OPTIONS"
+            headers = dict(scope["headers"]) if is_options else {}
+            if headers.keys() >= {b"origin", b"access-control-request-method"}:
+                await self._preflight_response(headers, scope["path"])(scope, receive, send)
             else:
                 await app(scope, receive, send)
 
-        return answer
+        return serve
 
-    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+    def _response_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         vary = (b"vary", b"Origin")
         origin = dict(scope["headers"]).get(b"origin")
-        if origin is None or not self._lists(origin):
+        if origin is None or not self._is_allowed(origin):
             return [vary]
         return [
             (b"access-control-allow-origin", origin),
@@ -76,17 +76,17 @@ class Cors:
             vary,
         ]
 
-    def _permission(self, asked: dict[bytes, bytes], path: str) -> Response:
-        method = asked[b"access-control-request-method"].decode("latin-1")
-        names = asked.get(b"access-control-request-headers", b"").decode("latin-1").lower().split(",")
+    def _preflight_response(self, headers: dict[bytes, bytes], path: str) -> Response:
+        method = headers[b"access-control-request-method"].decode("latin-1")
+        names = headers.get(b"access-control-request-headers", b"").decode("latin-1").lower().split(",")
         for what, allowed in (
-            ("origin", self._lists(asked[b"origin"])),
+            ("origin", self._is_allowed(headers[b"origin"])),
             ("method", method in _METHODS),
             ("header", {name.strip() for name in names} <= {"", *_HEADERS}),
         ):
             if not allowed:
-                detail = f"A page may not send this from another origin: the {what} is not allowed."
-                return problem(400, "Not allowed", detail, path, code="cross-origin")
+                detail = f"Cross-origin request rejected: the {what} is not allowed."
+                return problem(400, detail, path, "cross-origin")
         return Response(
             headers={
                 "access-control-allow-methods": ", ".join(_METHODS),
@@ -95,5 +95,5 @@ class Cors:
             }
         )
 
-    def _lists(self, origin: bytes) -> bool:
+    def _is_allowed(self, origin: bytes) -> bool:
         return origin in self._origins or b"*" in self._origins

@@ -63,7 +63,7 @@ def install(app: FastAPI) -> None:
     async def docs_file(name: str) -> Response:
         """Send one of the page's files."""
         if name not in _TYPES:
-            raise HTTPException(404, "There is no such file")
+            raise HTTPException(404, "File not found")
         body = await asyncio.to_thread(_content, name)
         return Response(body, headers={"cache-control": "public, max-age=86400"}, media_type=_TYPES[name])
 

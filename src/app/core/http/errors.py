@@ -1,9 +1,9 @@
-"""From error to problem (RFC 9457): one handler for each kind of error."""
+"""Exception handlers: each turns one type of error into a problem (RFC 9457)."""
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
@@ -13,26 +13,26 @@ from starlette.routing import Route, compile_path
 
 from app.core import telemetry
 from app.core.errors import AppError, DependencyUnavailable
+from app.core.http.problems import ProblemDetail
 from app.core.http.responses import etag, problem
 from app.core.models import public_view
 
-# A body may be wrong in thousands of places.
+# A body can have thousands of errors.
 _MAX_ERRORS_SHOWN = 20
 
 
 async def app_error(request: Request, error: Exception) -> Response:
     """Respond to an `AppError`."""
-    assert isinstance(error, AppError)  # noqa: S101  # Starlette calls us for these only
+    assert isinstance(error, AppError)  # noqa: S101  # Starlette calls this for no other
     telemetry.add_log_fields(error=type(error).__name__)
     if isinstance(error, DependencyUnavailable):
         telemetry.add_log_fields(dependency=error.dependency, cause=telemetry.redact(repr(error.__cause__)))
     current = error.current
     response = problem(
         error.status,
-        error.code.replace("-", " ").capitalize(),
         str(error),
         request.scope["path"],
-        code=error.code,
+        error.code,
         **({"current": public_view(type(current))(current)} if current else {}),
     )
     if current:
@@ -44,36 +44,32 @@ async def app_error(request: Request, error: Exception) -> Response:
 async def invalid_request(request: Request, error: Any) -> Response:
     """Respond to FastAPI's `RequestValidationError`."""
     telemetry.add_log_fields(error="RequestValidationError")
-    path = request.scope["path"]
-    found = [
-        {"at": _shown("/".join(map(str, each["loc"]))), "problem": _shown(each["msg"])}
-        for each in error.errors()[:_MAX_ERRORS_SHOWN]
-    ]
-    if any(each["type"] == "json_invalid" for each in error.errors()):
-        why = [{"at": "body", "problem": each["ctx"]["error"]} for each in error.errors()]
-        return problem(400, "Not JSON", "The body is not valid JSON.", path, code="not-json", errors=why)
-    detail = "Request validation failed."
-    return problem(422, "Invalid request", detail, path, code="invalid-request", errors=found)
+    path, items = request.scope["path"], error.errors()
+    if any(item["type"] == "json_invalid" for item in items):
+        details = [ProblemDetail(detail=item["ctx"]["error"], pointer="#") for item in items]
+        return problem(400, "The body is not valid JSON.", path, "not-json", title="Not JSON", errors=details)
+    details = [_problem_detail(item["msg"], *item["loc"]) for item in items[:_MAX_ERRORS_SHOWN]]
+    return problem(422, "Request validation failed.", path, "invalid-request", errors=details)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Respond to what the framework rejects."""
-    assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls us for these only
-    title = HTTPStatus(error.status_code).phrase
-    response = problem(error.status_code, title, f"{error.detail}.".replace("..", "."), request.scope["path"])
+    """Respond to an `HTTPException`, also one of the framework's own."""
+    assert isinstance(error, HTTPException)  # noqa: S101  # Starlette calls this for no other
+    response = problem(error.status_code, f"{error.detail}.".replace("..", "."), request.scope["path"])
     response.headers.update(error.headers or {})
-    if error.status_code == 405 and "router" in request.scope:  # which names the methods of one route only
+    # Starlette names the methods of one route only.
+    if error.status_code == 405 and "router" in request.scope:
         response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
 
 
 async def response_to(request: Request, error: Exception) -> Response:
-    """Respond to any of these. Raises the error if it is none."""
+    """Respond to any of these errors. Raises every other error again."""
     if isinstance(error, AppError):
         return await app_error(request, error)
     if isinstance(error, HTTPException):
         return await http_error(request, error)
-    if type(error).__name__ == "RequestValidationError":  # which cannot be imported here
+    if type(error).__name__ == "RequestValidationError":  # importing it would import FastAPI
         return await invalid_request(request, error)
     raise error
 
@@ -85,12 +81,26 @@ def _methods(request: Request) -> set[str]:
     for template, operations in app.openapi()["paths"].items():
         if compile_path(template)[0].match(path):
             found |= {method.upper() for method in operations}
-    for route in app.routes:  # those that the document leaves out
+    for route in app.routes:  # with those that the OpenAPI document leaves out
         if isinstance(route, Route) and route.path_regex.match(path):
             found |= route.methods or set()
     return found | {"HEAD"} if "GET" in found else found
 
 
-def _shown(text: str) -> str:
-    """Return text of a caller's as JSON can carry it, bounded: it may hold half a surrogate pair."""
+def _problem_detail(message: str, source: str = "body", *names: str | int) -> ProblemDetail:
+    """Return the error with where it is: `source` and `names` are pydantic's `loc`.
+
+    https://www.rfc-editor.org/rfc/rfc6901.html#section-6, https://jsonapi.org/format/#error-objects
+    """
+    detail, parts = _printable(message), [_printable(str(name)) for name in names]
+    if source == "header":
+        return ProblemDetail(detail=detail, header="/".join(parts))
+    if source != "body":
+        return ProblemDetail(detail=detail, parameter="/".join(parts))
+    steps = [f"/{part.replace('~', '~0').replace('/', '~1')}" for part in parts]
+    return ProblemDetail(detail=detail, pointer="#" + quote("".join(steps), safe="/?:@!$&'()*+,;="))
+
+
+def _printable(text: str) -> str:
+    """Return a caller's text as JSON can encode it, bounded: it may hold half a surrogate pair."""
     return text[:200].encode("utf-8", "replace").decode()

@@ -1,10 +1,10 @@
 """Serves canonical requests from the declared routes, without FastAPI; every other request falls back to it.
 
-FastAPI is three quarters of a cold start and of a warm request (docs/decisions has the figures).
+FastAPI takes three quarters of a cold start and of a warm request (docs/decisions has the figures).
 Nearly all requests do not need it.
-It documents the API, explains what is wrong with a request and serves whatever was declared that is not known
-here, and is imported when the first such request comes.
-A request falls back before anything was done for it.
+It documents the API, explains validation errors and serves what the fast path does not support.
+The first request that needs it imports it.
+A request falls back before its endpoint or one of its dependencies runs.
 `tests/api/test_fast_path.py` sends the same requests over both paths, for every route, and compares bytes.
 """
 
@@ -34,7 +34,7 @@ from app.core.http.auth import Authentication, RequireScope
 from app.core.http.routing import APIRouter, Marker, Route
 from app.core.models import Model, defaults, has_note, split, type_hints
 
-# What a decorator or router says that only documents the route, or that an endpoint does by itself.
+# Options of a decorator or router that only document the route, or that are handled here.
 _DOCUMENTING = frozenset(
     {
         "dependencies",
@@ -60,15 +60,15 @@ Dependency = Callable[[Request], Awaitable[Any]]
 
 
 class NotHandled(Exception):
-    """The request, or the route, is for FastAPI."""
+    """FastAPI has to serve this request or route."""
 
 
 class FastRoute:
-    """What of a declared route is known here. Raises `NotHandled` for a route that says more.
+    """A declared route that is served without FastAPI. Raises `NotHandled` for an unsupported declaration.
 
-    Known are parameters in path, query and header that are text, whole numbers or enums; a struct of such
-    query parameters; a body that is a struct; `Request`; dependencies that are `async def` and take the
-    request only; and endpoints that are `async def` and say that they return a `Response`.
+    Supported: parameters in path, query and header that are text, whole numbers or enums; a struct of such
+    query parameters; a struct as the body; `Request`; dependencies that are `async def` and take only the
+    request; endpoints that are `async def` and annotated to return a `Response`.
     """
 
     def __init__(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
@@ -77,7 +77,7 @@ class FastRoute:
         self._endpoint = route.endpoint
         self._route_path = route.path
         self._arguments: list[tuple[str, Dependency]] = []
-        self._dependencies: dict[Dependency, None] = {}  # as a set that keeps the order
+        self._dependencies: dict[Dependency, None] = {}  # an insertion-ordered set
         self._path: list[tuple[str, Callable[[str], Any]]] = []
         self._query: dict[str, Callable[[str], Any]] = {}
         self._query_models: list[tuple[str, type[Any], tuple[str, ...]]] = []
@@ -128,7 +128,7 @@ class FastRoute:
             found[name] = self._query[name](text)
 
     async def respond(self, scope: Scope, receive: Receive) -> Response:
-        """Respond to a canonical request. Raises `NotHandled` for any other before anything is done."""
+        """Respond to a canonical request. Raises `NotHandled` for any other before the endpoint runs."""
         values: dict[Any, Any] = {needed: needed.caller_in(scope) for needed in self.scopes}
         headers = scope["app.exchange"].headers
         content = b""
@@ -177,7 +177,7 @@ class FastRoute:
                 self._required.append(name)
 
     def _add_struct(self, name: str, struct: Any, marker: Marker | None) -> None:
-        """Take a struct for the body, or with `Query()` for query parameters, one for each field."""
+        """Add a struct as the body or, with `Query()`, as one query parameter for each field."""
         if marker and marker.name == "Query" and not marker.args and not hasattr(struct, "__post_init__"):
             fields = struct.__struct_fields__
             for field in fields:
@@ -192,7 +192,7 @@ class FastRoute:
             self.has_body, self._body_name, self._body = True, name, body_reader(struct)
 
     def _depend(self, marker: Any) -> Dependency:
-        """Return the dependency if it is known how to call it."""
+        """Add a dependency and return it. Raises `NotHandled` for one that FastAPI has to call."""
         if not isinstance(marker, Marker) or not marker.is_dependency or marker.options or not marker.args:
             raise NotHandled
         dependency: Any = marker.args[0]
@@ -214,7 +214,7 @@ def _is_response(hint: Any) -> bool:
 
 
 def text_reader(bare: Any, hint: Any, notes: Iterable[Any]) -> Callable[[str], Any]:
-    """Return what reads a text as the declared type. It raises `NotHandled` for one that is not canonical."""
+    """Return a parser of the declared type. The parser raises `NotHandled` for text that is not canonical."""
     limits = _limits(notes)
     if isinstance(bare, type) and issubclass(bare, Enum) and issubclass(bare, str) and not limits:
         choices = {str(choice.value): choice for choice in bare}
@@ -228,7 +228,7 @@ def text_reader(bare: Any, hint: Any, notes: Iterable[Any]) -> Callable[[str], A
 
 
 def _limits(notes: Iterable[Any]) -> dict[str, Any]:
-    """Return what a parameter's notes bound. Raises `NotHandled` if they say anything else."""
+    """Return the limits in a parameter's annotations. Raises `NotHandled` for any other annotation."""
     limits: dict[str, Any] = {}
     for note in notes:
         if isinstance(note, Marker):
@@ -269,13 +269,13 @@ def _whole(text: str, low: int, high: int) -> int:
 
 
 def body_reader(struct: type[Any]) -> Callable[[bytes], Any]:
-    """Return what reads JSON as the struct. It raises `NotHandled` for any that is not plainly valid."""
+    """Return a parser of JSON into the struct. It raises `NotHandled` for JSON that is not canonical."""
     decode = msgspec.json.Decoder(struct).decode
     hints = type_hints(struct)
     stripped = [name for name in struct.__struct_fields__ if has_note(hints[name], "strip")]
-    # msgspec takes the last of a name that comes twice. There are at least as many quotes as are around the
-    # names of the fields that are needed or differ from their default, and around their texts. So when there
-    # are just as many, no name comes twice. When there are more, which is rare, the names are looked at.
+    # msgspec keeps the last value of a duplicate name. The body has at least the quotes around the names and
+    # texts of its required fields and of those that differ from their default. With exactly that many quotes,
+    # no name occurs twice. A body with more quotes, which is rare, is parsed again to check its names.
     known = defaults(struct)
     quotes = {name: 4 if _is_text(hints[name]) else 2 for name in struct.__struct_fields__}
     needed = sum(count for name, count in quotes.items() if name not in known)
@@ -310,7 +310,7 @@ def _is_text(hint: Any) -> bool:
 
 
 class _Entry:
-    """A declared route in the table. What serves it is made when it is asked for first, not at start-up."""
+    """A declared route in the table. Its matcher and fast route are made on first use, not at start-up."""
 
     def __init__(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
         self.route = route
@@ -323,7 +323,7 @@ class _Entry:
 
     @cached_property
     def fast(self) -> FastRoute | None:
-        """What serves its canonical requests; None where only FastAPI can."""
+        """The fast route; None if only FastAPI can serve it."""
         try:
             return FastRoute(self.route, self._around)
         except NotHandled:
@@ -331,7 +331,7 @@ class _Entry:
 
 
 class FastPath:
-    """The table of the declared routes. It authenticates every request, also one that falls back."""
+    """The table of declared routes. It authenticates every request, also those that fall back."""
 
     def __init__(
         self,
@@ -345,24 +345,24 @@ class FastPath:
         self._is_usable = is_usable
         # By method, depth and first segment.
         self._routes: dict[tuple[str, int, str], list[_Entry]] = {}
-        self._foreign: list[Any] = []  # routers of which only FastAPI can tell what they serve
+        self._other_routers: list[Any] = []  # their routes are known only once FastAPI has them
         for router in routers:
             if isinstance(router, APIRouter):
                 for route, around in router.routes():
                     self._add(route, around)
             else:
-                self._foreign.append(router)
+                self._other_routers.append(router)
 
     def _add(self, route: Route, around: Iterable[Mapping[str, Any]]) -> None:
-        if ":" in route.path or "{" in route.path.split("/", 2)[1]:  # `_routes` cannot hold it
+        if ":" in route.path or "{" in route.path.split("/", 2)[1]:  # `_routes` cannot index it
             methods = [*route.methods]
-            self._foreign.append(
+            self._other_routers.append(
                 Router([starlette.routing.Route(route.path, route.endpoint, methods=methods)])
             )
             return
         entry = _Entry(route, around)
         for method in route.methods:
-            self._routes.setdefault((method, *_place(route.path)), []).append(entry)
+            self._routes.setdefault((method, *_index_key(route.path)), []).append(entry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -371,7 +371,7 @@ class FastPath:
             return
         path = get_route_path(scope)
         fast: FastRoute | None = None
-        for entry in self._routes.get((scope["method"], *_place(path)), ()):
+        for entry in self._routes.get((scope["method"], *_index_key(path)), ()):
             if match := entry.matches(path):
                 scope["route"], scope["path_params"] = entry.route, match.groupdict()
                 fast = entry.fast
@@ -382,7 +382,7 @@ class FastPath:
                 await self._authentication.authenticate(scope, path)
             else:
                 scope["app.caller"] = ANONYMOUS
-            if fast and self._is_usable() and not (self._foreign and self._is_foreign(scope)):
+            if fast and self._is_usable() and not (self._other_routers and self._is_in_other_router(scope)):
                 if fast.has_body:
                     receive = _Body(receive)
                 response = await fast.respond(scope, receive)
@@ -397,14 +397,14 @@ class FastPath:
         else:
             await response(scope, receive, send)
 
-    def _is_foreign(self, scope: Scope) -> bool:
+    def _is_in_other_router(self, scope: Scope) -> bool:
         return any(
-            route.matches(scope)[0] is Match.FULL for router in self._foreign for route in router.routes
+            route.matches(scope)[0] is Match.FULL for router in self._other_routers for route in router.routes
         )
 
 
 class _Body:
-    """The request's body: FastAPI receives it once more when the fast path has read it in vain."""
+    """Replays the request's body to FastAPI after the fast path has read it."""
 
     __slots__ = ("_is_given", "_message", "_receive")
 
@@ -414,7 +414,7 @@ class _Body:
         self._is_given = False
 
     async def __call__(self) -> Message:
-        """Receive the whole body from the server, then the same again, then what else there is."""
+        """Receive the whole body, then the same body again, then later messages."""
         if self._message is None:
             self._message = await self._receive()
             return self._message
@@ -424,5 +424,5 @@ class _Body:
         return self._message
 
 
-def _place(path: str) -> tuple[int, str]:
+def _index_key(path: str) -> tuple[int, str]:
     return path.count("/"), path.split("/", 2)[1] if path.startswith("/") else ""

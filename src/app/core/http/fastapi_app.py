@@ -1,6 +1,6 @@
-"""The whole API as a FastAPI application: what documents it, and explains what is wrong with a request.
+"""The whole API as a FastAPI application. It documents the API and explains validation errors.
 
-Imported when first needed (see `fast_path`): nothing that a canonical request passes through may import it.
+Imported when first needed: no module that serves a canonical request may import it (see `fast_path`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import AppError
 from app.core.http import docs, errors
@@ -28,12 +27,12 @@ def build(
         AppError: errors.app_error,
         RequestValidationError: errors.invalid_request,
         HTTPException: errors.http_error,
-        # What nobody expected becomes a response in the middleware: Starlette passes it on after this.
+        # Starlette raises an unexpected error again after this; the middleware responds to it.
         Exception: _no_response,
         **(options.pop("exception_handlers", None) or {}),
     }
     app = _Documented(
-        # A redirect for a missing slash would leave by http behind a proxy that ends TLS.
+        # Behind a proxy that terminates TLS, a redirect for a missing slash would lead to http.
         redirect_slashes=False,
         # FastAPI's own pages load from third-party hosts; `docs` does not.
         docs_url=None,
@@ -50,7 +49,7 @@ def build(
 
 
 class _Documented(FastAPI):
-    """Says in the OpenAPI document where a token is asked for: `fast_path` does the asking."""
+    """Adds security requirements to the OpenAPI document; `fast_path` authenticates requests."""
 
     authentication: Authentication
 
@@ -67,12 +66,7 @@ class _Documented(FastAPI):
         return super().openapi()
 
 
-async def _no_response(_request: Request, _error: Exception) -> Response:
-    return NoResponse()
+async def _no_response(_request: Request, _error: Exception) -> ASGIApp:
+    async def send_nothing(_scope: Scope, _receive: Receive, _send: Send) -> None: ...
 
-
-class NoResponse(Response):
-    """Sends nothing."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send nothing."""
+    return send_nothing

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on the server's connections: uvicorn's httptools protocol, but bounded and with one reading.
+"""HTTP/1.1 connections: uvicorn's httptools protocol with limits, and without ambiguous requests.
 
-What it adds to uvicorn's, and why: `docs/decisions/0018-http-protocol.md`. Its refusals pass through the
-application as every request does, so they are logged, counted and written in one place (`api.middleware`).
+`docs/decisions/0018-http-protocol.md` says what it adds to uvicorn's, and why.
+A request that it rejects goes through the application: `middleware` logs it and sends the response.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import http
 import logging
 import re
 import urllib.parse
@@ -23,32 +22,32 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.core.http.middleware import MAX_HEADER_BYTES
-from app.core.http.responses import problem
+from app.core.http.responses import UNEXPECTED_ERROR, problem
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
 
 # From the first byte of a request to the end of its headers. A load balancer sends them at once.
 HEAD_SECONDS = 10
-# More requests than these without the end of their headers: the oldest is refused. Each holds up to 400 KB.
+# With more requests whose headers are incomplete, the oldest is rejected. Each holds up to 400 KB.
 MAX_PARTIAL_HEADS = 100
-# Of a request that is refused, so many stay until its client is gone: for the log, which wants its trace.
+# A rejected request keeps this many headers until its client is gone: the log entry needs the trace's.
 _KEPT_HEADERS = 50
-# A client that takes nothing of its answer for so long is given up.
+# The connection is closed if the client reads nothing of its response for so long.
 WRITE_SECONDS = 30
-# What is left of a request that was answered before its end is read, up to these bounds: closing at once
-# would reset the connection, and the answer might be lost (RFC 9112, 9.6).
+# After an early response, the rest of the request is read and discarded, up to these bounds: closing at once
+# would reset the connection, and the client could lose the response (RFC 9112, 9.6).
 DISCARD_SECONDS = 5
 MAX_DISCARDED_BYTES = 1 << 20
-# Requests that wait for the one before them. With the last of them the connection ends; a client sends
-# again what comes after (RFC 9112, 9.3.2).
+# Pipelined requests that wait. The connection closes after the last of them; the client sends any further
+# ones again (RFC 9112, 9.3.2).
 MAX_PIPELINED = 16
 
 _IDLE, _HEAD, _BODY, _UPGRADE = range(4)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _DROPPED: Any = deque(maxlen=0)
 _NOT_HTTP = "The request is not valid HTTP."
-_TOO_SLOW = "The headers of the request took too long."
+_TOO_SLOW = "The headers took too long to arrive."
 
 # A name or an address, and a port (RFC 9110, 7.2). No comma: that would be two of them, joined.
 _is_authority = re.compile(
@@ -56,7 +55,7 @@ _is_authority = re.compile(
 ).fullmatch
 _absolute_form = re.compile(rb"(?i:https?)://([^/?#]*)(.*)", re.DOTALL).fullmatch
 
-_log = logging.getLogger("orders")
+_log = logging.getLogger(__name__)
 
 
 @functools.lru_cache(256)
@@ -65,14 +64,14 @@ def _is_host(value: bytes) -> bool:
 
 
 class _Cycle(RequestResponseCycle):
-    """One request and its answer."""
+    """One request and its response."""
 
     fault: tuple[int, str] | None = None
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return what came of the body; raise `HTTPException` when it is no valid one.
+        """Return what has arrived of the body. Raises `HTTPException` when the body is invalid.
 
-        uvicorn's, with the fault looked for: to call that one would be a coroutine more for each body.
+        A copy of uvicorn's that also raises `fault`: to call uvicorn's would cost one more coroutine a body.
         """
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -90,7 +89,7 @@ class _Cycle(RequestResponseCycle):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection. Its cycles take it for the transport, so that it decides how the connection closes."""
+    """One connection. It is the transport of its cycles, so that it decides how the connection closes."""
 
     write: Callable[[bytes], None]
     is_closing: Callable[[], bool]
@@ -99,9 +98,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=False)
         self._phase = _IDLE
-        self._ended = False  # nothing more that comes is parsed
-        self._moved = False  # while parsing: something came of the bytes
-        self._unmoved_bytes = 0  # since something came of them
+        self._ended = False  # bytes that arrive now are discarded
+        self._moved = False  # while parsing: the bytes completed headers, a body part or a request
+        self._unmoved_bytes = 0  # parsed since `_moved` was set
         self._discarded_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
@@ -112,14 +111,14 @@ class HttpProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
-        """Begin a connection; one on which nothing comes ends as an idle one does."""
+        """Begin a connection; it is idle until the first byte arrives."""
         super().connection_made(transport)
         self.write, self.is_closing = transport.write, transport.is_closing
         self._idle_since = self.loop.time()
         self._set_keepalive(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Cancel its timers."""
         self._unset_deadline()
         if self._write_deadline:
             self._write_deadline.cancel()
@@ -127,12 +126,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Give the client a while to take what is written."""
+        """Give the client `WRITE_SECONDS` to read the response."""
         super().pause_writing()
         self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Continue writing."""
         if self._write_deadline:
             self._write_deadline.cancel()
         super().resume_writing()
@@ -141,7 +140,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        """End a connection that was idle for long; one timer does for all of its requests."""
+        """Close a connection that was idle too long; one timer serves all of its requests."""
         busy = self._phase != _IDLE or (self.cycle is not None and not self.cycle.response_complete)
         idle_seconds = 0 if busy else self.loop.time() - self._idle_since
         if idle_seconds < self.timeout_keep_alive:
@@ -150,20 +149,20 @@ class HttpProtocol(HttpToolsProtocol):
             self.close()
 
     def shutdown(self) -> None:
-        """End it, as soon as what has come is answered."""
+        """Close the connection once the requests that have arrived have their response."""
         if self._phase == _HEAD and not self._ended:
-            self._refuse(503, "This server is stopping; try again.")
+            self._reject(503, "The server is stopping. Retry later.")
         else:
             super().shutdown()
 
     def close(self) -> None:
-        """Close once all is written, and all of the request is read; what waits is not served."""
+        """Close once the response is written and the request is read; drop requests that wait."""
         self.pipeline.clear()
         if self._ended or self._phase != _IDLE:
             self._ended = True
             if self.transport.is_closing():
                 return
-            with contextlib.suppress(OSError):  # the client may be gone, and asyncio not know of it yet
+            with contextlib.suppress(OSError):  # the client may be gone before asyncio knows it
                 self.transport.write_eof()
             self.flow.resume_reading()
             self._set_deadline(DISCARD_SECONDS, self.transport.abort)
@@ -182,15 +181,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = None
             self._partial_heads.pop(self, None)
 
-    # What comes
+    # Incoming bytes
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came."""
+        """Parse the bytes, or discard them after the last request."""
         if self._ended:
             self._discard(len(data))
         elif self._unmoved_bytes + len(data) <= MAX_HEADER_BYTES:
             self._parse(data)
-        else:  # in parts, so that no more than the bound becomes objects before it is found to be too much
+        else:  # in parts: no more than the limit is parsed before it is rejected
             rest = memoryview(data)
             while rest and not self._ended:
                 room = MAX_HEADER_BYTES - self._unmoved_bytes
@@ -206,9 +205,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         except httptools.HttpParserCallbackError:
             _log.exception("unhandled error")
-            self._break(500, "Something went wrong on our side.")
+            self._fail(500, UNEXPECTED_ERROR)
         except httptools.HttpParserError:
-            self._break(400, _NOT_HTTP)
+            self._fail(400, _NOT_HTTP)
         if self._ended:
             return
         if self._moved:
@@ -219,18 +218,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._unmoved_bytes += len(data)
             if self._unmoved_bytes >= MAX_HEADER_BYTES:
                 if self._phase == _HEAD and not self.headers and len(self.url) > MAX_HEADER_BYTES - 16:
-                    self._break(414, "The target of the request is too long.")
+                    self._fail(414, "The request target is too long.")
                 else:
-                    self._break(431, "The headers are too large.")
+                    self._fail(431, "The headers are too large.")
             elif self._phase == _HEAD:  # empty lines begin no request (RFC 9112, 2.2)
                 self._await_head()
 
     def _await_head(self) -> None:
         if self._deadline is None:
-            self._set_deadline(HEAD_SECONDS, self._refuse, 408, _TOO_SLOW)
+            self._set_deadline(HEAD_SECONDS, self._reject, 408, _TOO_SLOW)
             self._partial_heads[self] = None
             if len(self._partial_heads) > MAX_PARTIAL_HEADS:
-                next(iter(self._partial_heads))._refuse(408, _TOO_SLOW)
+                next(iter(self._partial_heads))._reject(408, _TOO_SLOW)
 
     def _discard(self, count: int) -> None:
         self._discarded_bytes += count
@@ -238,23 +237,20 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _ignore_upgrade(self, rest: bytes | memoryview) -> None:
-        """Read the request again without its wish to change the protocol (RFC 9110, 7.8).
+        """Parse the request again without its `Upgrade` header (RFC 9110, 7.8).
 
-        The parser stops at such a request and leaves its body to us, whatever the headers say of it.
+        The parser stops at such a request and does not parse its body.
         https://github.com/MagicStack/httptools/issues/124
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
             self._phase = _HEAD
-            self._refuse(400, "This server is no proxy.")
+            self._reject(400, "CONNECT is not supported.")
             return
         version = self.parser.get_http_version().encode()
         head = [method, b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(each for each in options if each.lower() != b"upgrade")
-            if name != b"upgrade" and (value or name != b"connection"):
+            if name != b"upgrade":  # without it, `Connection: upgrade` asks for nothing
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
         self._phase = _IDLE
@@ -262,7 +258,7 @@ class HttpProtocol(HttpToolsProtocol):
         if rest and not self._ended:
             self._parse(rest)
 
-    # What the parser finds
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -275,7 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Serve the request, or refuse it."""
+        """Serve the request, or reject it."""
         if self._ended:
             return
         if self.parser.should_upgrade():
@@ -288,7 +284,7 @@ class HttpProtocol(HttpToolsProtocol):
         fields = dict(self.headers)
         version = self.parser.get_http_version()
         if fault := self._fault(version, url, fields):
-            self._refuse(400, fault)
+            self._reject(400, fault)
             return
         raw_path, _, query = url.partition(b"?")
         path = raw_path.decode("ascii")
@@ -298,7 +294,7 @@ class HttpProtocol(HttpToolsProtocol):
         expects = b"expect" in fields and fields[b"expect"].lower() == b"100-continue" and version == "1.1"
         self._phase = _BODY
         self.headers = _DROPPED  # trailers are no headers (RFC 9110, 6.5.1)
-        # Whoever is answered before having been told to go on may or may not send the body.
+        # A client that gets a response instead of 100 Continue may or may not send the body.
         self._begin(scope, keep_alive and not expects, expects)
 
     def _scope(self, path: str = "", raw_path: bytes = b"", query: bytes = b"") -> dict[str, Any]:
@@ -328,22 +324,22 @@ class HttpProtocol(HttpToolsProtocol):
         return path if path[:1] == b"/" else b"/" + path
 
     def _fault(self, version: str, url: bytes, fields: dict[bytes, bytes]) -> str:
-        """Return what is wrong with a request that the parser takes."""
+        """Return the fault of a request that the parser accepts; empty if it has none."""
         names = [name for name, _ in self.headers] if len(fields) < len(self.headers) else []
         host = fields.get(b"host")
         if version != "1.1" and (version != "1.0" or b"transfer-encoding" in fields):
             return _NOT_HTTP  # no other version; no chunks in HTTP/1.0 (RFC 9112, 6.1)
         if not url or b"#" in url:
-            return "The target of the request is not a path."
+            return "The request target is not a path."
         if host is None and version == "1.1":
             return "The request has no Host header."
         if names.count(b"host") > 1 or (host is not None and not _is_host(host)):
-            return "The Host header is not valid."  # RFC 9112, 3.2
+            return "The Host header is invalid."  # RFC 9112, 3.2
         encoding = fields.get(b"transfer-encoding")
         if encoding is not None and (
             encoding.strip().lower() != b"chunked" or names.count(b"transfer-encoding") > 1
         ):
-            return "This transfer coding is not known."  # RFC 9112, 6.1
+            return "The transfer coding is not supported."  # RFC 9112, 6.1
         return ""
 
     def _begin(self, scope: dict[str, Any], keep_alive: bool, expects: bool = False) -> None:
@@ -373,7 +369,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        """Hand on a part of the body."""
+        """Add a part to the body."""
         self._moved = True
         if self._ended or self.cycle.response_complete:
             self._discard(len(body))
@@ -390,7 +386,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._phase = _IDLE
         self._moved = True
         self._discarded_bytes = 0
-        if self.cycle.response_complete:  # it was answered early; the connection is idle now
+        if self.cycle.response_complete:  # the response was early; the connection is idle now
             self._unset_deadline()
             self._idle_since = self.loop.time()
         else:
@@ -398,7 +394,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, or wait for one."""
+        """Start the next request, or wait for one."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -411,16 +407,16 @@ class HttpProtocol(HttpToolsProtocol):
             if self._phase == _BODY:
                 self._set_deadline(DISCARD_SECONDS, self.close)
 
-    # What is refused
+    # Rejections
 
-    def _break(self, status: int, detail: str) -> None:
-        """Refuse a request of which no more can be read, be it in its headers or in its body."""
+    def _fail(self, status: int, detail: str) -> None:
+        """Reject a request whose headers or body cannot be parsed further."""
         if self._ended:
             return
         if self._phase == _HEAD or self.cycle is None:
-            self._refuse(status, detail)
+            self._reject(status, detail)
             return
-        # In a body, or after a request that closes the connection: it is answered, and nothing after it.
+        # In a body, or after a request that closes the connection: that request is the last.
         self._ended = True
         cycle = cast(_Cycle, self.cycle)
         cycle.keep_alive = False
@@ -430,8 +426,8 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.fault = status, detail
             cycle.message_event.set()
 
-    def _refuse(self, status: int, detail: str) -> None:
-        """Answer the request of which headers, or a part of them, have come; read nothing more."""
+    def _reject(self, status: int, detail: str) -> None:
+        """Reject the request whose headers, or a part of them, have arrived; read nothing more."""
         if self._ended:
             return
         if self._phase == _IDLE:
@@ -443,8 +439,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.headers = _DROPPED
         if not self.url:
             scope["method"] = "-"  # the parser has none
-        refusal = problem(status, http.HTTPStatus(status).phrase, detail, scope["path"])
+        rejection = problem(status, detail, scope["path"])
         if status == 503:
-            refusal.headers["retry-after"] = "1"
-        scope["app.refusal"] = refusal
+            rejection.headers["retry-after"] = "1"
+        scope["app.rejection"] = rejection
         self._begin(scope, keep_alive=False)

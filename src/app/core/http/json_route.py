@@ -1,4 +1,4 @@
-"""The route of FastAPI's that a declared route becomes: scopes first, then JSON bodies as `bodies` says."""
+"""The FastAPI route of a declared route: it checks scopes, then reads JSON bodies by `bodies`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from app.core.http.routing import translate, translated_endpoint
 
 
 class JsonRoute(APIRoute):
-    """Rejects who may not call, and content of another kind, before it is read.
+    """Checks the scopes and the content type before it reads the body.
 
-    A router of FastAPI's own takes what `routing` declares if this is its `route_class`.
+    With this as `route_class`, a router of FastAPI's own accepts what `routing` declares.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class JsonRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap the route's own handler."""
         handle = super().get_route_handler()
-        # With what was declared around the route, where FastAPI is about to include it.
+        # With the dependencies of the router that FastAPI is about to include.
         included = _effective_route_context_var.get()
         scopes = [*_scopes(included.dependant if included else self.dependant)]
         reads_json = self.body_field is not None and not isinstance(self.body_field.field_info, Form)
@@ -53,7 +53,7 @@ class JsonRoute(APIRoute):
 
 
 def route_class(own: type[APIRoute] | None) -> type[APIRoute]:
-    """Return the class of a router's routes; around what it has of its own, if that is given."""
+    """Return the class of a router's routes, combined with the router's own class if it has one."""
     if own is None or issubclass(JsonRoute, own):
         return JsonRoute
     if issubclass(own, JsonRoute):

@@ -1,4 +1,4 @@
-"""From the HTTP API's events to ASGI and back, by Mangum; whatever an event holds, it is answered."""
+"""Serves HTTP API events by Mangum. Every event gets a response, whatever it holds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mangum.types import Response, Scope
 from starlette.types import ASGIApp, Receive, Send
 
 from app.core.http.app import App
-from app.core.http.responses import problem
+from app.core.http.responses import UNEXPECTED_ERROR, problem
 from app.core.telemetry import add_log_fields
 
-# What Mangum makes of an answer that began and broke off; a server ends the connection.
+# Mangum's response when the application's broke off; a server closes the connection instead.
 _BROKEN_OFF = {
     "status": 500,
     "headers": [[b"content-type", b"text/plain; charset=utf-8"]],
@@ -25,7 +25,7 @@ _BROKEN_OFF = {
 
 
 class _Gateway(HTTPGateway):
-    """Mangum's reading of the HTTP API's events, but where it would fail or mean something else.
+    """Mangum's gateway, with fixes for events that it fails on or misreads.
 
     https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html
     """
@@ -37,7 +37,7 @@ class _Gateway(HTTPGateway):
 
     @cached_property
     def scope(self) -> Scope:
-        """The request. Raises whatever the faults of the event lead to."""
+        """The request's ASGI scope. Raises any exception if the event is malformed."""
         event = self.event
         if event["version"] != "2.0":
             raise ValueError(event["version"])
@@ -46,7 +46,7 @@ class _Gateway(HTTPGateway):
         # Mangum takes a port from these and fails when there is none: https://github.com/Kludex/mangum/issues/303
         apart = [(name, headers.pop(name)) for name in ("host", "x-forwarded-port") if name in headers]
         path = http["path"]
-        _ = path.encode(), http["method"].encode()  # anything but text fails here
+        _ = path.encode(), http["method"].encode()  # raises for anything but text
         if "%" in path:  # the HTTP API has decoded it, and Mangum does so once more
             http = {**http, "path": path.replace("%", "%25")}
         self.event = {**event, "headers": headers, "requestContext": {"http": http}}
@@ -61,20 +61,19 @@ class _Gateway(HTTPGateway):
     def __call__(self, response: Response) -> dict[str, Any]:
         """Return the response as the HTTP API takes it."""
         if response == _BROKEN_OFF:
-            detail = "Something went wrong on our side."
-            whole = problem(500, "Internal Server Error", detail, self.scope["path"])
+            whole = problem(500, UNEXPECTED_ERROR, self.scope["path"])
             response = {**response, "headers": [*map(list, whole.raw_headers)], "body": bytes(whole.body)}
         try:
-            answer = super().__call__(response)
+            result = super().__call__(response)
         except UnicodeDecodeError:  # a header's value is Latin-1, as ASGI allows
             headers = [[name, value.decode("latin-1").encode()] for name, value in response["headers"]]
-            answer = super().__call__({**response, "headers": headers})
+            result = super().__call__({**response, "headers": headers})
         if not response["body"] and all(name != b"content-type" for name, _ in response["headers"]):
-            del answer["headers"]["content-type"]  # Mangum adds one even where there is no content
-        return answer
+            del result["headers"]["content-type"]  # Mangum adds one even where there is no content
+        return result
 
 
-# What takes the place of an event that cannot be read.
+# Takes the place of an event that cannot be read.
 _NO_REQUEST = {
     "version": "2.0",
     "requestContext": {"http": {"method": "UNKNOWN", "path": "/", "sourceIp": ""}},
@@ -83,13 +82,13 @@ _NO_REQUEST = {
 
 def handler_of(app: App) -> Callable[[Any, Any], dict[str, Any]]:
     """Return the Lambda handler that serves `app`."""
-    adapter = _adapter(app)  # before start-up, for it makes the event loop
-    serve = _adapter(_with_state(app, _started(app))) if app.has_lifespan else adapter
+    adapter = _adapter(app)  # before start-up, because it makes the event loop
+    serve = _adapter(_started(app)) if app.has_lifespan else adapter
 
     def handler(event: Any, context: Any) -> dict[str, Any]:
         try:
             return serve(event, context)
-        except Exception as error:  # the event's: what the application raises, it answers itself
+        except Exception as error:  # of the event: the application responds to its own errors
             return _reject(app, event, context, error)
 
     return handler
@@ -100,18 +99,14 @@ def _adapter(app: Any) -> Mangum:
     return Mangum(app, lifespan="off", custom_handlers=[_Gateway])
 
 
-def _started(app: App) -> LifespanCycle:
+def _started(app: App) -> ASGIApp:
     """Run the application's start-up, once for the execution environment.
 
-    Lambda does not say when an environment ends, so nothing runs the shutdown. Raises `LifespanFailure`.
+    Every request gets a copy of the state that it made, as a server does it. Lambda does not say when an
+    environment ends, so nothing runs the shutdown. Raises `LifespanFailure`.
     """
     cycle = LifespanCycle(app, "on")
     cycle.__enter__()  # its __exit__ is the shutdown
-    return cycle
-
-
-def _with_state(app: App, cycle: LifespanCycle) -> ASGIApp:
-    """Give every request a copy of the state that start-up made, as a server does."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         await app({**scope, "state": cycle.lifespan_state.copy()}, receive, send)
@@ -125,18 +120,18 @@ def _reject(app: App, event: Any, context: Any, error: Exception) -> dict[str, A
     except (KeyError, TypeError):
         is_request = False
     if is_request:
-        answer = problem(400, "Bad Request", "The request cannot be read.", "/")
+        response = problem(400, "The request cannot be read.", "/")
     else:
-        answer = problem(500, "Internal Server Error", "This function serves an HTTP API only.", "/")
+        response = problem(500, "This function accepts HTTP API events only.", "/")
 
-    # Of other errors the text may hold what was sent.
+    # The text of another error may hold what the caller sent.
     cause = repr(error) if isinstance(error, KeyError) else type(error).__name__
 
-    async def reject(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         add_log_fields(error="UnreadableEvent", cause=cause)
-        await answer(scope, receive, send)
+        await response(scope, receive, send)
 
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, "app.refusal": reject}, receive, send)
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "app.rejection": respond}, receive, send)
 
-    return _adapter(refuse)(_NO_REQUEST, context)
+    return _adapter(serve)(_NO_REQUEST, context)

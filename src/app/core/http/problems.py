@@ -1,14 +1,25 @@
-"""How problems are documented: their form, and which status means what."""
+"""Problems in the OpenAPI document: their schema, and what each status means."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from app.core.models import Model
 
 
+class ProblemDetail(Model, omit_defaults=True):
+    """One error, with the part of the request that it is about."""
+
+    detail: str
+    pointer: Annotated[str, Meta(description="JSON Pointer into the body", examples=["#/quantity"])] = ""
+    parameter: Annotated[str, Meta(description="Query parameter", examples=["limit"])] = ""
+    header: Annotated[str, Meta(description="Header", examples=["idempotency-key"])] = ""
+
+
 class Problem(Model, omit_defaults=True):
-    """A problem (RFC 9457). `current` is the present state, where that explains the error."""
+    """A problem (RFC 9457). `current` is the current state, if it explains the error."""
 
     type: str
     title: str
@@ -16,26 +27,29 @@ class Problem(Model, omit_defaults=True):
     detail: str
     instance: str
     current: dict[str, Any] | None = None
-    errors: list[dict[str, Any]] | None = None
+    errors: list[ProblemDetail] | None = None
 
 
 _DESCRIPTIONS = {
-    400: "The request cannot be read: in JSON no name comes twice in an object, and `NaN` is no number",
-    401: "No token, or not a valid one",
+    400: "Malformed request. A duplicate name in a JSON object and `NaN` are malformed too",
+    401: "No token, or an invalid one",
     403: "The token lacks the scope",
-    404: "Nothing is there, or nothing for this caller",
+    404: "Not found, or not visible to this caller",
     408: "The body took too long to arrive",
-    409: "The present state does not allow it",
-    412: "The present state does not meet `If-Match` or `If-None-Match`",
+    409: "The current state does not allow it",
+    412: "The current state does not meet `If-Match` or `If-None-Match`",
     413: "The body is too large",
     414: "Path and query are too long",
     415: "The body is not `application/json` in UTF-8, or has a content coding",
     422: "Request validation failed",
-    429: "You have too many requests in progress, or have used what a day allows: `Retry-After` says when",
+    429: "Too many requests in progress, or a daily quota is used up: retry after `Retry-After` seconds",
     431: "The headers are too large",
-    503: "Overloaded, or something that this needs does not answer: try again",
+    503: "Overloaded, or a dependency is unavailable: retry after `Retry-After` seconds",
 }
-# Of every endpoint that takes content, and of every endpoint at all.
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "The current state is the one that `If-None-Match` names"}
+}
+# Statuses of every endpoint that takes content, and of every endpoint.
 OF_CONTENT = (400, 408, 412, 413, 415)
 _OF_ALL = (401, 403, 414, 422, 429, 431, 503)
 

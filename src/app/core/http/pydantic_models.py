@@ -1,7 +1,6 @@
-"""pydantic's models of the declared structs: FastAPI validates requests by them, and documents responses.
+"""pydantic models of the declared structs: FastAPI validates requests by them, and documents responses.
 
-Imported with FastAPI only. A request that is not valid is explained in pydantic's words, for the fast path
-never explains one.
+Imported with FastAPI only. All validation errors are pydantic's: the fast path never explains one.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from app.core.models import FieldError, defaults, public_fields, type_hints
 
-# What `Meta` and `Field` both call by the same name.
+# Names that `Meta` and `Field` share.
 _BOUNDS = ("ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern")
 _CONSTRAINTS = (*_BOUNDS, "title", "description", "examples")
 _MAX_UNKNOWN_NAMES = 5
 
 
 def request_type(hint: Any) -> Any:
-    """Return the type by which FastAPI reads a parameter: a struct is the body, and comes as that struct."""
+    """Return the type by which FastAPI reads a parameter: a struct is the body."""
     if _has_struct(hint):
         return Annotated[_type(hint, strict=True), AfterValidator(_plain)]
     return _type(hint, strict=False)
@@ -58,7 +57,9 @@ def request_model(struct: type[Any]) -> type[BaseModel]:
     """Return the model of a request body: unknown fields are rejected, and nothing is silently converted."""
 
     class Request(BaseModel):
-        model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=struct.json_schema_extra)
+        model_config = ConfigDict(
+            extra="forbid", strict=True, json_schema_extra=getattr(struct, "json_schema_extra", None)
+        )
         _struct: Any = PrivateAttr(None)
 
         def to_struct(self) -> Any:
@@ -67,9 +68,9 @@ def request_model(struct: type[Any]) -> type[BaseModel]:
         @model_validator(mode="before")
         @classmethod
         def has_few_names(cls, body: Any) -> Any:
-            """Reject many unknown names at once: to explain each costs more than to serve a good request."""
+            """Reject many unknown names at once: to explain each costs more than to serve a valid request."""
             if isinstance(body, dict) and len(body) > len(cls.model_fields) + _MAX_UNKNOWN_NAMES:
-                raise PydanticCustomError("too_many_names", "Most of these fields are not known")
+                raise PydanticCustomError("too_many_names", "Most of these fields are unknown")
             return body
 
         @model_validator(mode="after")
@@ -96,7 +97,7 @@ def query_type(struct: type[Any]) -> Any:
 
 @functools.cache
 def response_model(struct: type[Any]) -> type[BaseModel]:
-    """Return the model of a response: what callers may see of the struct, and all of that is there."""
+    """Return the model of a response: the public fields of the struct, all of them present."""
     omitted = defaults(struct) if struct.__struct_config__.omit_defaults else {}
     return _model(struct, public_fields(struct), omitted, strict=False)
 
@@ -122,12 +123,12 @@ def _plain(value: Any) -> Any:
 
 
 def _type(hint: Any, *, strict: bool) -> Any:
-    """Return the hint in pydantic's words."""
+    """Return the type hint as pydantic writes it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         inner, *notes = arguments
-        found = [word for note in notes for word in _words(note)]
-        if inner is int and strict:  # after its bounds, or the document would lack them
+        found = [annotation for note in notes for annotation in _annotations(note)]
+        if inner is int and strict:  # after its bounds, or the OpenAPI document would lack them
             return Annotated[(int, *found, _WHOLE)]
         inner = _type(inner, strict=strict)
         return Annotated[(inner, *found)] if found else inner
@@ -140,13 +141,13 @@ def _type(hint: Any, *, strict: bool) -> Any:
         return request_model(hint) if strict else response_model(hint)
     if hint is int and strict:
         return Annotated[int, _WHOLE]
-    if strict and issubclass(hint, Enum):  # JSON has none
+    if strict and issubclass(hint, Enum):  # JSON has strings instead
         return Annotated[hint, Field(strict=False)]
     return hint
 
 
-def _words(note: Any) -> Iterator[Any]:
-    """Return what pydantic takes for a note of a hint."""
+def _annotations(note: Any) -> Iterator[Any]:
+    """Return pydantic's annotations for one of ours."""
     if not isinstance(note, Meta):
         yield note
         return

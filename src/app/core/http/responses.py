@@ -1,12 +1,15 @@
-"""Responses as ready-made bytes: our own data is encoded once and not validated again."""
+"""Responses: msgspec encodes our own data once, without validating it again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from starlette._utils import get_route_path
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.core import telemetry
@@ -14,6 +17,7 @@ from app.core.models import E, Entity, public_view
 from app.core.service import Created, Listed
 
 NOT_KEPT = {"cache-control": "no-store"}
+UNEXPECTED_ERROR = "An unexpected error occurred."
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,18 +37,20 @@ def json_response(
 
 
 def entity_response(entity: Entity, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Send what callers may see of an entity. They may keep it, and have to ask before using it again."""
+    """Send the public fields of an entity. Clients may cache it, and revalidate it before each use."""
     kept = {"etag": etag(entity), "cache-control": "private, no-cache"}
     return json_response(public_view(type(entity))(entity), status, kept | dict(headers or {}))
 
 
-def created_response(path: str, created: Created[E]) -> Response:
-    """Send an entity that was created, and where it is: at its id under `path`."""
-    headers = {"location": f"{path}/{created.entity.id}"}
+def created_response(request: Request, created: Created[E]) -> Response:
+    """Send an entity that was created by a POST to its list; log its id."""
+    entity, scope = created.entity, request.scope
+    telemetry.add_log_fields(**{f"{type(entity).__name__.lower()}_id": entity.id})
+    headers = {"location": f"{scope.get('root_path', '')}{get_route_path(scope)}/{entity.id}"}
     if created.replayed:
         headers["idempotent-replayed"] = "true"
         telemetry.add_metric("IdempotentReplays")
-    return entity_response(created.entity, 201, headers)
+    return entity_response(entity, 201, headers)
 
 
 def list_response(listed: Listed[E]) -> Response:
@@ -55,11 +61,11 @@ def list_response(listed: Listed[E]) -> Response:
     return json_response(body, headers=NOT_KEPT)
 
 
-def problem(status: int, title: str, detail: str, path: str, *, code: str = "", **more: Any) -> Response:
-    """Answer a request for `path` with a problem (RFC 9457); `code` names it for programs."""
+def problem(status: int, detail: str, path: str, code: str = "", **more: Any) -> Response:
+    """Return a problem (RFC 9457) for a request to `path`. Its type and title follow from `code`."""
     body = {
         "type": f"urn:orders:problem:{code}" if code else "about:blank",
-        "title": title,
+        "title": code.replace("-", " ").capitalize() or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": _reference(path),

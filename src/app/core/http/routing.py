@@ -1,4 +1,4 @@
-"""FastAPI's way to declare endpoints, without importing FastAPI.
+"""Declares endpoints as FastAPI does, without importing FastAPI.
 
     from app.core.http.routing import APIRouter, Depends, Header
 
@@ -8,9 +8,8 @@
     async def get_order(caller: CanRead, orders: Orders, order_id: str) -> Response: ...
 
 Names, arguments and meaning are FastAPI's (https://fastapi.tiangolo.com/reference/).
-What is declared by them is recorded and used twice: `fast_path` serves canonical requests from it, and
-`to_fastapi` makes FastAPI's own routes of it when the first other request comes.
-A router of FastAPI's own works as well, by itself.
+The router records the declarations. `fast_path` serves canonical requests from them; `to_fastapi` makes
+FastAPI's own routes from them when the first other request arrives. A router of FastAPI's own works as well.
 """
 
 from __future__ import annotations
@@ -28,14 +27,12 @@ if TYPE_CHECKING:
     import fastapi
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-
-
-# The options of FastAPI and of routers for that.
+# Options of FastAPI and of its routers for start-up and shutdown.
 LIFESPAN = ("lifespan", "on_startup", "on_shutdown")
 
 
 class Marker:
-    """One of FastAPI's markers, `Header(max_length=9)` for example, to be made when FastAPI is imported."""
+    """One of FastAPI's markers, such as `Header(max_length=9)`, made once FastAPI is imported."""
 
     __slots__ = ("args", "name", "options")
 
@@ -50,12 +47,12 @@ class Marker:
         return self.name == "Depends"
 
     def __get_pydantic_core_schema__(self, *_: Any) -> Any:
-        """Fail where FastAPI would take the parameter for content: a caller would come from the body."""
+        """Fail where FastAPI would read the parameter from the body, such as the authenticated caller."""
         raise TypeError(
-            f"{self.name} of app.core.http.routing needs a router of it, or JsonRoute as route_class"
+            f"{self.name} of app.core.http.routing needs its APIRouter, or JsonRoute as route_class"
         )
 
-    __deepcopy__ = __get_pydantic_core_schema__  # of a default value
+    __deepcopy__ = __get_pydantic_core_schema__  # FastAPI copies default values
 
     def to_fastapi(self) -> Any:
         """Return FastAPI's own."""
@@ -67,24 +64,16 @@ class Marker:
         return getattr(fastapi, self.name)(*self.args, **self.options)
 
 
-def Body(*args: Any, **options: Any) -> Any:  # noqa: N802
-    """Declare the request's body. https://fastapi.tiangolo.com/reference/parameters/#fastapi.Body"""
-    return Marker("Body", args, options)
+def _marker(name: str, *args: Any, **options: Any) -> Any:
+    """Return a marker, typed so that it can be a default value."""
+    return Marker(name, args, options)
 
 
-def Depends(*args: Any, **options: Any) -> Any:  # noqa: N802
-    """Declare a dependency. https://fastapi.tiangolo.com/reference/dependencies/#depends"""
-    return Marker("Depends", args, options)
-
-
-def Header(*args: Any, **options: Any) -> Any:  # noqa: N802
-    """Declare a header. https://fastapi.tiangolo.com/reference/parameters/#fastapi.Header"""
-    return Marker("Header", args, options)
-
-
-def Query(*args: Any, **options: Any) -> Any:  # noqa: N802
-    """Declare a query parameter. https://fastapi.tiangolo.com/reference/parameters/#fastapi.Query"""
-    return Marker("Query", args, options)
+# https://fastapi.tiangolo.com/reference/parameters/, https://fastapi.tiangolo.com/reference/dependencies/
+Body = functools.partial(_marker, "Body")
+Depends = functools.partial(_marker, "Depends")
+Header = functools.partial(_marker, "Header")
+Query = functools.partial(_marker, "Query")
 
 
 class Route:
@@ -100,7 +89,7 @@ class Route:
 
 
 class APIRouter:
-    """Records what FastAPI's router is told. https://fastapi.tiangolo.com/reference/apirouter/"""
+    """Records declarations for FastAPI's router. https://fastapi.tiangolo.com/reference/apirouter/"""
 
     def __init__(self, *, prefix: str = "", **options: Any) -> None:
         self.prefix = prefix
@@ -109,7 +98,7 @@ class APIRouter:
 
     @property
     def has_lifespan(self) -> bool:
-        """Whether it, or a router in it, has anything to do when the process starts and stops."""
+        """Whether it, or a router in it, has handlers of start-up or shutdown."""
         return any(self.options.get(name) for name in LIFESPAN) or any(
             not isinstance(entry, Route) and entry[0].has_lifespan for entry in self.declared
         )
@@ -117,7 +106,7 @@ class APIRouter:
     def api_route(
         self, path: str, *, methods: Sequence[str], **options: Any
     ) -> Callable[[Endpoint], Endpoint]:
-        """Declare an endpoint for several methods."""
+        """Declare an endpoint for several methods. GET includes HEAD."""
 
         def declare(endpoint: Endpoint) -> Endpoint:
             self.declared.append(Route(path, methods, endpoint, options))
@@ -126,7 +115,7 @@ class APIRouter:
         return declare
 
     def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-        """Declare an endpoint for GET, which answers HEAD too."""
+        """Declare an endpoint for GET and HEAD."""
         return self.api_route(path, methods=["GET"], **options)
 
     def post(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
@@ -146,13 +135,13 @@ class APIRouter:
         return self.api_route(path, methods=["DELETE"], **options)
 
     def include_router(self, router: APIRouter, **options: Any) -> None:
-        """Declare all that another router declares, under a prefix if one is given."""
+        """Include the endpoints of another router, under a prefix if one is given."""
         self.declared.append((router, options))
 
     def routes(
         self, prefix: str = "", inherited: tuple[dict[str, Any], ...] = ()
     ) -> Iterator[tuple[Route, Any]]:
-        """Return every route with its whole path, and the options of the routers around it, inner last."""
+        """Return every route with its full path, and the options of its routers, outermost first."""
         around = (*inherited, self.options)
         for entry in self.declared:
             if isinstance(entry, Route):
@@ -185,14 +174,14 @@ class APIRouter:
 
 
 def translate(value: Any) -> Any:
-    """Replace markers and structs by what FastAPI takes for them, however deep they are."""
+    """Replace markers and structs by FastAPI's and pydantic's own, at any depth."""
     import fastapi
 
     from app.core.http.pydantic_models import response_model
 
     if isinstance(value, Marker):
         return value.to_fastapi()
-    if isinstance(value, fastapi.params.Depends):  # on something that may take ours
+    if isinstance(value, fastapi.params.Depends):  # its dependency may have our markers
         _translate_dependency(value.dependency)
         return value
     if isinstance(value, dict):
@@ -224,9 +213,9 @@ def translated_endpoint(endpoint: Callable[..., Any]) -> Callable[..., Any]:
 def _translate_dependency(dependency: Any) -> None:
     """Give a dependency a signature that FastAPI reads.
 
-    In place, for a dependency is looked up in `dependency_overrides` by itself.
+    In place: `dependency_overrides` looks the function itself up.
     """
-    if dependency is None:  # FastAPI takes the parameter's type
+    if dependency is None:  # FastAPI calls the parameter's type
         return
     function = _function_of(dependency)
     signature = _translated_signature(function)
@@ -235,7 +224,7 @@ def _translate_dependency(dependency: Any) -> None:
 
 
 def _function_of(called: Any) -> Any:
-    """Return the function that has the parameters of what is called."""
+    """Return the function that declares the parameters of a callable."""
     while isinstance(called, functools.partial):
         called = called.func
     if inspect.isclass(called):
@@ -269,8 +258,10 @@ def _translated_hint(hint: Any, request_type: Callable[[Any], Any]) -> Any:
     inner, *notes = get_args(hint)
     markers = [note for note in notes if isinstance(note, Marker)]
     for marker in markers:
-        if marker.is_dependency and not marker.args:
-            _translate_dependency(inner)
+        if marker.is_dependency:  # whose type is no part of the request
+            if not marker.args:
+                _translate_dependency(inner)
+            return Annotated[(inner, *map(translate, notes))]
     if any(marker.name == "Query" for marker in markers) and isinstance(inner, type):
         # https://fastapi.tiangolo.com/tutorial/query-param-models/
         from app.core.http.pydantic_models import query_type

@@ -1,4 +1,4 @@
-"""What answers here, and how it is: the endpoints that no resource has."""
+"""Service information, liveness and readiness: the endpoints that belong to no resource."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READY_TIMEOUT_SECONDS = 2.0
 
 
 class About(Model):
-    """What answers here."""
+    """Service information."""
 
     name: str
     version: str
@@ -28,7 +28,7 @@ class About(Model):
 
 
 class Health(Model):
-    """How the service is."""
+    """Status of the service."""
 
     status: str
 
@@ -36,23 +36,23 @@ class Health(Model):
 router = APIRouter(tags=["service"])
 
 
-@router.get("/", response_model=About, summary="What answers here")
+@router.get("/", response_model=About, summary="Service information")
 async def about(request: Request) -> Response:
-    """Say what answers here."""
+    """Return name, version and links of the service."""
     base = request.scope.get("root_path", "")
     known = request.app.state.about
     return json_response(known | {"links": {name: base + path for name, path in known["links"].items()}})
 
 
-@router.get("/health", response_model=Health, summary="Is the process alive?")
+@router.get("/health", response_model=Health, summary="Liveness")
 async def health() -> Response:
-    """Respond without touching anything."""
+    """Respond without calling any dependency."""
     return json_response({"status": "ok"}, headers=NOT_KEPT)
 
 
-@router.get("/health/ready", response_model=Health, responses={503: problems()[503]}, summary="Can it serve?")
+@router.get("/health/ready", response_model=Health, responses={503: problems()[503]}, summary="Readiness")
 async def ready(request: Request) -> Response:
-    """Ask the dependencies, briefly; say no while the server drains."""
+    """Check the dependencies; 503 when one fails, and while the server drains."""
     state = request.app.state
     if state.draining:
         raise Overloaded
