@@ -19,6 +19,12 @@ from app.orders.memory import MemoryDocumentStore, MemoryOrderRepository
 from app.orders.service import OrderService
 
 
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """What runs a test that is a coroutine: https://anyio.readthedocs.io/en/stable/testing.html"""
+    return "asyncio"
+
+
 @pytest.fixture
 def settings() -> Settings:
     return a_settings()

@@ -20,7 +20,7 @@ from app.core.telemetry import Telemetry
 from app.core.wiring import Core
 from app.resources import load
 
-_log = logging.getLogger("orders")
+_log = logging.getLogger(__name__)
 
 
 def build_app(settings: Settings | None = None) -> App:

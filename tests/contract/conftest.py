@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from localcloud.running import Emulator
@@ -11,8 +10,6 @@ from moto import mock_aws
 
 from app.core.aws.boto3_client import Boto3Client
 from app.core.aws.json_client import AwsJsonClient
-
-Run = Callable[[Awaitable[None]], None]
 
 
 @pytest.fixture
@@ -26,33 +23,24 @@ def moto(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest) -> Run:
-    async def bounded(case: Awaitable[None]) -> None:
-        try:
-            async with asyncio.timeout(60):
-                await case
-        finally:
-            if "dynamodb_client" in request.fixturenames:
-                client = request.getfixturevalue("dynamodb_client")
-                if isinstance(client, AwsJsonClient):
-                    client.close()
-
-    return lambda case: asyncio.run(bounded(case))
-
-
-@pytest.fixture
 def at_aws(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
-    """The local AWS emulator, to which every client made meanwhile goes."""
+    """The local AWS emulator, which every client made in this test calls."""
     for name, value in aws.environ.items():
         monkeypatch.setenv(name, value)
     return aws
 
 
 @pytest.fixture(params=["memory", "json client", "boto3"])
-def dynamodb_client(request: pytest.FixtureRequest) -> AwsJsonClient | Boto3Client | None:
+async def dynamodb_client(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[AwsJsonClient | Boto3Client | None]:
     if request.param == "memory":
-        return None
+        yield None
+        return
     request.getfixturevalue("at_aws")
     if request.param == "boto3":
-        return Boto3Client("dynamodb")
-    return AwsJsonClient("dynamodb", "DynamoDB_20120810")
+        yield Boto3Client("dynamodb")
+        return
+    client = AwsJsonClient("dynamodb", "DynamoDB_20120810")
+    yield client
+    client.close()

@@ -52,10 +52,6 @@ async def get(client: AwsClient) -> Any:
     return await client.call("GetItem", request, Got)
 
 
-def run(case: Any) -> None:
-    asyncio.run(asyncio.wait_for(case, 30))
-
-
 PASSING: dict[str, Behaviour] = {
     "reset": resets,
     "closed without a response": sends(b""),
@@ -71,120 +67,106 @@ PASSING: dict[str, Behaviour] = {
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_what_may_pass_is_tried_again_and_then_unavailable(client_of: MakeClient, fault: Behaviour) -> None:
-    async def case() -> None:
-        async with serving(fault) as server:
-            assert await get(client_of(server)) == Got({"n": {"N": "1"}})
-            assert len(server.requests) == 2
-        async with serving(*[fault] * 9) as server:
-            with pytest.raises(DependencyUnavailable) as caught:
-                await get(client_of(server))
-            assert caught.value.dependency == "dynamodb"
-            assert len(server.requests) > 1
-
-    run(case())
+async def test_what_may_pass_is_tried_again_and_then_unavailable(
+    client_of: MakeClient, fault: Behaviour
+) -> None:
+    async with serving(fault) as server:
+        assert await get(client_of(server)) == Got({"n": {"N": "1"}})
+        assert len(server.requests) == 2
+    async with serving(*[fault] * 9) as server:
+        with pytest.raises(DependencyUnavailable) as caught:
+            await get(client_of(server))
+        assert caught.value.dependency == "dynamodb"
+        assert len(server.requests) > 1
 
 
 @pytest.mark.parametrize(
     "code", ["ValidationException", "AccessDeniedException", "ResourceNotFoundException", "SomethingNew"]
 )
-def test_what_is_rejected_is_rejected_once(client_of: MakeClient, code: str) -> None:
-    async def case() -> None:
-        async with serving(rejects(code, message="No.")) as server:
-            with pytest.raises(AwsCallError, match=f"{code}: No."):
-                await get(client_of(server))
-            assert len(server.requests) == 1
-
-    run(case())
+async def test_what_is_rejected_is_rejected_once(client_of: MakeClient, code: str) -> None:
+    async with serving(rejects(code, message="No.")) as server:
+        with pytest.raises(AwsCallError, match=f"{code}: No.") as caught:
+            await get(client_of(server))
+        assert caught.value.code == code
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("code", sorted(CREDENTIALS_REJECTED))
-def test_keys_that_are_rejected_are_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
-    async def case() -> None:
-        async with serving(*[rejects(code, message="No.")] * 9) as server:
-            with pytest.raises(DependencyUnavailable) as caught:
-                await get(client_of(server))
-            assert caught.value.dependency == "credentials"
-
-    run(case())
+async def test_keys_that_are_rejected_are_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
+    async with serving(*[rejects(code, message="No.")] * 9) as server:
+        with pytest.raises(DependencyUnavailable) as caught:
+            await get(client_of(server))
+        assert caught.value.dependency == "credentials"
 
 
 @pytest.mark.parametrize("code", sorted(KEY_UNUSABLE))
-def test_a_key_that_is_switched_off_is_a_dependency_that_fails(client_of: MakeClient, code: str) -> None:
-    async def case() -> None:
-        async with serving(rejects(code, message="No.")) as server:
-            with pytest.raises(DependencyUnavailable):
-                await get(client_of(server))
-            assert len(server.requests) == 1
+async def test_a_key_that_is_switched_off_is_a_dependency_that_fails(
+    client_of: MakeClient, code: str
+) -> None:
+    async with serving(rejects(code, message="No.")) as server:
+        with pytest.raises(DependencyUnavailable):
+            await get(client_of(server))
+        assert len(server.requests) == 1
 
-    run(case())
 
-
-def test_a_call_ends_by_its_deadline(client_of: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_ends_by_its_deadline(client_of: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one attempt may still take its time."""
     for module in (json_client, boto3_client):
         monkeypatch.setattr(module, "DEADLINE_SECONDS", 0.3)
-
-    async def case() -> None:
-        async with serving(hangs, hangs) as server:
-            with pytest.raises(DependencyUnavailable) as caught:
-                await get(client_of(server))
-            assert isinstance(caught.value.__cause__, TimeoutError)
-            assert len(server.requests) == 1
-
-    run(case())
+    async with serving(hangs, hangs) as server:
+        with pytest.raises(DependencyUnavailable) as caught:
+            await get(client_of(server))
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert len(server.requests) == 1
 
 
-def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
-    async def case() -> None:
-        async with serving() as elsewhere:
-            moved = responds(b"", 307, f"location: {elsewhere.url}/")
-            async with serving(*[moved] * 9) as server:
-                with pytest.raises(DependencyUnavailable):
-                    await get(client_of(server))
-            assert not elsewhere.requests
-
-    run(case())
-
-
-def test_an_error_in_html_is_called_by_its_status(client_of: MakeClient) -> None:
-    async def case() -> None:
-        async with serving(responds(b"<html>forbidden</html>", 403)) as server:
-            with pytest.raises(AwsCallError) as caught:
-                await get(client_of(server))
-            assert caught.value.code == "403"
-
-    run(case())
-
-
-def test_a_failed_condition_brings_the_item(client_of: MakeClient) -> None:
-    item = {"pk": {"S": "order#1"}}
-
-    async def case() -> None:
-        async with serving(rejects("ConditionalCheckFailedException", message="No.", Item=item)) as server:
-            with pytest.raises(AwsCallError) as caught:
-                await client_of(server).call("PutItem", {"TableName": "table", "Item": item})
-            assert (caught.value.code, caught.value.item) == ("ConditionalCheckFailedException", item)
-
-    run(case())
-
-
-def test_an_item_of_another_shape_is_no_fault_of_the_network(client_of: MakeClient) -> None:
-    async def case() -> None:
-        async with serving(responds(b'{"Item": {"n": {"BOOL": true}}}')) as server:
-            with pytest.raises(msgspec.ValidationError):
-                await get(client_of(server))
-            assert len(server.requests) == 1
-
-    run(case())
-
-
-def test_throttles_are_counted(client_of: MakeClient) -> None:
-    async def case() -> None:
-        work = Telemetry(a_settings()).begin("request")
-        async with serving(*[rejects("ThrottlingException")] * 9) as server:
+async def test_a_redirect_is_followed_nowhere(client_of: MakeClient) -> None:
+    async with serving() as elsewhere:
+        moved = responds(b"", 307, f"location: {elsewhere.url}/")
+        async with serving(*[moved] * 9) as server:
             with pytest.raises(DependencyUnavailable):
                 await get(client_of(server))
-        assert work.metrics["Throttles"] > 0
+        assert not elsewhere.requests
 
-    run(case())
+
+async def test_an_error_in_html_is_called_by_its_status(client_of: MakeClient) -> None:
+    async with serving(responds(b"<html>forbidden</html>", 403)) as server:
+        with pytest.raises(AwsCallError) as caught:
+            await get(client_of(server))
+        assert caught.value.code == "403"
+
+
+async def test_a_failed_condition_brings_the_item(client_of: MakeClient) -> None:
+    item = {"pk": {"S": "order#1"}}
+    async with serving(rejects("ConditionalCheckFailedException", message="No.", Item=item)) as server:
+        with pytest.raises(AwsCallError) as caught:
+            await client_of(server).call("PutItem", {"TableName": "table", "Item": item})
+        assert (caught.value.code, caught.value.item) == ("ConditionalCheckFailedException", item)
+
+
+async def test_an_item_of_another_shape_is_no_fault_of_the_network(client_of: MakeClient) -> None:
+    async with serving(responds(b'{"Item": {"n": {"BOOL": true}}}')) as server:
+        with pytest.raises(msgspec.ValidationError):
+            await get(client_of(server))
+        assert len(server.requests) == 1
+
+
+async def test_throttles_are_counted(client_of: MakeClient) -> None:
+    work = Telemetry(a_settings()).begin("request")
+    async with serving(*[rejects("ThrottlingException")] * 9) as server:
+        with pytest.raises(DependencyUnavailable):
+            await get(client_of(server))
+    assert work.metrics["Throttles"] > 0
+
+
+@pytest.mark.usefixtures("at_aws")
+def test_goes_on_in_another_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_client, "ATTEMPTS", 1)
+    client = AwsJsonClient("dynamodb", "DynamoDB_20120810")
+    loops = [asyncio.new_event_loop(), asyncio.new_event_loop()]
+    for loop in loops:
+        assert loop.run_until_complete(client.call("ListTables", {}))["TableNames"]
+        loop.call_soon(client._pool._idle[0].close)
+    for loop in loops:
+        loop.run_until_complete(asyncio.sleep(0.01))
+        loop.close()

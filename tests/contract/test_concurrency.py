@@ -272,23 +272,19 @@ def test_calls_at_once_come_out_as_calls_in_turn(aws: Emulator, monkeypatch: pyt
     run_state_machine_as_test(OrdersApi, settings=quick)
 
 
-def test_a_clock_that_goes_back_loses_no_change(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clock_that_goes_back_loses_no_change(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers disagree about the time; what counts is the version."""
-
-    async def case() -> None:
-        client = AwsJsonClient("dynamodb", "DynamoDB_20120810", environ=aws.environ)
-        store = DynamoOrderRepository(Table(client, aws.outputs["OrdersTableName"], 4))
-        orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
-        placed = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=1))).entity
-        monkeypatch.setattr(service, "now", lambda: times.now() - timedelta(hours=1))
-        shipped = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.SHIPPED, 1)
-        assert (shipped.status, shipped.version) == (OrderStatus.SHIPPED, 2)
-        delivered = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.DELIVERED, 2)
-        assert (await orders.get(ANONYMOUS, placed.id)) == delivered
-        early = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=2))).entity
-        listed = await orders.list(ANONYMOUS, 100, filters={"customer": "c"})
-        client.close()
-        ids = [order.id for order in listed.items]
-        assert ids.index(placed.id) < ids.index(early.id)  # by the clock that placed each, and both are there
-
-    asyncio.run(asyncio.wait_for(case(), 60))
+    client = AwsJsonClient("dynamodb", "DynamoDB_20120810", environ=aws.environ)
+    store = DynamoOrderRepository(Table(client, aws.outputs["OrdersTableName"], 4))
+    orders = OrderService(store, MemoryDocumentStore(), FixedCursorKey())
+    placed = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=1))).entity
+    monkeypatch.setattr(service, "now", lambda: times.now() - timedelta(hours=1))
+    shipped = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.SHIPPED, 1)
+    assert (shipped.status, shipped.version) == (OrderStatus.SHIPPED, 2)
+    delivered = await orders.change_status(ANONYMOUS, placed.id, OrderStatus.DELIVERED, 2)
+    assert (await orders.get(ANONYMOUS, placed.id)) == delivered
+    early = (await orders.create(ANONYMOUS, OrderCreate(customer="c", product="p", quantity=2))).entity
+    listed = await orders.list(ANONYMOUS, 100, filters={"customer": "c"})
+    client.close()
+    ids = [order.id for order in listed.items]
+    assert ids.index(placed.id) < ids.index(early.id)  # by the clock that placed each, and both are there

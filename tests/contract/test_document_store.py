@@ -73,25 +73,18 @@ def attach(documents: DocumentStore, request: pytest.FixtureRequest) -> Attach:
 
 
 class TestEveryStore:
-    def test_the_first_receipt_stays(self, documents: DocumentStore) -> None:
+    async def test_the_first_receipt_stays(self, documents: DocumentStore) -> None:
         order_id, other = new_id(), new_id()
+        assert await documents.receipt_url(order_id) is None
+        assert await documents.put_receipt(order_id, b"first")
+        assert not await documents.put_receipt(order_id, b"second")
+        assert f"receipts/{order_id}.html" in (await documents.receipt_url(order_id) or "")
+        assert await documents.receipt_url(other) is None
 
-        async def case() -> None:
-            assert await documents.receipt_url(order_id) is None
-            assert await documents.put_receipt(order_id, b"first")
-            assert not await documents.put_receipt(order_id, b"second")
-            assert f"receipts/{order_id}.html" in (await documents.receipt_url(order_id) or "")
-            assert await documents.receipt_url(other) is None
-
-        asyncio.run(case())
-
-    def test_of_four_receipts_at_once_one_is_put(self, documents: DocumentStore) -> None:
+    async def test_of_four_receipts_at_once_one_is_put(self, documents: DocumentStore) -> None:
         order_id = new_id()
-
-        async def case() -> list[bool]:
-            return await asyncio.gather(*(documents.put_receipt(order_id, b"<p>") for _ in range(4)))
-
-        assert sorted(asyncio.run(case())) == [False, False, False, True]
+        put = await asyncio.gather(*(documents.put_receipt(order_id, b"<p>") for _ in range(4)))
+        assert sorted(put) == [False, False, False, True]
 
     def test_lists_an_orders_own_attachments_by_name(self, documents: DocumentStore, attach: Attach) -> None:
         order_id, other = new_id(), new_id()
@@ -113,16 +106,12 @@ class TestEveryStore:
 
 
 class TestS3:
-    def test_a_receipt_is_encrypted_with_the_key_and_has_one_version(
+    async def test_a_receipt_is_encrypted_with_the_key_and_has_one_version(
         self, live_store: S3DocumentStore, aws: Emulator
     ) -> None:
         order_id, s3 = new_id(), boto3.client("s3")
         bucket, key = aws.outputs["DocumentsBucketName"], f"receipts/{order_id}.html"
-
-        async def case() -> None:
-            await asyncio.gather(*(live_store.put_receipt(order_id, b"<p>") for _ in range(4)))
-
-        asyncio.run(case())
+        await asyncio.gather(*(live_store.put_receipt(order_id, b"<p>") for _ in range(4)))
         stored = s3.get_object(Bucket=bucket, Key=key)
         assert (stored["ServerSideEncryption"], stored["SSEKMSKeyId"]) == (
             "aws:kms",
@@ -200,10 +189,10 @@ class TestS3:
     def test_signing_needs_no_network(
         self, moto: None, key_arn: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(*_: Any, **__: Any) -> None:
+        def reject(*_: Any, **__: Any) -> None:
             raise AssertionError("the network was used")
 
-        monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", refuse)
+        monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", reject)
         store = S3DocumentStore("documents", key_arn, max_bytes=1000)
         assert asyncio.run(store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500)).url
 
@@ -260,131 +249,106 @@ class TestFaultsOfS3:
             (resets, "s3"),
         ],
     )
-    def test_what_is_not_ours_is_a_dependency_that_fails(
+    async def test_what_is_not_ours_is_a_dependency_that_fails(
         self, fault: Behaviour, dependency: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def case() -> None:
-            async with serving(*[fault] * 9) as server:
-                store = self.store_at(monkeypatch, server)
-                with pytest.raises(DependencyUnavailable) as caught:
-                    await store.attachments(ID)
-                assert caught.value.dependency == dependency
-                server.script = [EMPTY_LIST]
-                assert await store.attachments(ID) == []
-
-        asyncio.run(asyncio.wait_for(case(), 60))
+        async with serving(*[fault] * 9) as server:
+            store = self.store_at(monkeypatch, server)
+            with pytest.raises(DependencyUnavailable) as caught:
+                await store.attachments(ID)
+            assert caught.value.dependency == dependency
+            server.script = [EMPTY_LIST]
+            assert await store.attachments(ID) == []
 
     @pytest.mark.parametrize(
         ("fault", "tries"),
         [(rejects("InternalError", 500), 2), (resets, 2), (rejects("AccessDenied", 403), 1)],
     )
-    def test_what_may_pass_is_tried_twice(
+    async def test_what_may_pass_is_tried_twice(
         self, fault: Behaviour, tries: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def case() -> None:
-            async with serving(*[fault] * 9) as server:
-                with pytest.raises((DependencyUnavailable, ClientError)):
-                    await self.store_at(monkeypatch, server).attachments(ID)
-                assert len(server.requests) == tries
-
-        asyncio.run(asyncio.wait_for(case(), 60))
+        async with serving(*[fault] * 9) as server:
+            with pytest.raises((DependencyUnavailable, ClientError)):
+                await self.store_at(monkeypatch, server).attachments(ID)
+            assert len(server.requests) == tries
 
     @pytest.mark.parametrize(("status", "dependency"), [(400, "credentials"), (403, "s3")])
-    def test_a_refusal_without_words_is_one_too(
+    async def test_a_rejection_without_words_is_one_too(
         self, status: int, dependency: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A HEAD has no body that could say why."""
-
-        async def case() -> None:
-            async with serving(*[responds(b"", status)] * 9) as server:
-                with pytest.raises(DependencyUnavailable) as caught:
-                    await self.store_at(monkeypatch, server).receipt_url(ID)
-                assert caught.value.dependency == dependency
-
-        asyncio.run(asyncio.wait_for(case(), 60))
+        async with serving(*[responds(b"", status)] * 9) as server:
+            with pytest.raises(DependencyUnavailable) as caught:
+                await self.store_at(monkeypatch, server).receipt_url(ID)
+            assert caught.value.dependency == dependency
 
     @pytest.mark.parametrize(("code", "status"), [("AccessDenied", 403), ("NoSuchBucket", 404)])
-    def test_what_is_ours_is_no_such_thing(
+    async def test_what_is_ours_is_no_such_thing(
         self, code: str, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async def case() -> None:
-            async with serving(rejects(code, status)) as server:
-                with pytest.raises(ClientError, match=code):
-                    await self.store_at(monkeypatch, server).attachments(ID)
+        async with serving(rejects(code, status)) as server:
+            with pytest.raises(ClientError, match=code):
+                await self.store_at(monkeypatch, server).attachments(ID)
 
-        asyncio.run(asyncio.wait_for(case(), 60))
-
-    def test_refused_keys_are_replaced_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_rejected_keys_are_replaced_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def keys(name: str) -> Behaviour:
             found = {"AccessKeyId": name, "SecretAccessKey": "s", "Expiration": "2999-01-01T00:00:00Z"}
             return responds(json.dumps(found).encode(), keep=False)
 
-        async def case() -> None:
-            async with (
-                serving(keys("old"), keys("new")) as source,
-                serving(rejects("ExpiredToken", 400), EMPTY_LIST) as server,
-            ):
-                monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-                monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/creds")
-                assert await self.store_at(monkeypatch, server).attachments(ID) == []
-                used = [
-                    headers["Authorization"].partition("Credential=")[2] for headers, _ in server.requests
-                ]
-                assert [key.partition("/")[0] for key in used] == ["old", "new"]
-                assert len(source.requests) == 2
+        async with (
+            serving(keys("old"), keys("new")) as source,
+            serving(rejects("ExpiredToken", 400), EMPTY_LIST) as server,
+        ):
+            monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{source.url}/creds")
+            assert await self.store_at(monkeypatch, server).attachments(ID) == []
+            used = [headers["Authorization"].partition("Credential=")[2] for headers, _ in server.requests]
+            assert [key.partition("/")[0] for key in used] == ["old", "new"]
+            assert len(source.requests) == 2
 
-        asyncio.run(asyncio.wait_for(case(), 60))
-
-    def test_one_that_hangs_keeps_its_place_after_its_caller_gave_up(
+    async def test_one_that_hangs_keeps_its_place_after_its_caller_gave_up(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(aws_adapters, "PLACES", {"s3": 3})
         monkeypatch.setattr(sdk_client, "READ_SECONDS", 60)
-
-        async def case() -> None:
-            async with serving(EMPTY_LIST, *[hangs] * 3) as server:
-                store = self.store_at(monkeypatch, server)
-                await store.attachments(ID)  # all is imported
-                monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 2.0)
-                waiting = [asyncio.create_task(store.attachments(ID)) for _ in range(3)]
-                for error in await asyncio.gather(*waiting, return_exceptions=True):
-                    assert isinstance(error, DependencyUnavailable)
-                    assert isinstance(error.__cause__, TimeoutError)
-                monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 60.0)
-                with pytest.raises(DependencyUnavailable) as caught:
-                    await store.attachments(ID)
-                assert isinstance(caught.value.__cause__, ConnectionRefusedError)
-                while len(server.requests) < 4:  # noqa: ASYNC110 - the three, however late on a busy machine
-                    await asyncio.sleep(0.01)
-                # Needs no thread, and no S3
-                assert await store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500)
-                for writer in server.writers:
-                    writer.transport.abort()
-                while True:
-                    with suppress(DependencyUnavailable):
-                        assert await store.attachments(ID) == []
-                        break
-                    await asyncio.sleep(0.05)  # until one of the threads has heard of it
-
         monkeypatch.setattr("tests.faulty_server.OK", EMPTY_LIST)
-        asyncio.run(asyncio.wait_for(case(), 60))
+        async with serving(EMPTY_LIST, *[hangs] * 3) as server:
+            store = self.store_at(monkeypatch, server)
+            await store.attachments(ID)  # all is imported
+            monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 2.0)
+            waiting = [asyncio.create_task(store.attachments(ID)) for _ in range(3)]
+            for error in await asyncio.gather(*waiting, return_exceptions=True):
+                assert isinstance(error, DependencyUnavailable)
+                assert isinstance(error.__cause__, TimeoutError)
+            monkeypatch.setattr(sdk_client, "DEADLINE_SECONDS", 60.0)
+            with pytest.raises(DependencyUnavailable) as caught:
+                await store.attachments(ID)
+            assert isinstance(caught.value.__cause__, ConnectionRefusedError)
+            while len(server.requests) < 4:  # noqa: ASYNC110 - the three, however late on a busy machine
+                await asyncio.sleep(0.01)
+            # Needs no thread, and no S3
+            assert await store.presign_upload(ID, "a.txt", AttachmentType.TEXT, 500)
+            for writer in server.writers:
+                writer.transport.abort()
+            while True:
+                with suppress(DependencyUnavailable):
+                    assert await store.attachments(ID) == []
+                    break
+                await asyncio.sleep(0.05)  # until one of the threads has heard of it
 
-    def test_a_call_that_gets_no_thread_keeps_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_call_that_gets_no_thread_keeps_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(aws_adapters, "PLACES", {"s3": 1})
 
         def no_more(_: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
-        async def case() -> None:
-            async with serving(EMPTY_LIST) as server:
-                store = self.store_at(monkeypatch, server)
-                with monkeypatch.context() as limit:
-                    limit.setattr(threading.Thread, "start", no_more)
-                    with pytest.raises(RuntimeError):
-                        await store.attachments(ID)
-                assert await store.attachments(ID) == []
-
-        asyncio.run(asyncio.wait_for(case(), 60))
+        async with serving(EMPTY_LIST) as server:
+            store = self.store_at(monkeypatch, server)
+            with monkeypatch.context() as limit:
+                limit.setattr(threading.Thread, "start", no_more)
+                with pytest.raises(RuntimeError):
+                    await store.attachments(ID)
+            assert await store.attachments(ID) == []
 
     def test_the_tries_end_with_the_deadline(self) -> None:
         """botocore waits a second at most before its second try."""

@@ -108,7 +108,7 @@ class TestProducer:
             VALIDATORS[name].validate(example)
 
     @pytest.mark.parametrize("name", SCHEMAS)
-    def test_the_schemas_refuse_what_lacks_a_required_field(self, name: str) -> None:
+    def test_the_schemas_reject_what_lacks_a_required_field(self, name: str) -> None:
         for path in required(SCHEMAS[name]):
             assert not VALIDATORS[name].is_valid(without(SCHEMAS[name]["examples"][0], path)), path
 
@@ -138,7 +138,7 @@ class TestConsumer:
         assert write_receipt.read(envelope(detail)) is not None
 
     def test_needs_only_fields_that_the_schema_promises(self) -> None:
-        """Without a promised field it may refuse the event; without any other it must not."""
+        """Without a promised field it may reject the event; without any other it must not."""
         example = SCHEMAS["OrderPlaced"]["examples"][0]
         promised = required(SCHEMAS["OrderPlaced"])
         needed = set()

@@ -270,7 +270,7 @@ def test_a_program_that_does_not_succeed(command: list[str], words: str) -> None
     [("destroy", "YES=no"), ("destroy", "YES=0"), ("destroy", "DATA=yes"), ("deploy", "FORCE=false")],
 )
 def test_make_takes_no_other_word_for_a_yes(target: str, given: str) -> None:
-    asked = ["make", "--dry-run", "--question", "PYTHON=true", target, given]
+    asked = ["make", "--dry-run", "PYTHON=true", target, given]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2
     assert f"{given} means nothing" in done.stderr

@@ -47,7 +47,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
         answers, requests = list(script), list[str]()
 
         class FakePool:
-            def __init__(self, url: Any, environ: Any) -> None:
+            def __init__(self, url: Any, *_: Any) -> None:
                 self.url = url
 
             async def exchange(self, request: bytes, deadline: float) -> Response:
@@ -61,7 +61,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Endpoint:
             def close(self) -> None:
                 """Nothing is open."""
 
-        monkeypatch.setattr(module, "Pool", FakePool)
+        monkeypatch.setattr("app.core.aws.http1.Pool", FakePool)
         return requests
 
     return answer_with
@@ -190,79 +190,48 @@ class TestContainer:
 class TestRenewal:
     ECS = TestContainer.ECS
 
-    def test_before_they_expire(self, endpoint: Endpoint, clock: Clock) -> None:
-        endpoint(keys(1, timedelta(hours=1)), keys(2))
-        chain = CredentialsChain(self.ECS)
-        assert get(chain).access_key == "key1"
-        clock.passed = 3600 - module.RENEW_SECONDS_BEFORE_EXPIRY - 5
-        assert get(chain).access_key == "key1"
-        clock.passed += 10
-        assert get(chain).access_key == "key2"
-
     def test_while_it_fails_the_old_ones_serve_until_they_expire(
         self, endpoint: Endpoint, clock: Clock
     ) -> None:
-        requests = endpoint(keys(1, timedelta(hours=1)), TimeoutError(), TimeoutError(), keys(2))
+        requests = endpoint(keys(1, timedelta(hours=1)), *[TimeoutError()] * 3, keys(2))
         chain = CredentialsChain(self.ECS)
         get(chain)
         clock.passed = 3400
         assert get(chain).access_key == "key1"
         assert get(chain).access_key == "key1"
         assert len(requests) == 2  # it is not asked with every request
-        clock.passed += 300
+        clock.passed = 3595
+        assert get(chain).access_key == "key1"
+        clock.passed = 3601
         with pytest.raises(DependencyUnavailable):
             get(chain)
         clock.passed += module.MAX_PAUSE_SECONDS
         assert get(chain).access_key == "key2"
 
-    def test_many_requests_ask_once(self, endpoint: Endpoint) -> None:
+    async def test_many_requests_ask_once(self, endpoint: Endpoint) -> None:
         requests = endpoint(keys(1))
         chain = CredentialsChain(self.ECS)
-
-        async def test() -> None:
-            got = await asyncio.gather(*(chain.renew() for _ in range(9)))
-            assert {found.access_key for found in got} == {"key1"}
-
-        asyncio.run(test())
+        got = await asyncio.gather(*(chain.renew() for _ in range(9)))
+        assert {found.access_key for found in got} == {"key1"}
         assert len(requests) == 1
 
-    def test_who_waits_shares_the_failure(self, endpoint: Endpoint) -> None:
+    async def test_who_waits_shares_the_failure(self, endpoint: Endpoint) -> None:
         """Each trying again in turn, the last of them would wait for all calls before it."""
         requests = endpoint(TimeoutError())
         chain = CredentialsChain(self.ECS)
-
-        async def test() -> None:
-            got = await asyncio.gather(*(chain.renew() for _ in range(9)), return_exceptions=True)
-            assert {type(error) for error in got} == {DependencyUnavailable}
-
-        asyncio.run(test())
+        got = await asyncio.gather(*(chain.renew() for _ in range(9)), return_exceptions=True)
+        assert {type(error) for error in got} == {DependencyUnavailable}
         assert len(requests) == 1
 
-    def test_while_one_request_renews_them_the_others_use_the_present_ones(
+    async def test_while_one_request_renews_them_the_others_use_the_present_ones(
         self, endpoint: Endpoint, clock: Clock
     ) -> None:
         endpoint(keys(1, timedelta(hours=1)), keys(2))
         chain = CredentialsChain(self.ECS)
-        get(chain)
+        await chain.renew()
         clock.passed = 3400
-
-        async def test() -> None:
-            got = await asyncio.gather(*(chain.renew() for _ in range(3)))
-            assert [found.access_key for found in got] == ["key2", "key1", "key1"]
-
-        asyncio.run(test())
-
-    def test_an_endpoint_that_fails_at_once_is_asked_seldom(self, endpoint: Endpoint, clock: Clock) -> None:
-        """Once the keys have expired every request wants others: 1,000 of them in 100 seconds."""
-        requests = endpoint(keys(1, timedelta(hours=1)), *[ConnectionRefusedError()] * 1000)
-        chain = CredentialsChain(self.ECS)
-        get(chain)
-        clock.passed = 3601
-        for _ in range(1000):
-            with pytest.raises(DependencyUnavailable):
-                get(chain)
-            clock.passed += 0.1
-        assert 5 <= len(requests) <= 16  # pauses of 1, 2, 4, 8, 16 and then 30 seconds, half of it at least
+        got = await asyncio.gather(*(chain.renew() for _ in range(3)))
+        assert [found.access_key for found in got] == ["key2", "key1", "key1"]
 
     def test_pauses_are_bounded_and_short_again_after_a_calm(self, endpoint: Endpoint, clock: Clock) -> None:
         requests = endpoint(
@@ -282,21 +251,17 @@ class TestRenewal:
         assert get(chain).access_key == "key2"
 
 
-class TestRefused:
+class TestRejected:
     """The service does not take the keys, hours before their time."""
 
     ECS = TestContainer.ECS
 
-    def test_others_are_asked_for_once(self, endpoint: Endpoint) -> None:
+    async def test_others_are_asked_for_once(self, endpoint: Endpoint) -> None:
         requests = endpoint(keys(1), keys(2))
         chain = CredentialsChain(self.ECS)
-        old = get(chain)
-
-        async def test() -> None:
-            await asyncio.gather(*(chain.replace(old) for _ in range(9)))
-            await chain.replace(old)  # says a request that was sent before
-
-        asyncio.run(test())
+        old = await chain.renew()
+        await asyncio.gather(*(chain.replace(old) for _ in range(9)))
+        await chain.replace(old)  # says a request that was sent before
         assert get(chain).access_key == "key2"
         assert len(requests) == 2
 
@@ -352,7 +317,9 @@ class TestSdk:
         assert get(CredentialsChain(TestContainer.ECS | found)).access_key == "sdk"
         assert requests == []
 
-    def test_a_profile_is_left_to_boto3(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_a_profile_is_left_to_boto3_which_is_asked_again_in_a_minute(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
+    ) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         (tmp_path / "credentials").write_text(
@@ -363,6 +330,10 @@ class TestSdk:
         monkeypatch.setenv("AWS_REGION", "eu-north-1")  # where STS would be asked: boto3 does not read it
         chain = CredentialsChain({})
         assert get(chain) == Credentials("key", "secret")
+        clock.passed = 55
+        assert chain.current
+        clock.passed = 61
+        assert not chain.current
         assert chain._session.region_name == "eu-north-1"
 
     @pytest.mark.parametrize(

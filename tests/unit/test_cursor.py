@@ -30,7 +30,7 @@ def test_decrypts_what_was_encrypted(position: str, scope: bytes, key: bytes) ->
 
 
 @given(POSITIONS, st.data())
-def test_any_changed_character_is_refused(position: str, data: st.DataObject) -> None:
+def test_any_changed_character_is_rejected(position: str, data: st.DataObject) -> None:
     token = encrypt(position, SCOPE, KEY)
     at = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda c: c != token[at]))
@@ -50,7 +50,7 @@ def test_there_is_one_spelling_of_a_cursor(position: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_garbage_is_refused(token: str) -> None:
+def test_garbage_is_rejected(token: str) -> None:
     with pytest.raises(InvalidCursor):
         decrypt(token, SCOPE, KEY)
 
@@ -80,6 +80,6 @@ assert "cryptography" in sys.modules
     subprocess.run([sys.executable, "-c", program], env=environ, check=True, timeout=60)
 
 
-def test_another_key_refuses_it() -> None:
+def test_another_key_rejects_it() -> None:
     with pytest.raises(InvalidCursor):
         decrypt(encrypt("sort_key", SCOPE, KEY), SCOPE, b"x" * 32)

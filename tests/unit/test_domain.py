@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from datetime import UTC, datetime
@@ -35,12 +36,15 @@ class TestTransitions:
 
 
 class TestOrderIds:
-    def test_fresh_ids_are_uuids_of_version_7_that_carry_the_time(self) -> None:
-        before = time.time_ns() // 1_000_000
-        made = uuid.UUID(new_id())
-        assert made.version == 7
-        assert made.variant == uuid.RFC_4122
-        assert before <= made.int >> 80 <= time.time_ns() // 1_000_000
+    def test_fresh_ids_are_uuids_of_version_7(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # RFC 9562's own example: https://www.rfc-editor.org/rfc/rfc9562#appendix-A.6
+        monkeypatch.setattr(time, "time_ns", lambda: 0x017F22E279B0 * 1_000_000)
+        random = 0xCC3 << 68 | 0x18C4DC0C0C07398F
+        monkeypatch.setattr(os, "urandom", lambda size: random.to_bytes(size))
+        assert new_id() == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+        monkeypatch.setattr(time, "time_ns", lambda: 0xFFFFFFFFFFFF * 1_000_000)
+        monkeypatch.setattr(os, "urandom", lambda size: b"\xff" * size)
+        assert new_id() == "ffffffff-ffff-7fff-bfff-ffffffffffff"
 
     def test_fresh_ids_differ(self) -> None:
         assert len({new_id() for _ in range(10_000)}) == 10_000

@@ -1,4 +1,4 @@
-"""The publisher: tens, and only what was refused is sent again."""
+"""The publisher: tens, and only what was rejected is sent again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 class Bus:
-    """The client of a bus; `refuses` says, for each entry, whether the bus refuses it."""
+    """The client of a bus; `rejects` says, for each entry, whether the bus rejects it."""
 
-    def __init__(self, refuses: Callable[[int, dict[str, Any]], bool] = lambda _n, _entry: False) -> None:
+    def __init__(self, rejects: Callable[[int, dict[str, Any]], bool] = lambda _n, _entry: False) -> None:
         self.calls: list[list[dict[str, Any]]] = []
         self.taken: list[str] = []
-        self._refuses = refuses
+        self._rejects = rejects
         self._seen = 0
 
     def put_events(self, Entries: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: N803  # boto3's name
@@ -31,7 +31,7 @@ class Bus:
         answers: list[dict[str, Any]] = []
         for entry in Entries:
             self._seen += 1
-            if self._refuses(self._seen, entry):
+            if self._rejects(self._seen, entry):
                 answers.append({"ErrorCode": "ThrottlingException", "ErrorMessage": "Rate exceeded"})
             else:
                 self.taken.append(json.loads(entry["Detail"])["event_id"])
@@ -60,14 +60,14 @@ def test_publishes_nothing_without_a_call() -> None:
     assert bus.calls == []
 
 
-def test_sends_again_only_what_was_refused() -> None:
+def test_sends_again_only_what_was_rejected() -> None:
     bus, placed = Bus(lambda n, _: n % 3 == 0), events(10)
     assert publisher(bus).publish(placed) == []
     assert [len(call) for call in bus.calls] == [10, 3, 1]
     assert sorted(bus.taken) == sorted(event.event_id for event in placed)
 
 
-def test_reports_what_is_refused_to_the_end_and_nothing_else() -> None:
+def test_reports_what_is_rejected_to_the_end_and_nothing_else() -> None:
     placed = events(12)
     bus = Bus(lambda _, entry: placed[4].event_id in entry["Detail"])
     assert publisher(bus).publish(placed) == [placed[4]]

@@ -28,41 +28,31 @@ class Kms:
         return {"Mac": base64.b64encode(b"k" * 32).decode()}
 
 
-def test_is_asked_for_once() -> None:
-    async def test() -> None:
-        kms = Kms()
-        key = KmsCursorKey(kms, "arn")
-        assert await asyncio.gather(*(key.cursor_key() for _ in range(9))) == [b"k" * 32] * 9
-        assert await key.cursor_key() == b"k" * 32
-        assert kms.calls == 1
-
-    asyncio.run(test())
+async def test_is_asked_for_once() -> None:
+    kms = Kms()
+    key = KmsCursorKey(kms, "arn")
+    assert await asyncio.gather(*(key.cursor_key() for _ in range(9))) == [b"k" * 32] * 9
+    assert await key.cursor_key() == b"k" * 32
+    assert kms.calls == 1
 
 
-def test_who_waits_for_a_call_shares_its_failure() -> None:
+async def test_who_waits_for_a_call_shares_its_failure() -> None:
     """Each trying again in turn, the last of them would wait for all calls before it."""
-
-    async def test() -> None:
-        kms = Kms(failures=1)
-        key = KmsCursorKey(kms, "arn")
-        got = await asyncio.gather(*(key.cursor_key() for _ in range(9)), return_exceptions=True)
-        assert {type(error) for error in got} == {DependencyUnavailable}
-        assert kms.calls == 1
-        assert await key.cursor_key() == b"k" * 32
-
-    asyncio.run(test())
+    kms = Kms(failures=1)
+    key = KmsCursorKey(kms, "arn")
+    got = await asyncio.gather(*(key.cursor_key() for _ in range(9)), return_exceptions=True)
+    assert {type(error) for error in got} == {DependencyUnavailable}
+    assert kms.calls == 1
+    assert await key.cursor_key() == b"k" * 32
 
 
-def test_who_leaves_does_not_end_the_call_for_the_others() -> None:
-    async def test() -> None:
-        kms = Kms()
-        key = KmsCursorKey(kms, "arn")
-        first, second = asyncio.create_task(key.cursor_key()), asyncio.create_task(key.cursor_key())
-        await asyncio.sleep(0)
-        first.cancel()
-        assert await second == b"k" * 32
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        assert kms.calls == 1
-
-    asyncio.run(test())
+async def test_who_leaves_does_not_end_the_call_for_the_others() -> None:
+    kms = Kms()
+    key = KmsCursorKey(kms, "arn")
+    first, second = asyncio.create_task(key.cursor_key()), asyncio.create_task(key.cursor_key())
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == b"k" * 32
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert kms.calls == 1

@@ -110,3 +110,15 @@ def test_the_credentials_of_a_task_come_from_its_agent(monkeypatch: pytest.Monke
         await CredentialsChain({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": path}).renew()
 
     assert asked_by(call, "/v2/credentials/1") == {("169.254.170.2", 80, False)}
+
+
+BUNDLES = ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_bundle_of_aws_is_not_for_the_issuer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that is no file keeps from asking whoever goes by it."""
+    for other in BUNDLES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, "/nowhere.pem")
+    assert bool(asked_by(of_the_issuer, "https://localhost")) == (name == "AWS_CA_BUNDLE")

@@ -21,16 +21,16 @@ from app.orders.models import OrderStatus
 TOLD = Telemetry(a_settings())
 
 
-class RefusingPublisher:
-    """A bus that takes some events and refuses others for good."""
+class RejectingPublisher:
+    """A bus that takes some events and rejects others for good."""
 
-    def __init__(self, *refused: str) -> None:
-        self.refused = refused
+    def __init__(self, *rejected: str) -> None:
+        self.rejected = rejected
         self.published: list[str] = []
 
     def publish(self, events: list[Event]) -> list[Event]:
-        self.published += [event.event_id for event in events if event.event_id not in self.refused]
-        return [event for event in events if event.event_id in self.refused]
+        self.published += [event.event_id for event in events if event.event_id not in self.rejected]
+        return [event for event in events if event.event_id in self.rejected]
 
 
 def shipped(**changes: Any) -> Any:
@@ -111,9 +111,9 @@ class TestRelay:
         assert relay({"Records": records}, event_reader(), bus, TOLD) == {"batchItemFailures": []}
         assert [event.detail_type for event in bus.published] == ["OrderPlaced", "OrderStatusChanged"]
 
-    def test_reports_just_the_record_that_the_bus_refused(self) -> None:
+    def test_reports_just_the_record_that_the_bus_rejected(self) -> None:
         ids = [f"0199a6f5-1c00-7000-8000-00000000000{n}" for n in range(3)]
-        bus = RefusingPublisher(f"{ids[1]}:1")
+        bus = RejectingPublisher(f"{ids[1]}:1")
         records = [a_record(an_order(id=each), sequence=str(n)) for n, each in enumerate(ids)]
         assert failures(relay({"Records": records}, event_reader(), bus, TOLD)) == ["1"]
         assert bus.published == [f"{ids[0]}:1", f"{ids[2]}:1"]
@@ -126,8 +126,14 @@ class TestRelay:
         assert failures(relay({"Records": records}, event_reader(), bus, TOLD)) == ["1"]
         assert [event.event_id for event in bus.published] == [f"{an_order().id}:1"]
 
+    def test_a_record_without_an_image_is_counted_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        record = a_record(an_order(), sequence="1")
+        record["dynamodb"]["NewImage"] = None
+        assert failures(relay({"Records": [record]}, event_reader(), MemoryEventPublisher(), TOLD)) == ["1"]
+        assert json.loads(capsys.readouterr().out)["RelayFailures"] == 1
+
     def test_when_all_fail_all_are_reported(self) -> None:
-        bus = RefusingPublisher(f"{an_order().id}:1")
+        bus = RejectingPublisher(f"{an_order().id}:1")
         assert failures(
             relay({"Records": [a_record(an_order(), sequence="7")]}, event_reader(), bus, TOLD)
         ) == ["7"]

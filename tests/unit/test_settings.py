@@ -1,4 +1,4 @@
-"""The configuration is read from the environment, or refused by name."""
+"""The configuration is read from the environment, or rejected by name."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_each_of_the_required_is_missed(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "taken", "refused"),
+    ("name", "taken", "rejected"),
     [
         ("LIST_SHARDS", {"1": 1, " 8 ": 8}, ["0", "-1", "1.0", "x"]),
         ("ATTACHMENT_MAX_BYTES", {"1": 1, "1000000000": 1_000_000_000}, ["0", "-1", "1e6"]),
@@ -56,11 +56,11 @@ def test_each_of_the_required_is_missed(name: str) -> None:
     ],
 )
 def test_the_last_value_that_is_taken_and_the_first_that_is_not(
-    name: str, taken: dict[str, object], refused: list[str]
+    name: str, taken: dict[str, object], rejected: list[str]
 ) -> None:
     for text, value in taken.items():
         assert getattr(Settings.from_env(COMPLETE | {f"APP_{name}": text}), name.lower()) == value
-    for text in refused:
+    for text in rejected:
         with pytest.raises(ValueError, match=f"^APP_{name} is not valid: '{text}'$"):
             Settings.from_env(COMPLETE | {f"APP_{name}": text})
 
@@ -108,9 +108,9 @@ class TestOriginSecrets:
         ],
     )
     def test_what_holds_no_secret_does_not_open_the_origin(self, text: str) -> None:
-        with pytest.raises(ValueError, match="APP_ORIGIN_SECRETS is not valid") as refused:
+        with pytest.raises(ValueError, match="APP_ORIGIN_SECRETS is not valid") as rejected:
             Settings.from_env(COMPLETE | {"APP_ORIGIN_SECRETS": text})
-        assert "hunter2" not in str(refused.value)
+        assert "hunter2" not in str(rejected.value)
 
     def test_they_are_not_shown(self) -> None:
         secret = json.dumps({"current": self.NEW})

@@ -6,7 +6,6 @@ import itertools
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,22 +14,20 @@ from typing import Any
 import boto3
 import pytest
 from botocore.stub import Stubber
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from scripts import switch
 from scripts.cli import CliError
 from scripts.stack import Stack
 from scripts.switch import State, Step, other, plan
+from tests.builders import a_certificate
 
-SIDES = ("lambda", "fargate")
+RUNTIMES = ("lambda", "fargate")
 
 
 def all_states() -> Iterator[State]:
-    """Every state in which the edge leads to a side that stands."""
-    for standing in (frozenset({"lambda"}), frozenset({"fargate"}), frozenset(SIDES)):
+    """Every state in which the CDN sends requests to a runtime that is deployed."""
+    for standing in (frozenset({"lambda"}), frozenset({"fargate"}), frozenset(RUNTIMES)):
         for active in standing:
-            for known in ({active}, set(SIDES)):
+            for known in ({active}, set(RUNTIMES)):
                 yield State(standing, active, frozenset(known))
 
 
@@ -38,7 +35,7 @@ def after(state: State, step: Step, to: str) -> State:
     """Do a step, and hold it to what must never happen."""
     match step:
         case Step.DEPLOY_NEW:
-            state = replace(state, standing=frozenset(SIDES))
+            state = replace(state, standing=frozenset(RUNTIMES))
         case Step.HEALTH_CHECK:
             assert to in state.standing, "asked nobody"
         case Step.SHIFT_TRAFFIC:
@@ -47,17 +44,17 @@ def after(state: State, step: Step, to: str) -> State:
             assert state.active == to, "the active origin was forgotten"
             state = replace(state, known=frozenset({to}))
         case Step.REMOVE_OLD:
-            assert state.active == to, "the serving side was removed"
+            assert state.active == to, "the serving runtime was removed"
             state = replace(state, standing=frozenset({to}))
     assert state.active in state.standing, f"{step}: requests lead nowhere"
-    assert state.active in state.known, f"{step}: the edge does not know where to"
+    assert state.active in state.known, f"{step}: the CDN has no origin for it"
     return state
 
 
-@pytest.mark.parametrize("to", SIDES)
+@pytest.mark.parametrize("to", RUNTIMES)
 @pytest.mark.parametrize("start", list(all_states()))
 class TestPlan:
-    def test_it_ends_with_the_wanted_side_alone(self, start: State, to: str) -> None:
+    def test_it_ends_with_the_wanted_runtime_alone(self, start: State, to: str) -> None:
         state = start
         for step in plan(start, to):
             state = after(state, step, to)
@@ -65,7 +62,7 @@ class TestPlan:
         assert plan(state, to) == []
 
     def test_stopped_anywhere_it_goes_on_or_back(self, start: State, to: str) -> None:
-        for done, then in itertools.product(range(len(plan(start, to))), SIDES):
+        for done, then in itertools.product(range(len(plan(start, to))), RUNTIMES):
             state = start
             for step in plan(start, to)[:done]:
                 state = after(state, step, to)
@@ -115,11 +112,11 @@ class TestHealthGate:
         assert switch.healthy(answer, 60, clock)
         assert asked == 20
 
-    def test_a_side_that_never_answers_is_given_up(self, clock: FakeTime) -> None:
+    def test_a_runtime_that_never_answers_is_given_up(self, clock: FakeTime) -> None:
         assert not switch.healthy(lambda: False, 5, clock)
         assert 5 <= clock.now < 6
 
-    def test_a_side_that_comes_and_goes_is_given_up(self, clock: FakeTime) -> None:
+    def test_a_runtime_that_comes_and_goes_is_given_up(self, clock: FakeTime) -> None:
         flapping: Callable[[], bool] = itertools.cycle([True] * 9 + [False]).__next__
         assert not switch.healthy(flapping, 5, clock)
 
@@ -158,20 +155,7 @@ class TestAddress:
 
     @pytest.fixture
     def port(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "origin")])
-        signed = (
-            x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("origin.test")]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        pem = serialization.Encoding.PEM
-        plain = (pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        file = tmp_path / "certificate.pem"
-        file.write_bytes(signed.public_bytes(pem) + key.private_bytes(*plain))
+        file = a_certificate(tmp_path, "origin.test")
         monkeypatch.setenv("SSL_CERT_FILE", str(file))
 
         class Handler(BaseHTTPRequestHandler):
@@ -249,7 +233,7 @@ class TestRun:
             {"LambdaOriginDomain": ""},
         ]
 
-    def test_a_side_that_does_not_answer_gets_no_request(
+    def test_a_runtime_that_does_not_answer_gets_no_request(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(CliError, match="no traffic was shifted, lambda serves"):
@@ -265,7 +249,7 @@ class TestRun:
         assert edge.values["ActiveOrigin"] == "lambda"
         assert orders.values["BothRuntimes"] == "true"
 
-    def test_the_way_back_takes_the_new_side_away(
+    def test_the_way_back_takes_the_new_runtime_away(
         self, orders: FakeStack, edge: FakeStack, clock: FakeTime, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(CliError):
@@ -280,7 +264,7 @@ class TestRun:
 
 
 def test_there_are_two_sides() -> None:
-    assert [other(side) for side in SIDES] == ["fargate", "lambda"]
+    assert [other(runtime) for runtime in RUNTIMES] == ["fargate", "lambda"]
 
 
 def test_without_an_edge_it_says_how_to_make_one(

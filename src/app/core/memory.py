@@ -81,7 +81,7 @@ class MemoryEventPublisher:
         self.published: list[Event] = []
 
     def publish(self, events: list[Event]) -> list[Event]:
-        """Keep the events; none is refused."""
+        """Keep the events; none is rejected."""
         self.published.extend(events)
         return []
 

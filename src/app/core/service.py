@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol
 
 import msgspec
@@ -24,16 +23,14 @@ class CursorKey(Protocol):
         """Return the 32-byte key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Created(Generic[E]):
+class Created(msgspec.Struct, Generic[E], frozen=True):
     """What `Service.create` returns. `replayed`: an earlier request with the same key created it."""
 
     entity: E
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Listed(Generic[E]):
+class Listed(msgspec.Struct, Generic[E], frozen=True):
     """One page, newest first, and the cursor of the next one."""
 
     items: list[E]
@@ -124,7 +121,7 @@ class Service(Generic[E]):
         scope = self._scope(caller, query)
         if after is not None:
             start_after = cursor.decrypt(after, scope, await self._cursor_key.cursor_key())
-            query = replace(query, start_after=start_after)
+            query = msgspec.structs.replace(query, start_after=start_after)
         page = await self._repository.page(query)
         if page.next_key is None:
             return Listed(page.items, None)

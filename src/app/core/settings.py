@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """Every field `x` is read from `APP_X`. `tests/template` compares them with both templates."""
 
@@ -22,7 +22,7 @@ class Settings:
     root_path: str = ""  # the path prefix of the API, e.g. /api
     service_name: str = "orders"  # the stack, in every log entry and metric
     log_level: str = "INFO"
-    debug_sample_percent: float = 0.0  # share of traces of which every hop logs at DEBUG
+    debug_sample_percent: float = 0.0  # share of traces of which every service logs at DEBUG
     list_shards: int = 4  # may grow, never shrink: reads cover this many
     cors_origins: tuple[str, ...] = ()
     auth_issuer: str = ""  # empty: authentication disabled

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol
+
+import msgspec
 
 from app.core.models import E, Entity
 from app.core.times import timestamp
@@ -15,8 +16,7 @@ def sort_key(entity: Entity) -> str:
     return f"{timestamp(entity.created_at)}#{entity.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class CreateResult(Generic[E]):
+class CreateResult(msgspec.Struct, Generic[E], frozen=True):
     """The outcome of `Repository.create`: the entity as stored, and whether this call stored it."""
 
     entity: E
@@ -24,16 +24,14 @@ class CreateResult(Generic[E]):
     fingerprint: str  # of the request that the stored entity was created by
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateResult(Generic[E]):
+class UpdateResult(msgspec.Struct, Generic[E], frozen=True):
     """The outcome of `Repository.update`: the entity as it now is (None: there is none)."""
 
     entity: E | None
     updated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """One page of a list, newest first.
 
     `filters` are equalities of fields. `start_after` is the sort key to go on from, not included. With an
@@ -42,12 +40,11 @@ class Query:
 
     limit: int
     owner: str | None = None
-    filters: Mapping[str, Any] = field(default_factory=dict)
+    filters: Mapping[str, Any] = {}
     start_after: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[E]):
+class Page(msgspec.Struct, Generic[E], frozen=True):
     """The entities of one page, and the sort key to go on from (None: this was the last page)."""
 
     items: list[E]

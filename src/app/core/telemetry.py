@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -39,27 +39,14 @@ from app.core.settings import Settings
 
 NAMESPACE = "Orders"
 
-_SERVICE = (("service",),)
 _RUNTIME = (("service",), ("service", "runtime"))
 _ROUTE = (("service",), ("service", "method", "route"))
-# Every metric: unit and dimension sets. Each name in each set is one custom metric on the bill.
-METRICS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
+_METRICS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "Requests": ("Count", _RUNTIME),
     "ServerErrors": ("Count", _RUNTIME),
     "VersionErrors": ("Count", (("service", "function_version"),)),  # 5xx on Lambda, by its version
-    "ClientErrors": ("Count", _SERVICE),
-    "RejectedRequests": ("Count", _SERVICE),
     "Latency": ("Milliseconds", _ROUTE),
-    "ColdStarts": ("Count", _SERVICE),
-    "OrdersPlaced": ("Count", _SERVICE),
-    "IdempotentReplays": ("Count", _SERVICE),
-    "Conflicts": ("Count", _SERVICE),
-    "Throttles": ("Count", _SERVICE),
-    "EventsRelayed": ("Count", _SERVICE),
-    "RelayFailures": ("Count", _SERVICE),
-    "RelayLag": ("Milliseconds", _SERVICE),
-    "ReceiptsWritten": ("Count", _SERVICE),
-    "ReceiptFailures": ("Count", _SERVICE),
+    "RelayLag": ("Milliseconds", (("service",),)),
 }
 
 _encode = msgspec.json.Encoder().encode
@@ -103,6 +90,14 @@ def add_metric(metric: str, value: float = 1) -> None:
     log_context = _log_context.get()
     if log_context is not None:
         log_context.metrics[metric] = log_context.metrics.get(metric, 0) + value
+
+
+def metric_definition(metric: str) -> tuple[str, tuple[tuple[str, ...], ...]]:
+    """Return a metric's unit and sets of dimensions; any that is not in `_METRICS` is a count of the service.
+
+    CloudWatch bills one custom metric for each set, and value of its dimensions, that is written.
+    """
+    return _METRICS.get(metric, ("Count", (("service",),)))
 
 
 def record_call(operation: str, seconds: float) -> None:
@@ -152,12 +147,11 @@ class Telemetry:
         """Set the trace of a log context: the given one, or a new one."""
         parent = context.child_span(traceparent, xray_trace)
         trace_id = parent[3:35]
-        # The platform's segments may be in another trace than the one that the caller asked for.
-        platform = context.xray_trace_id(xray_trace) if traceparent and xray_trace else ""
         identity = log_context.identity
         identity["correlation_id"] = correlation_id = correlation_id or identity["request_id"]
         identity["trace_id"] = trace_id
-        identity["xray_trace_id"] = platform or f"1-{trace_id[:8]}-{trace_id[8:]}"
+        # The platform's segments may be in another trace than the one that the caller asked for.
+        identity["xray_trace_id"] = context.xray_trace_id(xray_trace) or f"1-{trace_id[:8]}-{trace_id[8:]}"
         log_context.debug = self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below
         context.traceparent.set(parent)
         context.correlation_id.set(correlation_id)
@@ -217,7 +211,7 @@ class Telemetry:
             self.cold_start = False
             _log_context.set(None)
 
-    def install(self) -> None:
+    def install(self) -> Self:
         """Let everything that uses `logging` write log entries with the same fields."""
         handler = logging.StreamHandler(_Stdout())
         handler.setFormatter(_Formatter(self._about))
@@ -225,8 +219,9 @@ class Telemetry:
         root.handlers = [handler]  # in place of what the Lambda runtime put there
         # Libraries say what matters at WARNING; their DEBUG may hold secrets (botocore's headers).
         root.setLevel(max(self._level, logging.WARNING))
-        logging.getLogger("orders").setLevel(self._level)
-        logging.getLogger("uvicorn").setLevel(self._level)
+        for name in ("app", "uvicorn"):
+            logging.getLogger(name).setLevel(self._level)
+        return self
 
 
 class _Formatter(logging.Formatter):
@@ -286,7 +281,7 @@ def _directives(names: tuple[str, ...]) -> msgspec.Raw:
     """
     by_dimensions: dict[tuple[tuple[str, ...], ...], list[dict[str, str]]] = {}
     for name in names:
-        unit, dimensions = METRICS[name]
+        unit, dimensions = metric_definition(name)
         by_dimensions.setdefault(dimensions, []).append({"Name": name, "Unit": unit})
     return msgspec.Raw(
         _encode(

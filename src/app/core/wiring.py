@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from app.core.aws.credentials import CredentialsChain
 from app.core.dynamodb.repository import Table
@@ -10,8 +10,7 @@ from app.core.service import CursorKey
 from app.core.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Core:
+class Core(msgspec.Struct, frozen=True):
     """The shared parts."""
 
     settings: Settings

@@ -1,7 +1,7 @@
 """Two CloudFormation custom resources, for what the templates cannot say.
 
 `ImageVersion`: which image, by digest, does a published function version run? SAM builds and pushes the
-image for the functions; the Fargate tasks get the digest that this answers.
+image for the functions; the Fargate tasks get the digest that this returns.
 `Configuration`: a fingerprint of the parameters' values, so that the functions are published anew when
 one of them changes.
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/crpg-ref.html
@@ -23,21 +23,21 @@ _ECR_HOST = re.compile(r"^(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\
 
 
 def handler(event: Mapping[str, Any], _context: object) -> None:
-    """Answer CloudFormation, also when it fails: it would wait for the answer."""
-    answer: dict[str, object] = {
+    """Respond to CloudFormation, also after a failure: it would wait for the response."""
+    response: dict[str, object] = {
         "StackId": event["StackId"],
         "RequestId": event["RequestId"],
         "LogicalResourceId": event["LogicalResourceId"],
-        "PhysicalResourceId": event["LogicalResourceId"],  # one answer, replaced in place
+        "PhysicalResourceId": event["LogicalResourceId"],  # one resource, replaced in place
         "Status": "SUCCESS",
     }
     try:
         if event["RequestType"] != "Delete":
-            answer["Data"] = _data(event["ResourceProperties"])
+            response["Data"] = _data(event["ResourceProperties"])
     except Exception as error:
-        answer |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
-    print(json.dumps({"message": "answered", **answer}))  # noqa: T201  # the function's log
-    _put(event["ResponseURL"], json.dumps(answer).encode())
+        response |= {"Status": "FAILED", "Reason": f"{type(error).__name__}: {error}"[:1000]}
+    print(json.dumps({"message": "responded", **response}))  # noqa: T201  # the function's log
+    _put(event["ResponseURL"], json.dumps(response).encode())
 
 
 def _data(properties: Mapping[str, Any]) -> dict[str, str]:

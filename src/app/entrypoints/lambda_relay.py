@@ -31,6 +31,4 @@ def _publisher() -> EventBridgePublisher:
 
 @functools.cache
 def _telemetry() -> Telemetry:
-    told = Telemetry(Settings.from_env())
-    told.install()
-    return told
+    return Telemetry(Settings.from_env()).install()

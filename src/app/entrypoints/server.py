@@ -15,11 +15,11 @@ import uvicorn
 from app.core.http.http_protocol import HttpProtocol
 from app.main import build_app
 
-# After SIGTERM the load balancer may still send for a moment: this long we go on answering, as not ready
-# and closing connections; what is then in flight gets its time. ECS kills after 30 s (StopTimeout).
+# After SIGTERM the load balancer may still send for a moment: this long we go on serving, as not ready
+# and closing connections; the requests then in flight get their time. ECS kills after 30 s (StopTimeout).
 DRAIN_SECONDS = 5
 FINISH_SECONDS = 20
-# What is not done by then is cut: answered with 503 and logged, for which this must be enough.
+# What is not done by then is cut. This is the time to send its 503 and to log it.
 CUT_SECONDS = 2
 
 try:
@@ -66,12 +66,12 @@ def main() -> None:
         ws="none",
         host="0.0.0.0",  # noqa: S104  # in the container; the security group lets only the load balancer in
         port=int(os.environ.get("PORT", "8080")),
-        # Longer than the load balancer's idle 60 s, or it answers 502 when it reuses a closed connection.
+        # Longer than the load balancer's idle 60 s, or it returns 502 when it reuses a closed connection.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=FINISH_SECONDS,
         access_log=False,  # app.core.http.access_log writes one
         log_config=None,
-        # The load balancer says who called and by which scheme.
+        # The load balancer sends the client's address and the scheme.
         proxy_headers=True,
         forwarded_allow_ips="*",
         server_header=False,

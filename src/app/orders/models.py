@@ -1,7 +1,5 @@
 """Orders and their states, and what may be attached to them."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 from enum import StrEnum

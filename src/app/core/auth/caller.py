@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from app.core.errors import NotPermitted
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Who asks. `subject` is None when the API runs without authentication.
 
     A scope is `<resource>:<verb>`; `<resource>:admin` includes all of a resource's, and what others own.

@@ -24,7 +24,7 @@ import jwt
 
 from app.core.auth.caller import Caller
 from app.core.aws.client import Bulkhead, SingleFlight
-from app.core.aws.http1 import Pool
+from app.core.aws.http1 import get
 from app.core.errors import DependencyUnavailable, NotAuthenticated
 
 # Asymmetric only: with HS256 among them, a token signed with the public key as its secret would pass.
@@ -52,7 +52,7 @@ _UNFIT = (jwt.PyJWTError, ValueError, TypeError, LookupError, NotImplementedErro
 # What asking the issuer raises when it is away, slow (TimeoutError is an OSError), or talks nonsense.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, RecursionError)
 
-_log = logging.getLogger("orders")
+_log = logging.getLogger(__name__)
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
@@ -288,19 +288,11 @@ def _require_https(url: str) -> None:
 
 async def _fetch(url: str) -> bytes:
     """Get the document, from there and nowhere else: a redirect is an error. Takes no thread."""
-    parts = urlsplit(url)  # _require_https has seen it
-    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    # Some firewalls reject requests without it.
-    headers = (
-        "accept: application/json\r\naccept-encoding: identity\r\nuser-agent: orders\r\nconnection: close"
-    )
-    request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{headers}\r\n\r\n".encode("ascii")
+    # Some firewalls reject requests without a user agent.
+    headers = "accept: application/json\r\naccept-encoding: identity\r\nuser-agent: orders\r\n"
     # AWS_CA_BUNDLE is for AWS only.
     environ = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"}
-    deadline = asyncio.get_running_loop().time() + KeySet.TIMEOUT_SECONDS
-    pool = Pool(parts, environ, KeySet.TIMEOUT_SECONDS)
-    response = await pool.exchange(request, deadline)
-    pool.close()
+    response = await get(url, headers, KeySet.TIMEOUT_SECONDS, environ)
     if response.status != 200 or len(response.body) > _MAX_DOCUMENT_BYTES:
         raise ValueError(f"{url}: status {response.status}, {len(response.body)} bytes")
     return response.body

@@ -27,7 +27,7 @@ import msgspec
 
 from app.core.aws.client import SingleFlight
 from app.core.aws.endpoints import has_profile, region_for_sdk
-from app.core.aws.http1 import Pool
+from app.core.aws.http1 import get
 from app.core.errors import DependencyUnavailable
 
 if TYPE_CHECKING:
@@ -123,12 +123,13 @@ class CredentialsChain:
         before = self._current
         try:
             self._current, self._expires_at = await self._fetch()
-            self._renew_at = max(self._expires_at - RENEW_SECONDS_BEFORE_EXPIRY, time.time() + RETRY_SECONDS)
+            renew_at = max(self._expires_at - RENEW_SECONDS_BEFORE_EXPIRY, time.time() + RETRY_SECONDS)
+            self._renew_at = min(renew_at, self._expires_at)
         except (OSError, ValueError, msgspec.DecodeError) as error:
             self._pause()
             if self._current is None or time.time() >= self._expires_at:
                 raise DependencyUnavailable("credentials") from error
-            self._renew_at = time.time() + RETRY_SECONDS
+            self._renew_at = min(time.time() + RETRY_SECONDS, self._expires_at)
             return
         if before is not None:  # what is renewed twice in a short time was rejected, and will be again
             self._pause()
@@ -169,13 +170,8 @@ class CredentialsChain:
             token = Path(file).read_text().strip()  # noqa: ASYNC240 - a few bytes, from memory
         if "\r" in token or "\n" in token:
             raise ValueError("the container authorization token has a line break in it")
-        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         authorization = f"authorization: {token}\r\n" if token else ""
-        request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{authorization}connection: close\r\n\r\n"
-        deadline = asyncio.get_running_loop().time() + TIMEOUT_SECONDS
-        pool = Pool(parts, self._environ)
-        response = await pool.exchange(request.encode(), deadline)
-        pool.close()
+        response = await get(url, authorization, TIMEOUT_SECONDS, self._environ)
         if response.status != 200:
             raise ConnectionError(f"container credentials: status {response.status}")
         found = msgspec.json.decode(response.body, type=ContainerCredentials)

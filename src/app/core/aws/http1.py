@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, urlsplit
 from zlib import crc32
 
 import httptools
@@ -239,6 +239,20 @@ class Pool:
                 Connection, self._url.hostname or "", port, ssl=self._tls
             )
         return connection
+
+
+async def get(url: str, headers: str, seconds: float, environ: Mapping[str, str] = os.environ) -> Response:
+    """Get `url` over a connection of its own, in `seconds` at most. Follows no redirect. Raises `OSError`.
+
+    `headers` are lines that end with a line break.
+    """
+    parts = urlsplit(url)
+    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    request = f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\n{headers}connection: close\r\n\r\n"
+    pool = Pool(parts, environ, seconds)
+    response = await pool.exchange(request.encode("ascii"), asyncio.get_running_loop().time() + seconds)
+    pool.close()
+    return response
 
 
 def tls_context(environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:

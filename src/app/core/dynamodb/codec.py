@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Generic
 
 import msgspec
@@ -25,32 +26,41 @@ class Codec(Generic[E]):
     """Writes and reads the items of one entity type.
 
     Both directions are generated from the fields, once: reading is half the cost of a list, and code for just
-    these fields reads a page in half the time of a loop over them. Raises `TypeError` for a field of a type
-    that it does not know; add such a type to `_attribute`.
+    these fields reads a page in half the time of a loop over them.
+    `absent` has what fields without an attribute read as: their default, or None.
+    Raises `TypeError` for a field of a type that it does not know (add such a type to `_attribute`), and for
+    one that may be None and has another default.
     """
 
     def __init__(self, entity: type[E]) -> None:
         fields = msgspec.structs.fields(entity)  # type: ignore[arg-type]  # an Entity is a Struct
-        self.defaults = defaults(entity)
+        self.absent = dict(defaults(entity))
         attributes: list[Any] = []
         arguments = []
         self._writers: dict[str, Callable[[Any], dict[str, Any]]] = {}
         for field in fields:
-            bare, _, _ = split(type_hints(entity)[field.name])
+            bare, _, is_optional = split(type_hints(entity)[field.name])
+            if is_optional and self.absent.setdefault(field.name, None) is not None:
+                raise TypeError(f"{field.name} may be None, so its default has to be None")
             attribute, self._writers[field.name], value = _attribute(field.name, bare)
-            if field.required:
+            if field.name not in self.absent:
                 attributes.append((field.name, attribute))
-            else:  # an item that is older than the field does not have it
+            else:  # it is None, or the item is older than the field
                 attributes.append((field.name, attribute | None, None))
-                value = f"{value} if item.{field.name} else defaults[{field.name!r}]"
+                value = f"{value} if item.{field.name} else absent[{field.name!r}]"
             arguments.append(f"{field.name}={value}")
-        self.listed = msgspec.defstruct("ListedItem", [*attributes, ("sort_key", S)], kw_only=True, gc=False)
-        self.stored = msgspec.defstruct(
-            "StoredItem", [("fingerprint", S), ("write_id", S)], bases=(self.listed,), kw_only=True, gc=False
+        listed: Any = msgspec.defstruct("ListedItem", [*attributes, ("sort_key", S)], kw_only=True, gc=False)
+        self.stored: Any = msgspec.defstruct(
+            "StoredItem", [("fingerprint", S), ("write_id", S)], bases=(listed,), kw_only=True, gc=False
         )
         self.read: Callable[[Any], E] = compiled(
-            f"lambda item: entity({', '.join(arguments)})", entity=entity, defaults=self.defaults
+            f"lambda item: entity({', '.join(arguments)})", entity=entity, absent=self.absent
         )
+        self.names = {f"#{name}": name for name in listed.__struct_fields__}
+        self.projection = ", ".join(self.names)
+        self.get_output = _output("GetItemOutput", item=self.stored | None)
+        self.update_output = _output("UpdateItemOutput", attributes=self.stored)
+        self.query_output = _output("QueryOutput", items=list[listed], last_evaluated_key=Item | None)
 
     def write(self, values: Mapping[str, Any]) -> Item:
         """Return the attributes of these fields; a None is left out."""
@@ -74,5 +84,15 @@ def _attribute(name: str, bare: Any) -> tuple[Any, Callable[[Any], dict[str, Any
     raise TypeError(f"{name}: no attribute is known for {bare}")
 
 
+@cache
 def _struct(kind: str, value: Any) -> Any:
     return msgspec.defstruct("Attribute", [(kind, value)], rename="upper", gc=False)
+
+
+def _output(name: str, **fields: Any) -> Any:
+    """Return the type of an operation's response, named as the API reference names it."""
+    optional = [
+        (field, hint, None) if type(None) in getattr(hint, "__args__", ()) else (field, hint)
+        for field, hint in fields.items()
+    ]
+    return msgspec.defstruct(name, optional, rename="pascal")

@@ -42,7 +42,7 @@ import asyncio
 import uuid
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, Generic
 
@@ -97,13 +97,12 @@ class DynamoRepository(Generic[E]):
         self._table = table
         self._prefix = prefix
         self._indexed = indexed
-        self._codec = codec = Codec(entity)
-        listed: Any = codec.listed
-        self._names = {f"#{name}": name for name in listed.__struct_fields__}
-        self._projection = ", ".join(self._names)
-        self._get_output = _output("GetItemOutput", item=codec.stored | None)
-        self._update_output = _output("UpdateItemOutput", attributes=codec.stored)
-        self._query_output = _output("QueryOutput", items=list[listed], last_evaluated_key=Item | None)
+        # The fields that lists are found by, and the attributes that hold them as keys.
+        self._index_names = {"owner": "owner_key"} | ({indexed: "filter_key"} if indexed else {})
+
+    @cached_property
+    def _codec(self) -> Codec[E]:
+        return Codec(self.entity)  # when first needed: a cold start pays for the resource that is asked for
 
     @bounded
     async def create(self, entity: E, fingerprint: str) -> CreateResult[E]:
@@ -131,7 +130,7 @@ class DynamoRepository(Generic[E]):
     async def get(self, entity_id: str) -> E | None:
         """Read the item, consistently."""
         request = {"Key": self._key(entity_id), "ConsistentRead": True}
-        output = await self._table.call("GetItem", request, self._get_output)
+        output = await self._table.call("GetItem", request, self._codec.get_output)
         return self._codec.read(output.item) if output.item else None
 
     @bounded
@@ -147,7 +146,7 @@ class DynamoRepository(Generic[E]):
         """Update in one conditional call; the rejection itself brings the present item."""
         names, values = {"#version": "version"}, dict[str, dict[str, Any]]()
         write_id = {"S": uuid.uuid4().hex}
-        set_to: Item = self._codec.write(changes) | {
+        set_to: Item = self._attributes(changes) | {
             "write_id": write_id,
             "traceparent": {"S": context.traceparent.get()},
             "correlation_id": {"S": context.correlation_id.get()},
@@ -158,6 +157,12 @@ class DynamoRepository(Generic[E]):
             names[f"#{name}"] = name
             values[f":{name}"] = value
             assignments.append(f"#{name} = :{name}")
+        nones = [name for name, value in changes.items() if value is None]
+        removed = [*nones, *(key for name, key in self._index_names.items() if name in nones)]
+        names |= {f"#{name}": name for name in removed}
+        expression = f"SET {', '.join(assignments)}"
+        if removed:
+            expression += f" REMOVE {', '.join(f'#{name}' for name in removed)}"
         conditions = ["attribute_exists(pk)"]
         for name, choices in (allowed or {}).items():
             names[f"#{name}"] = name
@@ -172,14 +177,14 @@ class DynamoRepository(Generic[E]):
                 "UpdateItem",
                 {
                     "Key": self._key(entity_id),
-                    "UpdateExpression": f"SET {', '.join(assignments)}",
+                    "UpdateExpression": expression,
                     "ConditionExpression": " AND ".join(conditions),
                     "ExpressionAttributeNames": names,
                     "ExpressionAttributeValues": values,
                     "ReturnValues": "ALL_NEW",
                     "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
                 },
-                self._update_output,
+                self._codec.update_output,
             )
         except AwsCallError as error:
             if error.code != "ConditionalCheckFailedException":
@@ -199,7 +204,7 @@ class DynamoRepository(Generic[E]):
             more = request | {"ExpressionAttributeValues": values | {":key": {"S": shard.key}}}
             if shard.last_key:
                 more["ExclusiveStartKey"] = shard.last_key
-            output = await self._table.call("Query", more, self._query_output)
+            output = await self._table.call("Query", more, self._codec.query_output)
             shard.items += output.items
             shard.last_key = output.last_evaluated_key
 
@@ -231,10 +236,9 @@ class DynamoRepository(Generic[E]):
     def to_item(self, entity: E, fingerprint: str) -> Item:
         """Return the item to store, with the trace and correlation id of the write."""
         fields: Any = entity.__struct_fields__  # type: ignore[attr-defined]  # an Entity is a Struct
-        item: Item = self._key(entity.id) | self._codec.write(
-            {name: getattr(entity, name) for name in fields}
-        )
-        item |= {
+        return {
+            **self._key(entity.id),
+            **self._attributes({name: getattr(entity, name) for name in fields}),
             "sort_key": {"S": sort_key(entity)},
             "shard": {"S": self._index_key(shard_for(entity.id, self._table.shards))},
             "fingerprint": {"S": fingerprint},
@@ -242,11 +246,14 @@ class DynamoRepository(Generic[E]):
             "traceparent": {"S": context.traceparent.get()},
             "correlation_id": {"S": context.correlation_id.get()},
         }
-        if entity.owner is not None:
-            item["owner_key"] = {"S": self._index_key(entity.owner)}
-        if self._indexed:
-            item["filter_key"] = {"S": self._index_key(getattr(entity, self._indexed))}
-        return item
+
+    def _attributes(self, values: Mapping[str, Any]) -> Item:
+        """Return the attributes of these fields, with the keys of the indexes that hold them."""
+        attributes = self._codec.write(values)
+        for name, key in self._index_names.items():
+            if name in attributes:
+                attributes[key] = {"S": self._index_key(values[name])}
+        return attributes
 
     def _list(self, query: Query) -> tuple[list[str], dict[str, Any], Item]:
         """Return the partitions that hold the list, the Query on each, and its values but for the key."""
@@ -269,8 +276,8 @@ class DynamoRepository(Generic[E]):
             "IndexName": index,
             "ScanIndexForward": False,
             "KeyConditionExpression": condition,
-            "ProjectionExpression": self._projection,
-            "ExpressionAttributeNames": {"#key": key, **self._names},
+            "ProjectionExpression": self._codec.projection,
+            "ExpressionAttributeNames": {"#key": key, **self._codec.names},
             "Limit": max(limit, _FILTERED_READ // len(keys)) if filters else limit,
         }
         if filters:
@@ -281,14 +288,15 @@ class DynamoRepository(Generic[E]):
     def _one_of(self, name: str, choices: Collection[Any], values: Item) -> str:
         """Return the condition that a field has one of these values, which are added to `values`.
 
-        An item that is older than the field has the field's default.
+        An item without the attribute has what the field then reads as.
         """
         # IN takes one operand at least; no field has the value "".
-        attributes = [self._codec.write({name: choice})[name] for choice in sorted(choices)] or [{"S": ""}]
+        given = sorted(choice for choice in choices if choice is not None)
+        attributes = [self._codec.write({name: choice})[name] for choice in given] or [{"S": ""}]
         operands = {f":{name}_{n}": attribute for n, attribute in enumerate(attributes)}
         values |= operands
         condition = f"#{name} IN ({', '.join(operands)})"
-        if name in self._codec.defaults and self._codec.defaults[name] in choices:
+        if name in self._codec.absent and self._codec.absent[name] in choices:
             condition = f"({condition} OR attribute_not_exists(#{name}))"
         return condition
 
@@ -304,12 +312,11 @@ class DynamoRepository(Generic[E]):
         return msgspec.convert(error.item, self._codec.stored)
 
 
-@dataclass(slots=True)
-class ShardReader:
+class ShardReader(msgspec.Struct):
     """How far one partition of an index has been read, newest first."""
 
     key: str
-    items: list[Any] = field(default_factory=list)
+    items: list[Any] = []
     last_key: Item | None = None  # None after a read: it has no more
 
     @property
@@ -330,12 +337,3 @@ def merge(shards: list[ShardReader], limit: int) -> tuple[list[Any], list[ShardR
 def shard_for(entity_id: str, shards: int) -> int:
     """Return the shard of an entity: stable between processes, even over any ids."""
     return zlib.crc32(entity_id.encode()) % shards
-
-
-def _output(name: str, **fields: Any) -> Any:
-    """Return the type of an operation's response, named as the API reference names it."""
-    optional = [
-        (field, hint, None) if type(None) in getattr(hint, "__args__", ()) else (field, hint)
-        for field, hint in fields.items()
-    ]
-    return msgspec.defstruct(name, optional, rename="pascal")

@@ -25,10 +25,10 @@ from aws_lambda_powertools.utilities.batch import (
 )
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 
-from app.core import context, telemetry
+from app.core import context
 from app.core.models import type_hints
 from app.core.settings import Settings
-from app.core.telemetry import Telemetry
+from app.core.telemetry import Telemetry, add_log_fields
 
 
 class MalformedEvent(ValueError):
@@ -86,26 +86,26 @@ class Consumer(Generic[D]):
 
     def handler(self, event: dict[str, Any], lambda_context: Any) -> dict[str, Any]:
         """Handle a batch of messages; report those that failed."""
-        told, needed = self._built
-        return self.consume(event, told, *needed, lambda_context=lambda_context)
+        telemetry, needed = self._built
+        return self.consume(event, telemetry, *needed, lambda_context=lambda_context)
 
     def consume(
-        self, event: dict[str, Any], told: Telemetry, *needed: Any, lambda_context: Any = None
+        self, event: dict[str, Any], telemetry: Telemetry, *needed: Any, lambda_context: Any = None
     ) -> dict[str, Any]:
         """Handle every message by itself, side by side, with what the function needs."""
         request_id = getattr(lambda_context, "aws_request_id", "")
         xray = context.invocation_xray()  # the platform's segments are in this trace, not in the event's
 
         async def handle(record: SQSRecord) -> None:
-            with told.log_operation(
+            with telemetry.log_operation(
                 self.name, "event", request_id, failures=self._failures, xray_trace=xray
-            ) as work:
-                telemetry.add_log_fields(message_id=record.message_id)
+            ) as log_context:
+                add_log_fields(message_id=record.message_id)
                 detail = self.read(record.body)
                 if detail is None:
                     return
-                told.set_trace_context(work, detail.correlation_id, detail.traceparent, xray)
-                telemetry.add_log_fields(event_id=detail.event_id)
+                telemetry.set_trace_context(log_context, detail.correlation_id, detail.traceparent, xray)
+                add_log_fields(event_id=detail.event_id)
                 await self._handle(detail, *needed)
 
         # When all fail that is no other case than when some do: each comes again by itself.
@@ -115,9 +115,7 @@ class Consumer(Generic[D]):
     @functools.cached_property
     def _built(self) -> tuple[Telemetry, list[Any]]:
         settings = Settings.from_env()
-        told = Telemetry(settings)
-        told.install()
-        return told, [build(settings) for build in self._needs]
+        return Telemetry(settings).install(), [build(settings) for build in self._needs]
 
 
 def consumer(

@@ -1,6 +1,6 @@
 """The `EventPublisher` on EventBridge.
 
-`PutEvents` answers 200 even when it took only some of the entries: each entry has its own answer,
+`PutEvents` responds with 200 even when it took only some of the entries: each entry has its own result,
 in the same sequence, and only those with an `ErrorCode` are sent again.
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html#eb-handle-failures-putevents
 """
@@ -25,13 +25,13 @@ from app.core.events.event import Event
 SOURCE = "orders"
 
 # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutEvents.html#API_PutEvents_RequestParameters
-# Ten of ours are some 30 KB at most (names are bounded in orders/schemas.py), far below the limit in bytes.
+# Ten of ours are some 30 KB at most (each text of an entity has a bound), far below the limit in bytes.
 _MAX_ENTRIES = 10
 # What still fails after these tries, 0.2 s at most, is reported, and the stream brings it again.
 _TRIES = 3
 _PAUSE_SECONDS = 0.1
 
-_log = logging.getLogger("orders")
+_log = logging.getLogger(__name__)
 
 
 class EventBridgePublisher:
@@ -46,7 +46,7 @@ class EventBridgePublisher:
         self._sleep = sleep
 
     def publish(self, events: list[Event]) -> list[Event]:
-        """Publish in tens, resending what is refused; return what was refused to the end."""
+        """Publish in tens, resending what is rejected; return what was rejected to the end."""
         return [event for ten in _tens(events) for event in self._publish_ten(ten)]
 
     def _publish_ten(self, events: list[Event]) -> list[Event]:
@@ -54,17 +54,17 @@ class EventBridgePublisher:
             if attempt:
                 self._sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311  # spreads retries, hides nothing
             try:
-                answer = self._client.put_events(Entries=[self._entry(event) for event in events])
+                response = self._client.put_events(Entries=[self._entry(event) for event in events])
             except (BotoCoreError, ClientError) as failed:
                 _log.warning("PutEvents failed", extra={"problem": str(failed), "events": len(events)})
                 return events  # botocore has retried already
-            results = zip(events, answer["Entries"], strict=True)
-            refused = [(event, entry["ErrorCode"]) for event, entry in results if entry.get("ErrorCode")]
-            if not refused:
+            results = zip(events, response["Entries"], strict=True)
+            rejected = [(event, entry["ErrorCode"]) for event, entry in results if entry.get("ErrorCode")]
+            if not rejected:
                 return []
-            codes = sorted({code for _, code in refused})
-            _log.warning("PutEvents refused entries", extra={"problem": codes, "events": len(refused)})
-            events = [event for event, _ in refused]
+            codes = sorted({code for _, code in rejected})
+            _log.warning("PutEvents rejected entries", extra={"problem": codes, "events": len(rejected)})
+            events = [event for event, _ in rejected]
         return events
 
     def _entry(self, event: Event) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From the table's stream to the event bus: what was written is published, at least once.
 
 A record that fails is reported by its sequence number; Lambda brings it again, with those after it,
-and when its retries are used up sends word of it to the dead-letter queue. Meanwhile the others of
-the batch have gone out already: a record that cannot be published holds back no other for good.
+and when its retries are used up puts a notice of it into the dead-letter queue. The other records of
+the batch are published first: a record that cannot be published blocks no other one for good.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.dynamo_db_stream_event import DynamoDBRecord
 
-from app.core import context, telemetry
+from app.core import context
 from app.core.events.event import Event
 from app.core.events.stream import EventReader, MalformedRecord, text
-from app.core.telemetry import Telemetry
+from app.core.telemetry import Telemetry, add_log_fields, add_metric
 
 
 class NotPublished(Exception):
@@ -34,7 +34,7 @@ def relay(
     event: dict[str, Any],
     reader: EventReader,
     publisher: EventPublisher,
-    told: Telemetry,
+    telemetry: Telemetry,
     lambda_context: Any = None,
 ) -> dict[str, Any]:
     """Translate every record, publish what came out together, then report the result record by record."""
@@ -50,21 +50,21 @@ def relay(
         if outcome is None:
             return
         trace = _trace(change)
-        with told.log_operation(
+        with telemetry.log_operation(
             "relay", "event", request_id, failures="RelayFailures", xray_trace=xray, **trace
         ):
-            telemetry.add_log_fields(sequence_number=change["SequenceNumber"])
+            add_log_fields(sequence_number=change["SequenceNumber"])
             if isinstance(outcome, MalformedRecord):
                 raise outcome
             kind, _, entity_id = change["NewImage"]["pk"]["S"].partition("#")
-            telemetry.add_log_fields(event_id=outcome.event_id, detail_type=outcome.detail_type)
-            telemetry.add_log_fields(**{f"{kind}_id": entity_id})
+            add_log_fields(event_id=outcome.event_id, detail_type=outcome.detail_type)
+            add_log_fields(**{f"{kind}_id": entity_id})
             if outcome.event_id in rejected:
                 raise NotPublished(outcome.event_id)
-            telemetry.add_metric("EventsRelayed")
+            add_metric("EventsRelayed")
             written_at = change.get("ApproximateCreationDateTime")
             if written_at:  # in whole seconds, so a lag of less than one may come out as none
-                telemetry.add_metric("RelayLag", max(0.0, round((time.time() - written_at) * 1000)))
+                add_metric("RelayLag", max(0.0, round((time.time() - written_at) * 1000)))
 
     # When all fail that is no other case than when some do: each is reported, and none is lost.
     processor = BatchProcessor(EventType.DynamoDBStreams, raise_on_entire_batch_failure=False)

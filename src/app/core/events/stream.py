@@ -9,8 +9,9 @@ Record (what matters of it; images have the shape that `core/dynamodb/repository
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from app.core.dynamodb.codec import Codec, Item
 from app.core.events.event import Event
@@ -20,8 +21,7 @@ class MalformedRecord(ValueError):
     """The record is not a change of an entity as we store them; no retry will change that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """The events of one resource: `changed` takes the entity before (None: it is new) and after."""
 
     prefix: str  # of its items' keys
