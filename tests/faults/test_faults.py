@@ -1,14 +1,14 @@
-"""Orders placed and changed while everything under them fails: nothing acknowledged may be lost or doubled.
+"""Every resource created and changed while all under it fails: nothing acknowledged may be lost or doubled.
 
     make faults               one round with a fresh seed
     make faults SEED=7        the same round again (the seed fixes every choice, not the scheduler's)
     make faults ROUNDS=10     ten seeds in a row
 
-A round: clients place orders and move them along through a real server, over a proxy that throttles, fails,
-delays, cuts and loses calls to DynamoDB, EventBridge and S3, while server, relay and receipts are killed,
-each before and after its call to the next in line, and services go down, one for longer than any retry lasts.
-All of it happens in every round, in a sequence of its own. Then only calls still fail, fewer, until all is
-done; then the invariants.
+A round: clients add products, place orders and move these along through a real server, over a proxy that
+throttles, fails, delays, cuts and loses calls to DynamoDB, EventBridge and S3. Meanwhile server, relay and
+receipts are killed, each before and after its call to the next in line, and services go down, one for longer
+than any retry lasts. All of it happens in every round, in a sequence of its own. Then only calls still fail,
+fewer, until all is done; then the invariants.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 import httpx
 import pytest
-from localcloud.running import Emulator, running_emulator
+from localcloud.running import Emulator, free_port, running_emulator
 from scripts.dlq import DeadLetterQueues
 from tests.builders import AN_ORDER
 from tests.faults.proxy import FAULTS, SERVICES, FaultProxy
 
 from app.orders.models import TRANSITIONS, OrderStatus
+from app.resources import RESOURCES
 
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))  # noqa: S311
@@ -49,14 +50,22 @@ CLIENTS = 8
 LONG_SECONDS = 10  # json_client.DEADLINE_SECONDS is six
 PATIENCE_SECONDS = 60
 HANDLERS = {"relay": "app.entrypoints.lambda_relay.handler", "receipts": "app.orders.receipts.handler"}
+
+
+class Resource(NamedTuple):
+    """How the clients create one: `text` is the field that gets a name of its own."""
+
+    entity: str
+    body: dict[str, Any]
+    text: str
+
+
+CREATED = {
+    "orders": Resource("order", AN_ORDER, "customer"),
+    "products": Resource("product", {"name": "", "price_cents": 1999}, "name"),
+}
 # As on a full disk, no file can be written; and then none may be needed.
 ON_A_FULL_DISK = ("/bin/sh", "-c", 'ulimit -f 0 && exec "$0" "$@"', sys.executable)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:
@@ -99,16 +108,16 @@ class Told:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.statuses: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by order: versions, in turn
-        self.keys: dict[str, set[str]] = defaultdict(set)  # idempotency key -> order ids answered
-        self.unsure: set[str] = set()  # customers of requests without a key that got no answer
+        self.statuses: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by entity: versions, in turn
+        self.keys: dict[str, set[str]] = defaultdict(set)  # idempotency key -> ids of responses
+        self.unsure: set[str] = set()  # names in requests without a key that got no response
         self.wrong: list[str] = []
 
-    def note(self, order: dict[str, Any], key: str = "") -> None:
+    def note(self, entity: dict[str, Any], key: str = "") -> None:
         with self._lock:
-            self.statuses[order["id"]].append((order["version"], order["status"]))
+            self.statuses[entity["id"]].append((entity["version"], entity.get("status", "")))
             if key:
-                self.keys[key].add(order["id"])
+                self.keys[key].add(entity["id"])
 
 
 def until(done: Callable[[], Any], what: str, missing: Callable[[], object] = str) -> Any:
@@ -143,34 +152,37 @@ def insist(call: Callable[[], httpx.Response]) -> tuple[httpx.Response, bool]:
 
 
 def work(seed: str, api: httpx.Client, told: Told, over: threading.Event) -> None:
-    """Place orders, with and without a key, and move them along, until told that it is over."""
+    """Create entities, with and without a key, and move orders along, until told that it is over."""
     rng = random.Random(seed)  # noqa: S311
     number = 0
     while not over.is_set():
         number += 1
-        order = place(f"{seed}-{number}", rng.random() < 0.7, api, told)
+        for name in RESOURCES:
+            entity = create(name, f"{seed}-{name}-{number}", rng.random() < 0.7, api, told)
+            if name == "orders":
+                order = entity
         for status in rng.choice([[], ["shipped"], ["processing", "shipped", "delivered"], ["cancelled"]]):
             if order:
                 order = move(order, status, api, told)
         time.sleep(rng.uniform(0, 0.3))
 
 
-def place(name: str, with_key: bool, api: httpx.Client, told: Told) -> dict[str, Any] | None:
-    body = AN_ORDER | {"customer": name}
+def create(resource: str, name: str, with_key: bool, api: httpx.Client, told: Told) -> dict[str, Any] | None:
+    body, path = CREATED[resource].body | {CREATED[resource].text: name}, f"/{resource}"
     if not with_key:  # nobody may repeat this one for the client, and it does not
-        answer = attempt(lambda: api.post("/orders", json=body))
+        answer = attempt(lambda: api.post(path, json=body))
         if answer is None:
             told.unsure.add(name)
             return None
         first = True
     else:
-        answer, first = insist(lambda: api.post("/orders", json=body, headers={"idempotency-key": name}))
+        answer, first = insist(lambda: api.post(path, json=body, headers={"idempotency-key": name}))
     assert answer.status_code == 201, answer.text
     if first and "idempotent-replayed" in answer.headers:
         told.wrong.append(f"{name}: called a replay of itself")
-    order: dict[str, Any] = answer.json()
-    told.note(order, key=name if with_key else "")
-    return order
+    entity: dict[str, Any] = answer.json()
+    told.note(entity, key=name if with_key else "")
+    return entity
 
 
 def move(order: dict[str, Any], status: str, api: httpx.Client, told: Told) -> dict[str, Any]:
@@ -181,7 +193,7 @@ def move(order: dict[str, Any], status: str, api: httpx.Client, told: Told) -> d
         # Nobody else changes this order: a try before, of which the client heard nothing, has done it.
         found = found["current"]
         if first or (found["version"], found["status"]) != (order["version"] + 1, status):
-            told.wrong.append(f"{order['id']}: {status} refused in favour of {found}")
+            told.wrong.append(f"{order['id']}: {status} rejected in favour of {found}")
     else:
         assert answer.status_code == 200, answer.text
     told.note(found)
@@ -269,8 +281,16 @@ class Observer:
                 self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
 
 
-def follow_from_each_other(order: dict[str, Any], details: dict[str, dict[str, Any]]) -> bool:
-    """Whether the events of a stored order lead, step by allowed step, to what is stored."""
+def entity_of(item: dict[str, Any]) -> str:
+    return str(item["pk"].partition("#")[0])
+
+
+def follow_from_each_other(item: dict[str, Any], details: dict[str, dict[str, Any]]) -> bool:
+    """Whether the events of a stored entity lead, for an order step by allowed step, to what is stored."""
+    if entity_of(item) != "order":  # it never changes
+        published = details[f"{item['id']}:1"][entity_of(item)]
+        return published == {name: item.get(name) for name in published}
+    order = item
     history = [details[f"{order['id']}:{n}"] for n in range(1, int(order["version"]) + 1)]
     statuses = [OrderStatus(event["order"]["status"]) for event in history]
     return (
@@ -350,8 +370,12 @@ def test_nothing_is_lost_or_doubled(
             )
             for item in page["Items"]
         }
+        orders = {entity_id for entity_id, item in stored.items() if entity_of(item) == "order"}
+        assert {entity_of(item) for item in stored.values()} == {found.entity for found in CREATED.values()}
         expected = {
-            f"{order_id}:{n}" for order_id, item in stored.items() for n in range(1, int(item["version"]) + 1)
+            f"{entity_id}:{n}"
+            for entity_id, item in stored.items()
+            for n in range(1, int(item["version"]) + 1)
         }
 
         def all_events() -> bool:
@@ -369,20 +393,25 @@ def test_nothing_is_lost_or_doubled(
             keys = [version["Key"] for page in pages for version in page.get("Versions", [])]
             assert len(keys) == len(set(keys)), "a receipt was written twice"
             written.update(Path(key).stem for key in keys)
-            return set(stored) <= written
+            return orders <= written
 
         until(all_events, "events are missing:", lambda: sorted(expected - set(observer.seen)))
-        until(all_receipts, "receipts are missing:", lambda: sorted(set(stored) - written))
+        until(all_receipts, "receipts are missing:", lambda: sorted(orders - written))
 
-    published = {event_id: event["order"]["status"] for event_id, event in observer.details.items()}
-    asked = Counter(item["customer"] for item in stored.values())
+    published = {
+        event_id: event["order"]["status"] if "order" in event else ""
+        for event_id, event in observer.details.items()
+    }
+    texts = {resource.entity: resource.text for resource in CREATED.values()}
+    names = {entity_id: item[texts[entity_of(item)]] for entity_id, item in stored.items()}
+    asked = Counter(names.values())
     violations = {
         "acknowledged and lost": set(told.statuses) - set(stored),
         "stored without being asked for": {
-            i for i, item in stored.items() if i not in told.statuses and item["customer"] not in told.unsure
+            i for i, name in names.items() if i not in told.statuses and name not in told.unsure
         },
-        "placed twice by one request": {name for name, count in asked.items() if count > 1},
-        "placed twice under one key": {key for key, ids in told.keys.items() if len(ids) > 1},
+        "created twice by one request": {name for name, count in asked.items() if count > 1},
+        "created twice under one key": {key for key, ids in told.keys.items() if len(ids) > 1},
         "answered wrongly": set(told.wrong),
         "older than acknowledged": {
             i for i, v in told.statuses.items() if i in stored and stored[i]["version"] < max(v)[0]
@@ -401,13 +430,13 @@ def test_nothing_is_lost_or_doubled(
             i for i, item in stored.items() if not follow_from_each_other(item, observer.details)
         },
         "events of nothing": set(observer.seen) - expected,
-        "receipts of nothing": written - set(stored),
+        "receipts of nothing": written - orders,
     }
     found = {kind: sorted(which) for kind, which in violations.items() if which}
     report = [
-        f"\nfaults, seed {seed}: {len(stored)} orders, {len(expected)} events "
-        f"({sum(observer.seen.values()) - len(expected)} repeated), {len(written)} receipts, "
-        f"{sum(' of ' in line for line in said)} batches redriven",
+        f"\nfaults, seed {seed}: {len(orders)} orders, {len(stored) - len(orders)} others, "
+        f"{len(expected)} events ({sum(observer.seen.values()) - len(expected)} repeated), "
+        f"{len(written)} receipts, {sum(' of ' in line for line in said)} batches redriven",
         "  calls: " + ", ".join(f"{count} {service}" for service, count in sorted(proxy.calls.items())),
         *(f"  {count:4} x {what}" for what, count in sorted(proxy.happened.items())),
         f"  violations: {sum(map(len, found.values()))}; again: make faults SEED={seed}\n",
