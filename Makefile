@@ -92,7 +92,7 @@ doctor: ## What this machine and this account have and lack before a first deplo
 	@PORT=$(PORT) $(PYTHON) -m scripts.doctor
 
 .PHONY: audit
-audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT=required refuses silence
+audit: $(TOOLS) ## Look up every pinned package for known vulnerabilities; AUDIT=required fails if the database does not answer
 	.venv/bin/python scripts/audit.py requirements*.txt
 
 .PHONY: mutation-tests

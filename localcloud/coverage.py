@@ -29,7 +29,10 @@ COVERAGE: dict[str, tuple[str, ...]] = {
     "AWS::CloudFormation::CustomResource": (SUPPORTED, "", "tests/local/test_emulator.py"),
     "AWS::CloudFormation::Stack": (SUPPORTED, "", "tests/cloud/test_deploy.py"),
     "AWS::CloudFront::CachePolicy": (STUB, "nothing is cached"),
-    "AWS::CloudFront::Distribution": (PARTIAL, "origins, functions and headers work; no cache, no edge"),
+    "AWS::CloudFront::Distribution": (
+        PARTIAL,
+        "origins, functions and headers work; no cache, no edge locations",
+    ),
     "AWS::CloudFront::Function": (SUPPORTED, "needs node", "tests/local/test_edge.py"),
     "AWS::CloudFront::OriginAccessControl": (PARTIAL, "matters to the bucket policy when IAM is enforced"),
     "AWS::CloudFront::OriginRequestPolicy": (STUB, ""),

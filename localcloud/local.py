@@ -36,17 +36,17 @@ def main(runtime: str) -> int:
     """Serve until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    doors: dict[str, Callable[[Emulator, int], contextlib.AbstractContextManager[str]]]
-    doors = {"lambda": lambda_door, "fargate": fargate_door}
+    entry_points: dict[str, Callable[[Emulator, int], contextlib.AbstractContextManager[str]]]
+    entry_points = {"lambda": lambda_api, "fargate": fargate_api}
     try:
-        if runtime not in doors:
+        if runtime not in entry_points:
             raise CliError("RUNTIME must be lambda or fargate: make local RUNTIME=fargate")
         if reason := problem():
             raise CliError(reason)
         print("Starting the local AWS emulator, building the image ...", flush=True)
         with (
             running_emulator(also_bind=gateway()) as aws,
-            doors[runtime](aws, int(os.environ["PORT"])) as url,
+            entry_points[runtime](aws, int(os.environ["PORT"])) as url,
         ):
             wait_until_healthy(url)
             print(
@@ -81,7 +81,7 @@ def build_image(tag: str = IMAGE, *arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def fargate_door(aws: Emulator, port: int) -> Iterator[str]:
+def fargate_api(aws: Emulator, port: int) -> Iterator[str]:
     """Run the image's default command in a container on `port` of loopback (0: any)."""
     variables = [f"--env={k}={v}" for k, v in container_environ(aws, "fargate").items()]
     published = [f"--publish=127.0.0.1:{port}:8080", *variables]
@@ -107,7 +107,7 @@ def address(name: str) -> str:
 
 
 @contextlib.contextmanager
-def lambda_door(aws: Emulator, port: int) -> Iterator[str]:
+def lambda_api(aws: Emulator, port: int) -> Iterator[str]:
     """Run `sam local start-api` on `port` of loopback."""
     template = sam_build(container_environ(aws, "lambda")["AWS_ENDPOINT_URL"])
     arguments = [

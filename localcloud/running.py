@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -72,8 +73,14 @@ def emulator_environ(*, auth: bool) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(ROOT), "AUTH": str(auth).lower()}
 
 
+def free_port() -> int:
+    """Return a port of loopback that nobody uses just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def is_healthy(url: str, seconds: float = 30) -> bool:
-    """Return whether GET <url>/health answers 200."""
+    """Return whether GET <url>/health returns 200."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=seconds) as response:  # noqa: S310  # ours
             return bool(response.status == 200)
@@ -82,7 +89,7 @@ def is_healthy(url: str, seconds: float = 30) -> bool:
 
 
 def wait_until_healthy(url: str, seconds: float = 120) -> float:
-    """Return, in seconds, how long GET <url>/health took to answer 200. Raises CliError."""
+    """Return, in seconds, how long GET <url>/health took to return 200. Raises CliError."""
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         if is_healthy(url):

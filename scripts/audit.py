@@ -2,8 +2,8 @@
 
     python scripts/audit.py requirements.txt [more files]
 
-pip-audit calls a package that it cannot look up "skipped", and is content. Here that is no success: it is
-said which packages nobody has looked at. Whoever must not pass without an answer sets AUDIT=required.
+pip-audit calls a package that it cannot look up "skipped", and is content. Here that is a warning that names
+the packages; with AUDIT=required it is a failure.
 """
 
 from __future__ import annotations

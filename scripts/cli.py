@@ -54,7 +54,7 @@ def run_command(name: str, command: Callable[[], int], failed: int = 1) -> int:
     except CliError as error:
         line = one_line(error)
     except Exception as error:
-        aws = sys.modules.get("scripts.aws")  # whoever asks AWS has imported it
+        aws = sys.modules.get("scripts.aws")  # a command that calls AWS has imported it
         if not aws or not isinstance(error, aws.SDK_ERRORS):
             raise
         line = aws.explained(error)

@@ -98,7 +98,7 @@ def page() -> str:
         "## Runtime=lambda",
         drawing(root, frozenset({"UseFargate"})),
         "## Runtime=fargate",
-        "The same but for the front door:",
+        "The same but for the entry point:",
         drawing(root, frozenset({"UseLambda", "UseLambdaDomain"})),
         "Inside FargateStack (`fargate/template.yaml`):",
         drawing(ROOT / "fargate" / "template.yaml"),

@@ -1,8 +1,9 @@
 """`make dlq`: the messages in the dead-letter queues, why they failed, and how to deliver them again.
 
     list                            the messages in each queue and why they failed (changes nothing)
-    redrive [--queue relay]         deliver it again; says what it would do, does it with --yes
-    replay --from T --to T          every event of a time window again, from the archive; likewise
+    redrive [--queue relay]         deliver them again; says what it would do, does it with --yes
+    replay --from T --to T          deliver every event of a time window again, from the archive;
+                                    says what it would do, does it with --yes
 
 Everything is safe to repeat: consumers drop what they have seen, a message is deleted only once it
 is delivered, and a replay that is under way is followed, not started again.
@@ -31,7 +32,7 @@ from app.entrypoints.lambda_relay import event_reader
 from app.orders.receipts import write_receipt
 
 QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"}
-# Messages taken from a queue stay hidden from everyone else this long, should we be killed meanwhile.
+# Messages that this command received and did not delete become visible to others after this time.
 _HIDDEN_SECONDS = 120
 _REPLAY_POLL_SECONDS = 2.0
 # An event may take this long into the archive.
@@ -90,7 +91,7 @@ class DeadLetterQueues:
             done, kept = 0, list[Message]()
             for batch in self._batches(queue):
                 delivered = deliver(batch)
-                self._delete(queue, delivered)
+                self._by_handle("delete_message_batch", queue, delivered)
                 done += len(delivered)
                 kept += [message for message in batch if message not in delivered]
                 self._say(f"{QUEUES[queue]}: {done} of {max(count, done + len(kept))} delivered")
@@ -170,21 +171,12 @@ class DeadLetterQueues:
             yield batch
 
     def _put_back(self, queue: str, messages: list[Message]) -> None:
-        for ten in batches(messages, 10):
-            self._sqs.change_message_visibility_batch(
-                QueueUrl=self._id(QUEUES[queue]),
-                Entries=[
-                    {"Id": str(n), "ReceiptHandle": message.handle, "VisibilityTimeout": 0}
-                    for n, message in enumerate(ten)
-                ],
-            )
+        self._by_handle("change_message_visibility_batch", queue, messages, VisibilityTimeout=0)
 
-    def _delete(self, queue: str, messages: list[Message]) -> None:
+    def _by_handle(self, operation: str, queue: str, messages: list[Message], **more: Any) -> None:
         for ten in batches(messages, 10):
-            self._sqs.delete_message_batch(
-                QueueUrl=self._id(QUEUES[queue]),
-                Entries=[{"Id": str(n), "ReceiptHandle": message.handle} for n, message in enumerate(ten)],
-            )
+            entries = [{"Id": str(n), "ReceiptHandle": each.handle, **more} for n, each in enumerate(ten)]
+            getattr(self._sqs, operation)(QueueUrl=self._id(QUEUES[queue]), Entries=entries)
 
     def _reason(self, queue: str, message: Message) -> str:
         if queue == "receipts":

@@ -4,8 +4,8 @@
     docs/events/<detail type>.json    from the event structs of every resource
     docs/architecture.md              from the templates
 
-Events only grow within a schema version. This refuses to write a schema that takes back what the committed
-one promises, or that has a new field without a default: older items do not have it.
+Events only grow within a schema version. This fails before it writes a schema that takes back what the
+committed one promises, or that has a new field without a default: older items do not have it.
 """
 
 from __future__ import annotations

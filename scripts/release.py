@@ -81,19 +81,8 @@ def publish(tag: str) -> None:
     if not tag or not files:
         raise CliError("nothing to publish: run make release-files first")
     notes = str(OUT.parent / "release-notes.md")
-    run_program(
-        "gh",
-        "release",
-        "create",
-        tag,
-        "--verify-tag",
-        "--title",
-        tag,
-        "--notes-file",
-        notes,
-        *files,
-        cwd=ROOT,
-    )
+    words = ["gh", "release", "create", tag, "--verify-tag", "--title", tag, "--notes-file", notes, *files]
+    run_program(*words, cwd=ROOT)
 
 
 def main() -> int:

@@ -1,13 +1,13 @@
 """`make switch TO=fargate|lambda`: change the runtime under a running API, with no failed request.
 
-The edge (edge/template.yaml) is the address that stays. The steps, each a parameter of one of the stacks:
+The CDN (edge/template.yaml) is the address that stays. The steps, each a parameter of one of the stacks:
 
     deploy-new     the new runtime comes up beside the old one   orders stack: BothRuntimes=true
     health-check   it must answer ten times in a row, directly; otherwise no traffic is shifted
-    shift-traffic  requests go to it                             edge stack: its origin, then ActiveOrigin
+    shift-traffic  requests go to it                             CDN stack: its origin, then ActiveOrigin
     verify         the address that stays must answer; if it does not, traffic is shifted back
     drain          the old runtime finishes its requests
-    detach-old     the old runtime's address is removed          edge stack: its origin
+    detach-old     the old runtime's address is removed          CDN stack: its origin
     remove-old     the old runtime is deleted                    orders stack: Runtime, BothRuntimes=false
 
 The steps are worked out from what is there. So a switch that was interrupted goes on where it stopped,
@@ -51,7 +51,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True)
 class State:
-    """Which runtimes stand, and which of them the edge sends requests to; which origins it knows."""
+    """Which runtimes stand, and which of them the CDN sends requests to; which origins it knows."""
 
     standing: frozenset[str]
     active: str
@@ -95,7 +95,7 @@ def healthy(answers: Callable[[], bool], seconds: float, clock: Callable[[], flo
 
 @dataclass
 class Address:
-    """Where a side answers. `certificate_name`: what its certificate must hold, if not the host's name."""
+    """A runtime's address. `certificate_name`: what its certificate must hold, if not the host's name."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Address:
 
 
 class Switch:
-    """One switch: the two stacks, and the address that stays."""
+    """One switch: the two stacks, and the stable address."""
 
     def __init__(self, orders: Stack, edge: Stack, front: Address, drain_seconds: float) -> None:
         self._orders = orders
@@ -129,7 +129,7 @@ class Switch:
         orders, edge = self._orders.parameters(), self._edge.parameters()
         both = orders["BothRuntimes"] == "true"
         standing = frozenset({"lambda", "fargate"} if both else {orders["Runtime"]})
-        known = frozenset(side for side in ("lambda", "fargate") if edge[_origin(side)])
+        known = frozenset(runtime for runtime in ("lambda", "fargate") if edge[_origin(runtime)])
         return State(standing, edge["ActiveOrigin"], known)
 
     def run(self, to: str) -> None:
@@ -139,8 +139,8 @@ class Switch:
             print(f"{to} serves already, and alone.")
         for number, step in enumerate(steps, 1):
             started = time.monotonic()
-            side = other(to) if step in (Step.DRAIN, Step.DETACH_OLD, Step.REMOVE_OLD) else to
-            print(f"[{number}/{len(steps)}] {step}: {side} ...", flush=True)
+            runtime = other(to) if step in (Step.DRAIN, Step.DETACH_OLD, Step.REMOVE_OLD) else to
+            print(f"[{number}/{len(steps)}] {step}: {runtime} ...", flush=True)
             self._do(step, to)
             print(f"      done after {time.monotonic() - started:.1f} s", flush=True)
 
@@ -168,15 +168,15 @@ class Switch:
                 f"`make switch TO={other(to)}` takes {to} away again."
             )
 
-    def _direct(self, side: str) -> Address:
-        url = self._orders.outputs().get({"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[side], "")
+    def _direct(self, runtime: str) -> Address:
+        url = self._orders.outputs().get({"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[runtime], "")
         arn = self._orders.parameters().get("OriginSecretArn", "")
-        name = self._edge.parameters().get("FargateOriginName", "") if side == "fargate" else ""
+        name = self._edge.parameters().get("FargateOriginName", "") if runtime == "fargate" else ""
         return Address(url, {"X-Origin-Secret": origin_secret(boto3, arn)} if arn else {}, name)
 
     def _shift_traffic(self, to: str) -> None:
         outputs = self._orders.outputs()
-        origins = {_origin(side): outputs.get(_origin(side), "") for side in ("lambda", "fargate")}
+        origins = {_origin(runtime): outputs.get(_origin(runtime), "") for runtime in ("lambda", "fargate")}
         # First where it is: that makes the DNS record of FargateOriginName, and nobody asks for it before.
         self._edge.change(**origins)
         self._edge.change(ActiveOrigin=to)
@@ -193,9 +193,9 @@ class Switch:
         raise CliError(f"{to} does not answer at {self._front.url}")
 
 
-def _origin(side: str) -> str:
-    """Name the parameter of the edge, and output of the orders stack, that is the side's host."""
-    return {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}[side]
+def _origin(runtime: str) -> str:
+    """Name the parameter of the CDN, and output of the orders stack, that is the runtime's host."""
+    return {"lambda": "LambdaOriginDomain", "fargate": "FargateOriginDomain"}[runtime]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--stack", type=stack_of, default="orders-dev", help="the orders stack (default: %(default)s)"
     )
-    parser.add_argument("--edge", help="the edge stack (default: the orders stack's name and -edge)")
+    parser.add_argument("--edge", help="the CDN stack (default: the orders stack's name and -edge)")
     parser.add_argument(
         "--drain-seconds", type=float, default=60, help="default: %(default)s; requests take 30 at most"
     )

@@ -169,7 +169,7 @@ class Evaluator:
             if "Condition" not in each or self.is_true({"Condition": each["Condition"]})
         }
 
-    def refusals(self) -> list[str]:
+    def rejections(self) -> list[str]:
         """Return what the template's rules say against the parameters."""
         return [
             assertion["AssertDescription"]

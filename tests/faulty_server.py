@@ -113,7 +113,7 @@ class Connected(Protocol):
 async def end(listener: asyncio.Server, connections: Sequence[Connected]) -> None:
     """Close a server and its connections, also those that were accepted just now."""
     listener.close()
-    for _ in range(10):  # whoever was accepted appears among them, and whoever is aborted hears of it
+    for _ in range(10):  # new connections appear in the list, and aborted ones learn of it
         for each in connections:
             each.transport.abort()
         await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from localcloud.patches.tools import PORT, replace
 @patch
 def api_as_origin() -> None:
     """AWS does: resolve an origin's host name by DNS. https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/DownloadDistS3AndCustomOrigins.html
-    The emulator does: refuse to dial `execute-api` names, and answer 502.
+    The emulator does: not connect to `execute-api` names, and return 502.
     Reported as: not reported.
     """
 

@@ -28,8 +28,8 @@ def load_balancer_names() -> None:
 
 @patch
 def live_targets() -> None:
-    """AWS does: forward to healthy targets, and answer 503 when there is no target. https://docs.aws.amazon.com/elasticloadbalancing/latest/application/target-group-health-checks.html
-    The emulator does: forward to any target, and answer 502 while that one starts.
+    """AWS does: forward to healthy targets, and return 503 when there is no target. https://docs.aws.amazon.com/elasticloadbalancing/latest/application/target-group-health-checks.html
+    The emulator does: forward to any target, and return 502 while that one starts.
     Reported as: not reported.
     Here a target that accepts a connection is healthy; HealthCheckPath is not asked.
     """

@@ -142,7 +142,7 @@ def _discard_condition(mapping: Mapping, batch: Records, attempts: int) -> str:
 
 @patch
 def records_survive_a_restart() -> None:
-    """AWS does: keep a stream's records for 24 hours, whoever reads them. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html
+    """AWS does: keep a stream's records for 24 hours, for every reader. https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Streams.html
     The emulator does: save the reader's position and not the records, so new records are skipped.
     Reported as: not reported.
     """

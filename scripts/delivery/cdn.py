@@ -22,17 +22,17 @@ _CACHE = "no-cache"
 
 
 def web_acl_stack_name(orders: str, region: str) -> str:
-    """Name the stack of the web ACL of an edge; edges of other regions have theirs beside it in us-east-1."""
+    """Name the stack of the web ACL of a CDN; CDNs of other regions have theirs beside it in us-east-1."""
     return f"{orders}-waf-{region}"
 
 
 def edge_parameters(orders: Mapping[str, str], active: str) -> dict[str, str]:
-    """Return what the edge must know of the orders stack, by its outputs. Raises CliError.
+    """Return what the CDN must know of the orders stack, by its outputs. Raises CliError.
 
     `active` is the runtime that requests go to.
     """
     if _ORIGINS[active] not in orders:
-        raise CliError(f"the edge sends requests to {active}, which does not stand: deploy it first")
+        raise CliError(f"the CDN sends requests to {active}, which does not stand: deploy it first")
     names = {*_ORIGINS.values(), "DocumentsBucketName"} & orders.keys()
     return {"ActiveOrigin": active} | {name: orders[name] for name in names}
 
@@ -57,7 +57,7 @@ def given_parameters(
 
 
 def publish(client: Callable[[str], Any], bucket: str, distribution: str) -> int:
-    """Upload every file of the console under the key that the edge asks for; return how many."""
+    """Upload every file of the console under the key that the CDN asks for; return how many."""
     s3 = client("s3")
     files = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
     # The page last: it never names a file that is not there yet.

@@ -18,7 +18,7 @@ TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
 BUCKET_PRICE_PER_GB = 0.023
 KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
 # Their objects are of no order. Setting up a load balancer's log puts the first there, before any request.
-_LOGS = ("AccessLogsBucket", "LogsBucket")  # the second is an edge's
+_LOGS = ("AccessLogsBucket", "LogsBucket")  # the second is a CDN's
 _GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
 _BATCH = 1000  # of DeleteObjects
 # How often a removal is tried that AWS rejects for now. With the usual pause that is two minutes.

@@ -162,8 +162,8 @@ def check_rules(source: Template, given: Mapping[str, str], region: str, partiti
     https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/rules-section-structure.html
     """
     here = {"AWS::Region": region, "AWS::Partition": partition}
-    if refusals := Evaluator(source, **{**here, **given}).refusals():
-        raise CliError(" ".join(refusals))
+    if rejections := Evaluator(source, **{**here, **given}).rejections():
+        raise CliError(" ".join(rejections))
 
 
 def _rejected(value: str, declared: Mapping[str, Any]) -> str:
@@ -200,10 +200,10 @@ def serving(parameters: Mapping[str, str]) -> set[str]:
 
 
 def keeps_serving(active: str, parameters: Mapping[str, str]) -> None:
-    """Return if the runtime that the edge sends requests to stays up. Raises CliError."""
+    """Return if the runtime that the CDN sends requests to stays up. Raises CliError."""
     if active not in serving(parameters):
         raise CliError(
-            f"the edge sends requests to {active}, which these parameters take away: "
+            f"the CDN sends requests to {active}, which these parameters take away: "
             f"give Runtime={active} or BothRuntimes=true, or `make switch` first"
         )
 

@@ -1,4 +1,4 @@
-"""Deployments: package, deploy, edge, rollback and bootstrap; and drift, which compares."""
+"""Deployments: package, deploy, deploy-cdn, rollback and bootstrap; and drift, which compares."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Deployer(Stacks):
         stack.protect(template, termination=stage == PRODUCTION)
         if changed:
             self._record(stage, record)
-        # Behind an edge the API may answer nobody else.
+        # Behind a CDN the API may answer nobody else.
         url = edge.get("EdgeUrl") or stack.outputs().get("ApiUrl", "")
         if url:
             say(f"Address: {url}")
@@ -261,7 +261,7 @@ def samconfig() -> dict[str, Any]:
 
 
 def edge_templates(pairs: Sequence[str]) -> tuple[list[str], dict[str, str], dict[str, str]]:
-    """Return the templates of web ACL and edge, and the parameters given to each. Raises CliError."""
+    """Return the templates of web ACL and CDN, and the parameters given to each. Raises CliError."""
     templates = [(ROOT / name / "template.yaml").read_text() for name in ("waf", "edge")]
     declared = [load_template(template)["Parameters"] for template in templates]
     given = given_parameters(pairs, *declared)

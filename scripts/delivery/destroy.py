@@ -33,10 +33,10 @@ class Destroyer(Stacks):
         A run that a fault ended is taken up by the next, by what CloudFormation says of stacks that are gone.
         """
         name = stack_name(SERVICE, stage)
-        # Requests come by the edge first, and its distribution holds the web ACL.
+        # Requests come by the CDN first, and its distribution holds the web ACL.
         edge, orders = self.stack(f"{name}-edge"), self.stack(name)
         stacks = [each for each in (edge, *self._web_acls(name, edge), orders) if each.status()]
-        # Data of an earlier stack is not that of the one that stands; an edge keeps nothing but logs.
+        # Data of an earlier stack is not that of the one that stands; a CDN keeps nothing but logs.
         names = [edge.name] if orders in stacks else [edge.name, name]
         gone = self._gone() if data or not stacks else []
         if yes and bootstrap_stage(stage) == stage:
@@ -114,7 +114,7 @@ class Destroyer(Stacks):
         if not self._has_edges():
             return []
         own = self._web_acl(orders)
-        # Before a web ACL's stack was named after the region, whichever region had an edge had the other.
+        # Before a web ACL's stack was named after the region, whichever region had a CDN had the other.
         stacks = (own, self.stack(f"{orders}-waf", WEB_ACL_REGION))
         used, found = parameters_of(edge.describe() or {}).get("WebAclArn"), []
         for stack in stacks:

@@ -68,12 +68,12 @@ class Stacks:
         )
 
     def _web_acl(self, orders: str) -> Stack:
-        """Return the stack of the web ACL before the edge of an orders stack."""
+        """Return the stack of the web ACL before the CDN of an orders stack."""
         here = self.client("cloudformation").meta.region_name
         return self.stack(web_acl_stack_name(orders, here), WEB_ACL_REGION)
 
     def _has_edges(self) -> bool:
-        """Tell whether an edge can stand here. Its web ACL is in us-east-1, of the partition aws."""
+        """Tell whether a CDN can stand here. Its web ACL is in us-east-1, of the partition aws."""
         return bool(self.client("cloudformation").meta.partition == "aws")
 
     def _unprotect_load_balancers(self, stack: Stack) -> None:

@@ -350,7 +350,7 @@ class Account:
         return offline._replace(found=f"{offline.found}, enabled") if offline.state == OK else offline
 
     def _offline_services(self) -> list[Row]:
-        """Return whether the SDK's list of endpoints has every service in the region, and the edge's."""
+        """Return whether the SDK's list of endpoints has every service in the region, and the CDN's."""
         if not self.region:
             return []
         wanted = {**SERVICES, **(FARGATE_SERVICES if "fargate" in self.runtimes else {})}
@@ -369,11 +369,11 @@ class Account:
         else:
             services = Row(OK, "services", "all that the templates are made of have an endpoint here")
         if self.partition == "aws":
-            return [services, Row(OK, "edge", "CloudFront and its web ACL are in this partition")]
+            return [services, Row(OK, "CDN", "CloudFront and its web ACL are in this partition")]
         # CloudFront's resource types are in no other, or not whole: cfn-lint's E3006 in cn-north-1 and
         # us-gov-west-1.
         found = f"edge/ and waf/ are for the partition aws, not {self.partition}; the rest works without"
-        return [services, Row(NOTE, "edge", found)]
+        return [services, Row(NOTE, "CDN", found)]
 
     # The stage, and what a deployment puts its files into
 
@@ -442,7 +442,7 @@ class Account:
         background = batches + max(2, batches)  # as template.yaml has them
         found = f"{total}, {free} of them not reserved; relay (a shard) and receipts may take {background}"
         if free <= 2 * background or total < _LEAST_CONCURRENCY:
-            found += f"; meanwhile LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
+            found += f"; until then LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
             return Row(NOTE, what, found, _more(LAMBDA_CONCURRENCY, 1000))
         return Row(OK, what, found)
 

@@ -10,8 +10,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +46,10 @@ class Machine:
 
     def rows(self) -> list[Row]:
         """Return a row for each tool and each port; they are asked at the same time."""
-        checks: list[Callable[[], list[Row]]] = [
-            self.python,
-            self.make,
-            self.engine,
-            self.sam,
-            self.aws,
-            self.node,
-            self.git,
-            self.port,
-            self.github,
-        ]
-        found: list[list[Row]] = [[] for _ in checks]
-
-        def look(place: int) -> None:
-            found[place] = checks[place]()
-
-        threads = [threading.Thread(target=look, args=(place,)) for place in range(len(checks))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return [row for rows in found for row in rows]
+        checks = [self.python, self.make, self.engine, self.sam, self.aws, self.node, self.git]
+        checks += [self.port, self.github]
+        with ThreadPoolExecutor(len(checks)) as pool:
+            return [row for rows in pool.map(lambda check: check(), checks) for row in rows]
 
     def python(self) -> list[Row]:
         version = ".".join(str(part) for part in self._python)

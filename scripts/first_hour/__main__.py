@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from costs.model import HOURS, Prices, Setup, Traffic, fargate_front, lambda_front, load_measured, shared
+from costs.model import HOURS, Prices, Setup, Traffic, fargate_costs, lambda_costs, load_measured, shared
 from scripts.aws import session
 from scripts.cli import Arguments, CliError, ask, run_command, say
 from scripts.delivery.artifact import ROOT, SAM
@@ -53,7 +53,7 @@ def cost_at_most(hours: float = HOURS_AT_MOST) -> float:
 
     def month(requests: float) -> float:
         traffic = Traffic(requests=requests, stored_million_orders=0.1)
-        parts = [part(traffic, setup, measured, prices) for part in (lambda_front, fargate_front, shared)]
+        parts = [part(traffic, setup, measured, prices) for part in (lambda_costs, fargate_costs, shared)]
         return sum(sum(part.values()) for part in parts) + _WEB_ACL_MONTH
 
     idle = month(0.0)
@@ -66,7 +66,7 @@ def plan(target: Target, skip: Iterable[str]) -> str:
     lines = [
         f"make test-aws, on {target}",
         "",
-        f"  It makes the stacks {BOOTSTRAP}, {NAME} and, for the edge, {NAME}-edge with its web ACL,",
+        f"  It makes the stacks {BOOTSTRAP}, {NAME} and, for the CDN, {NAME}-edge with its web ACL,",
         "  changes them, breaks them on purpose, and removes them with all that is in them:",
         f"  {', '.join(step.name for step in steps)}",
     ]
@@ -77,7 +77,7 @@ def plan(target: Target, skip: Iterable[str]) -> str:
         lines += [
             f"  That takes about {hours} h {minutes} min; after {HOURS_AT_MOST:g} h no step begins,",
             f"  and by then it has cost {cost_at_most():.2f} USD at most (list prices of us-east-1).",
-            "  The credentials must last as long. Meanwhile anyone who knows the API's address may call it.",
+            "  The credentials must last as long. During the run anyone with the API's address can call it.",
         ]
     return "\n".join(lines)
 

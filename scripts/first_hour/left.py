@@ -48,14 +48,10 @@ ASKS = (
     Ask("NAT gateway", "ec2", "describe_nat_gateways", "NatGateways", "NatGatewayId"),
     Ask("address", "ec2", "describe_addresses", "Addresses", "AllocationId"),
     Ask("distribution", "cloudfront", "list_distributions", "DistributionList.Items", "Id"),
-    Ask("edge function", "cloudfront", "list_functions", "FunctionList.Items", "Name"),
+    Ask("CloudFront function", "cloudfront", "list_functions", "FunctionList.Items", "Name"),
     Ask(
-        "cache policy",
-        "cloudfront",
-        "list_cache_policies",
-        "CachePolicyList.Items",
-        "CachePolicy.Id",
-        _LISTED,
+        *("cache policy", "cloudfront", "list_cache_policies"),
+        *("CachePolicyList.Items", "CachePolicy.Id", _LISTED),
     ),
     Ask(
         *("headers policy", "cloudfront", "list_response_headers_policies"),
@@ -117,7 +113,7 @@ class Leftovers:
         keys = self._keys() if "key" in kinds or not kinds else ()
         return sorted({left for ask in asks for left in self._found(ask)} | set(keys), key=str)
 
-    def settled(self, seconds: float, pause_seconds: float = 5.0) -> list[Left]:
+    def wait_until_gone(self, seconds: float, pause_seconds: float = 5.0) -> list[Left]:
         """Ask until nothing is there or the time is up: what goes is still listed for a while."""
         deadline = time.monotonic() + seconds
         while (found := self.found()) and time.monotonic() < deadline:

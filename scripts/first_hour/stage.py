@@ -21,7 +21,7 @@ from scripts.delivery.__main__ import Delivery
 from scripts.delivery.artifact import ROOT, SOURCES
 from scripts.delivery.stacks import SERVICE
 from scripts.first_hour.left import Left, Leftovers
-from scripts.stack import Stack, parameters_of
+from scripts.stack import Stack
 
 STAGE = "testaws"  # whatever begins with "test" is a stage for a while
 NAME = f"{SERVICE}-{STAGE}"
@@ -165,7 +165,7 @@ class Stage:
         return httpx.Client(base_url=self.url, timeout=60)
 
     def edge(self) -> httpx.Client:
-        """Call the edge; on the emulator, which has no DNS and no TLS, as the owner of its name would."""
+        """Call the CDN; on the emulator, which has no DNS and no TLS, as the owner of its name would."""
         made = self.stack(f"{NAME}-edge").outputs()
         if not self.target.local:
             return httpx.Client(base_url=made["EdgeUrl"], timeout=60)
@@ -173,9 +173,8 @@ class Stage:
         return httpx.Client(base_url=self.target.endpoint, headers=headers, timeout=60)
 
     def front(self) -> httpx.Client:
-        """Call the API where it answers: at the edge, once the origins answer nobody else."""
-        given = parameters_of(self.stack(NAME).describe() or {})
-        return self.edge() if given.get("OriginSecretArn") else self.api()
+        """Call the API where it answers: at the CDN, once the origins answer nobody else."""
+        return self.edge() if self.stack(NAME).parameters().get("OriginSecretArn") else self.api()
 
     def version(self) -> str:
         with self.api() as api:

@@ -120,14 +120,14 @@ def deploy(stage: Stage) -> str:
     return stage.url
 
 
-def walk(stage: Stage) -> str:
+def scenario(stage: Stage) -> str:
     """Orders and products are created, read and listed; orders change, conditions hold, a file is uploaded.
 
     Not shown on the emulator: encryption by KMS behind DynamoDB and S3, the HTTP API's own limits.
     """
     with stage.api() as api:
         body = {"customer": "John Doe", "product": "Widget", "quantity": 5}
-        key = {"idempotency-key": f"walk-{time.time_ns()}"}
+        key = {"idempotency-key": f"scenario-{time.time_ns()}"}
         placed = _asked(api, 201, "POST", "/orders", json=body, headers=key)
         again = _asked(api, 201, "POST", "/orders", json=body, headers=key)
         expect(again.json() == placed.json(), "the same Idempotency-Key made another order")
@@ -284,9 +284,9 @@ def edge(stage: Stage) -> str:
     """
     stage.delivery("deploy-cdn", "--parameters", " ".join(EDGE_PARAMETERS))
     made = stage.stack(f"{NAME}-edge").outputs()
-    _behind_the_edge(stage, made)
+    _behind_the_cdn(stage, made)
     with stage.edge() as edge:
-        until(_EDGE_SECONDS, lambda: edge.get("/").status_code == 200, "the edge answers")
+        until(_EDGE_SECONDS, lambda: edge.get("/").status_code == 200, "the CDN answers")
         found = _asked(edge, 200, "GET", f"/orders/{stage.facts['order']}")
         tag = {"if-none-match": found.headers["etag"]}
         _asked(edge, 304, "GET", f"/orders/{stage.facts['order']}", headers=tag)
@@ -306,16 +306,16 @@ def edge(stage: Stage) -> str:
     return made["EdgeUrl"]
 
 
-def _behind_the_edge(stage: Stage, edge: Mapping[str, str]) -> None:
+def _behind_the_cdn(stage: Stage, edge: Mapping[str, str]) -> None:
     given = (f"OriginSecretArn={edge['OriginSecretArn']}", f"CorsOrigins={edge['EdgeUrl']}")
     stage.deploy(stage.facts["artifact"], *given)
 
 
 def _expect_closed(stage: Stage, runtime: str) -> None:
-    """Call a side past the edge, which must not answer. Raises CliError."""
+    """Call a runtime past the CDN; it must reject the call. Raises CliError."""
     address = stage.outputs[{"lambda": "LambdaApiUrl", "fargate": "FargateApiUrl"}[runtime]]
     answer = httpx.get(f"{address}/orders", timeout=60)
-    rejected = f"{runtime} answers others than the edge {answer.status_code}, not 403: {answer.text[:200]}"
+    rejected = f"{runtime} answers others than the CDN {answer.status_code}, not 403: {answer.text[:200]}"
     expect(answer.status_code == 403, rejected)
 
 
@@ -336,7 +336,7 @@ def switch(stage: Stage) -> str:
     """The runtime is switched to Fargate and back under callers, and no request fails or is answered wrong.
 
     Not shown on the emulator: how long a distribution, tasks and a load balancer take; edge locations that
-    disagree meanwhile.
+    disagree for that time.
     """
     words = ["--stack", NAME, "--drain-seconds", str(_DRAIN_SECONDS)]
     words += ["--front", stage.target.endpoint] if stage.target.local else []
@@ -369,7 +369,7 @@ def switch(stage: Stage) -> str:
     )
     expect(len(callers.orders) > 20, f"only {len(callers.orders)} orders were placed")
     expect(set(callers.answered_by) == {"lambda", "fargate"}, f"answered by {set(callers.answered_by)}")
-    with stage.edge() as api:  # what one side was told, the other still knows
+    with stage.edge() as api:  # what one runtime stored, the other returns
         for order in callers.orders[:: max(1, len(callers.orders) // 20)]:
             expect(_asked(api, 200, "GET", f"/orders/{order['id']}").json() == order, "an order is another")
     there, back = (each["seconds"] for each in switches)
@@ -377,7 +377,7 @@ def switch(stage: Stage) -> str:
 
 
 def restore(stage: Stage) -> str:
-    """The table as it was after the walk is restored beside the live one; what was deleted since comes back.
+    """The table as it was after the scenario is restored beside the live one; what was deleted comes back.
 
     Not shown on the emulator: that the moment is the one asked for (there it is always now), and the minutes
     that a restore takes.
@@ -413,7 +413,7 @@ def _restorable(dynamodb: Any, table: str, moment: datetime) -> bool:
 
 
 def destroy(stage: Stage) -> str:
-    """`make destroy DATA=delete` removes the stage with its data and its edge; then the bootstrap goes.
+    """`make destroy DATA=delete` removes the stage with its data and its CDN; then the bootstrap goes.
 
     Not shown on the emulator: for how long EventBridge says that a bus has rules, and what CloudFront takes
     to disable a distribution.
@@ -468,10 +468,10 @@ def nothing_left(stage: Stage) -> str:
     Not shown on the emulator: what AWS makes on its own, and how long it lists what is gone.
     """
     seconds, pause_seconds = (2.0, 0.2) if stage.target.local else (600.0, 15.0)
-    left = stage.leftovers.settled(seconds, pause_seconds)
+    left = stage.leftovers.wait_until_gone(seconds, pause_seconds)
     if left:
         stage.leftovers.remove(left, stage.say)
-        still = stage.leftovers.settled(seconds, pause_seconds)
+        still = stage.leftovers.wait_until_gone(seconds, pause_seconds)
         there = f"; there still: {', '.join(map(str, still))}" if still else "; removed now"
         raise CliError(f"left: {', '.join(map(str, left))}{there}")
     return f"{len(stage.leftovers.pending_keys())} keys go in some days, and cost nothing till then"
@@ -482,13 +482,13 @@ STEPS = (
     Step(package, 6, ("bootstrap",)),
     Step(fail_first, 8, ("package",), optional=True),
     Step(deploy, 10, ("package",)),
-    Step(walk, 1, ("deploy",)),
+    Step(scenario, 1, ("deploy",)),
     Step(receipt, 1, ("deploy",)),
-    Step(retry, 15, ("walk",)),
+    Step(retry, 15, ("scenario",)),
     Step(rollback, 6, ("retry",)),
-    Step(edge, 20, ("walk",), optional=True),
+    Step(edge, 20, ("scenario",), optional=True),
     Step(switch, 60, ("edge",), optional=True),
-    Step(restore, 25, ("walk",), optional=True),
+    Step(restore, 25, ("scenario",), optional=True),
     Step(destroy, 30, removes=True),
     Step(nothing_left, 2, removes=True),
 )

@@ -75,8 +75,8 @@ class Scenario:
         pseudo = {"AWS::Region": self.region, "AWS::StackName": self.stack}
         stacks = stack_documents(self.template, source, {**pseudo, **self.parameters})
         for path, document, evaluator in stacks:
-            if refusals := evaluator.refusals():
-                raise CliError(f"{path} ({self.name}): {'; '.join(refusals)}")
+            if rejections := evaluator.rejections():
+                raise CliError(f"{path} ({self.name}): {'; '.join(rejections)}")
             yield path, document, evaluator
 
 
@@ -94,7 +94,7 @@ def _root() -> Iterator[Scenario]:
     for egress, options in product(("nat-per-az", "single-nat", "endpoints"), (False, True)):
         secret = {"OriginSecretArn": _OPTIONS["OriginSecretArn"]} if options else {}
         given = {"Runtime": "fargate", "NetworkEgress": egress, "Architecture": "arm64"}
-        yield Scenario(f"{egress}{', behind the edge' if options else ''}", path, {**given, **secret})
+        yield Scenario(f"{egress}{', behind the CDN' if options else ''}", path, {**given, **secret})
     yield Scenario("own network", path, {"Runtime": "fargate", **_OWN_NETWORK})
     china = {"AWS::Partition": "aws-cn", "AWS::URLSuffix": "amazonaws.com.cn"}
     sizes = {"CpuUnits": 256, "MemoryMb": 512, "SpotPercent": 0, "NetworkCidr": "10.0.0.0/16"}

@@ -1,4 +1,4 @@
-"""The commands themselves: make cloud-up, the README's walk, make cloud-down, twice in a row; make local.
+"""The commands themselves: make cloud-up, the README's example, make cloud-down, twice in a row; make local.
 
 About five minutes on two cores.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 from localcloud import engine
-from localcloud.running import ROOT
-from tests.docs.test_readme import walk
+from localcloud.running import ROOT, free_port
+from tests.docs.test_readme import run_example
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900), pytest.mark.xdist_group("commands")]
 
@@ -60,15 +59,15 @@ def _everything() -> set[str]:
     }
 
 
-def test_up_walk_switch_walk_down_twice_in_a_row(tmp_path: Path) -> None:
+def test_up_example_switch_example_down_twice_in_a_row(tmp_path: Path) -> None:
     laptop = Laptop(tmp_path / "state")
     try:
         for _ in range(2):
-            walk(laptop.up("lambda"), tmp_path)
+            run_example(laptop.up("lambda"), tmp_path)
             api = laptop.up("fargate")
             page = httpx.get(f"{api}/orders", timeout=60).json()
-            assert len(page["items"]) == 1, "the order placed at the other front door"
-            assert '"status":409' in walk(api, tmp_path)
+            assert len(page["items"]) == 1, "the order created on the other runtime"
+            assert '"status":409' in run_example(api, tmp_path)
             status = laptop.make("cloud-status")
             assert "Runtime=fargate" in status
             assert f"{api} (healthy)" in status
@@ -82,9 +81,7 @@ def test_up_walk_switch_walk_down_twice_in_a_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
 def test_make_local_serves_until_it_is_interrupted(tmp_path: Path, runtime: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     before = set(engine.docker("ps", "--quiet"))
     log = tmp_path / "log"
     with log.open("w") as output:

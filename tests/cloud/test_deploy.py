@@ -68,7 +68,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 
 def _walk(url: str) -> dict[str, Any]:
-    """Place an order, change it, find it in the list, refuse what is illegal; return it as it ended."""
+    """Place an order, change it, find it in the list, reject what is illegal; return it as it ended."""
     with httpx.Client(base_url=url, timeout=60) as api:
         placed = api.post("orders", json=_BODY)
         assert placed.status_code == 201
@@ -107,10 +107,10 @@ def test_lambda_serves_the_api_and_the_event_flow(deployment: Deployment) -> Non
 
 
 def test_functions_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
-    _refuses_without_its_policy(deployment, deployment.resource(_STACK, "ApiFunctionRole"))
+    _rejects_without_its_policy(deployment, deployment.resource(_STACK, "ApiFunctionRole"))
 
 
-def _refuses_without_its_policy(deployment: Deployment, role: str) -> None:
+def _rejects_without_its_policy(deployment: Deployment, role: str) -> None:
     change = {"RoleName": role, "PolicyArn": deployment.resource(_STACK, "AppPolicy")}
     deployment.client("iam").detach_role_policy(**change)
     try:
@@ -159,7 +159,7 @@ def test_every_task_answers(deployment: Deployment) -> None:
 
 def test_tasks_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
     role = deployment.resource(deployment.resource(_STACK, "FargateStack"), "TaskRole")
-    _refuses_without_its_policy(deployment, role)
+    _rejects_without_its_policy(deployment, role)
 
 
 def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path: Path) -> None:

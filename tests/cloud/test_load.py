@@ -1,4 +1,4 @@
-"""64 callers for 60 s at either front door of a stack on the emulator, a deployment amid it: nothing fails.
+"""64 callers for 60 s at either entry point of a stack on the emulator, during a deployment: nothing fails.
 
 What comes out is a proof of holding, not of speed: every function and task of the stack, its database and the
 callers share this machine. Reports are in reports/load-*.html. About three minutes on two cores.
@@ -90,7 +90,9 @@ def test_fargate_holds_it_across_a_rolling_restart(
         print(f"\n{held.line}")  # noqa: T201
     assert held.failed == 0
     assert held.requests > 1000
-    assert not before & set(ecs.list_tasks(cluster=cluster)["taskArns"]), "the tasks were replaced meanwhile"
+    assert not before & set(ecs.list_tasks(cluster=cluster)["taskArns"]), (
+        "the tasks were replaced during the load"
+    )
 
 
 def test_lambda_holds_it_while_a_new_version_takes_over(
@@ -127,7 +129,9 @@ def test_lambda_holds_it_while_a_new_version_takes_over(
     assert held.failed == 0
     assert held.requests > 200
     assert new != old
-    assert new in versions_in_containers(endpoint, live["FunctionName"]), "the new version served meanwhile"
+    assert new in versions_in_containers(endpoint, live["FunctionName"]), (
+        "the new version served during the load"
+    )
 
 
 def test_bench_aws_reads_the_reports_of_both_runtimes(
@@ -137,7 +141,7 @@ def test_bench_aws_reads_the_reports_of_both_runtimes(
     for name, value in aws_environ(stack[0]).items():
         monkeypatch.setenv(name, value)
     target = find(boto3.Session(), _STACK)
-    assert [door.name for door in target.doors] == ["lambda", "fargate"]
+    assert [entry_point.name for entry_point in target.entry_points] == ["lambda", "fargate"]
     bench = Bench(boto3.Session(), target, Plan(), "", Prices.load(), MEASURED)
     assert bench._running_tasks() > 0
     reported = cold_starts(boto3.client("lambda"), target, 1, "")

@@ -71,29 +71,12 @@ class Bootstrap:
     def statements(self, role: str) -> list[dict[str, Any]]:
         """Return what the role's own and attached policies say; AWS's managed ones apart."""
         if role not in self.known:
-            self.known[role] = self._statements(role)
+            self.known[role] = statements_of(self.client("iam"), _name(self.arn(role)))
         return self.known[role]
-
-    def _statements(self, role: str) -> list[dict[str, Any]]:
-        iam, name = self.client("iam"), _name(self.arn(role))
-        documents = [
-            iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-            for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
-        ]
-        documents += [
-            self.managed(policy["PolicyArn"])
-            for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
-            if ":aws:policy/" not in policy["PolicyArn"]
-        ]
-        return [statement for document in documents for statement in document["Statement"]]
 
     def managed(self, arn: str) -> dict[str, Any]:
         """Return the document of one of our managed policies."""
-        iam = self.client("iam")
-        version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
-        found = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-        document: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
-        return document
+        return managed_policy(self.client("iam"), arn)
 
     @property
     def roles(self) -> list[str]:
@@ -115,6 +98,27 @@ class Bootstrap:
         ):
             text = text.replace(physical, name)
         return text
+
+
+def statements_of(iam: Any, role: str) -> list[dict[str, Any]]:
+    """Return what a role's own and attached policies say; AWS's managed ones apart."""
+    documents = [
+        iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]
+    ]
+    documents += [
+        managed_policy(iam, policy["PolicyArn"])
+        for policy in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+        if ":aws:policy/" not in policy["PolicyArn"]
+    ]
+    return [statement for document in documents for statement in document["Statement"]]
+
+
+def managed_policy(iam: Any, arn: str) -> dict[str, Any]:
+    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    found = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+    document: dict[str, Any] = json.loads(found) if isinstance(found, str) else found
+    return document
 
 
 def client(endpoint: str, account: str, service: str, keys: Mapping[str, str] | None = None) -> Any:

@@ -29,6 +29,7 @@ from tests.delivery.conftest import (
     Bootstrap,
     client,
     parameters,
+    statements_of,
     token,
 )
 from tests.delivery.iam import allowed, formats, is_of_format, like, taken, trusts
@@ -288,9 +289,9 @@ class TestDrift:
         "application-autoscaling:Describe*": "limits of scaling",
         "cloudformation:BatchDescribeTypeConfigurations": "settings of resource types",
         "cloudformation:DescribeStackDriftDetectionStatus": "whether a search has ended",
-        "cloudfront:GetCachePolicy": "what an edge keeps",
-        "cloudfront:GetOriginAccessControl": "how an edge signs",
-        "cloudfront:GetResponseHeadersPolicy": "which headers an edge adds",
+        "cloudfront:GetCachePolicy": "what a CDN keeps",
+        "cloudfront:GetOriginAccessControl": "how a CDN signs",
+        "cloudfront:GetResponseHeadersPolicy": "which headers a CDN adds",
         "cloudwatch:DescribeAlarms": "alarms",
         "cloudwatch:GetDashboard": "dashboards",
         "cloudwatch:ListTagsForResource": "tags of alarms and dashboards",
@@ -462,7 +463,7 @@ class TestExecutionRole:
             ("organizations:LeaveOrganization", "*"),
         ):
             assert not allowed(statements, action, resource), action
-        # The web ACL of an edge logs where it stands, whatever the region of the rest.
+        # The web ACL of a CDN logs where it stands, whatever the region of the rest.
         (logs,) = [s["Resource"] for s in statements if "logs:*" in s["Action"]]
         assert f"arn:aws:logs:us-east-1:{account}:log-group:aws-waf-logs-{prefix}-*" in logs
         inside, outside = {"aws:RequestedRegion": REGION}, {"aws:RequestedRegion": "eu-north-1"}
@@ -513,7 +514,7 @@ class TestBoundary:
 
 
 class TestStores:
-    """Written once: by the buckets' and repository's own policies, whoever asks."""
+    """The policies of buckets and repository let nobody replace or delete an artifact."""
 
     def test_nothing_is_replaced_or_deleted(self, bootstrap: Bootstrap) -> None:
         policy = bootstrap.client("s3").get_bucket_policy(Bucket=bootstrap.store)["Policy"]
@@ -587,7 +588,7 @@ INLINE_CHARACTERS, MANAGED_CHARACTERS, TRUST_CHARACTERS = 10_240, 6_144, 2_048
 
 Plan = Callable[..., subprocess.CompletedProcess[str]]
 STORES = {"ArtifactBucketName": "a", "ImageRepositoryArn": "arn:aws:ecr:us-east-1:1:repository/a"}
-REFUSED = [
+REJECTED = [
     {"Stage": "prod", **STORES},  # nobody would approve it
     {"Stage": "prod", "Environment": "prod"},  # it would build
     {"ArtifactBucketName": "a"},
@@ -666,12 +667,12 @@ class TestBothWays:
         assert "0 to change, 0 to destroy" in plan.stdout
         assert '"orders-bootstrap-dev-deploy"' in plan.stdout
 
-    @pytest.mark.parametrize("changes", REFUSED)
+    @pytest.mark.parametrize("changes", REJECTED)
     def test_parameters_that_cannot_work_together_are_rejected(
         self, terraform_plan: Plan, changes: dict[str, str]
     ) -> None:
         given = parameters("dev", {}, "") | changes
-        assert Evaluator(template("bootstrap/template.yaml"), **given).refusals()
+        assert Evaluator(template("bootstrap/template.yaml"), **given).rejections()
         plan = terraform_plan(**changes)
         assert plan.returncode == 1
         assert "Resource precondition failed" in plan.stderr
@@ -681,7 +682,7 @@ class TestBothWays:
         self, by_cloudformation: dict[str, Bootstrap], stage: str
     ) -> None:
         given = parameters(stage, by_cloudformation, "")
-        assert Evaluator(template("bootstrap/template.yaml"), **given).refusals() == []
+        assert Evaluator(template("bootstrap/template.yaml"), **given).rejections() == []
 
     def test_terraform_is_formatted(self, terraform_format: subprocess.CompletedProcess[str]) -> None:
         assert terraform_format.returncode == 0, terraform_format.stdout
@@ -1001,7 +1002,7 @@ class TestCoverage:
                     boundary = resource["Properties"]["PermissionsBoundary"]
                     assert boundary["Fn::If"][0] == "HasBoundary", (path, name)
                 if resource["Type"] == "AWS::Serverless::Function":  # SAM's own role would have none
-                    assert resource["Properties"]["Role"], (path, name)
+                    assert resource["Properties"]["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}, path
                     preference = resource["Properties"].get("DeploymentPreference")
                     assert preference is None or preference["Role"], (path, name)
 
@@ -1019,7 +1020,7 @@ class TestCoverage:
         ]
         assert len(roles) >= 4
         for role in roles:
-            for statement in _statements(iam, role):
+            for statement in [each for each in statements_of(iam, role) if each["Effect"] == "Allow"]:
                 for action in _list(statement["Action"]):
                     for resource in _list(statement["Resource"]):
                         assert allowed(fence, action, resource, **own("dev")), (
@@ -1045,19 +1046,3 @@ class TestCoverage:
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _statements(iam: Any, role: str) -> list[dict[str, Any]]:
-    documents = [
-        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
-    ]
-    for attached in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
-        if ":aws:policy/" not in attached["PolicyArn"]:
-            version = iam.get_policy(PolicyArn=attached["PolicyArn"])["Policy"]["DefaultVersionId"]
-            found = iam.get_policy_version(PolicyArn=attached["PolicyArn"], VersionId=version)[
-                "PolicyVersion"
-            ]
-            document = found["Document"]
-            documents.append(json.loads(document) if isinstance(document, str) else document)
-    return [s for document in documents for s in document["Statement"] if s["Effect"] == "Allow"]

@@ -120,7 +120,7 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("s3:PutObject", "s3:::{s}-edge-consolebucket-1/console/index.html", {}),
         ("s3:PutObject", "s3:::{store}/deployments/{s}/1.json", {}),
     ],
-    "Front doors": [
+    "Entry points": [
         ("route53:ChangeResourceRecordSets", "route53:::hostedzone/Z1", {"route53:ChangeResourceRecordSetsNormalizedRecordNames": ["{domain}"]}),
         ("apigateway:PATCH", "apigateway:{region}::/apis/1a2b", TAGGED),
         ("apigateway:DELETE", "apigateway:{region}::/apis/1a2b/stages/$default", TAGGED),
@@ -159,9 +159,9 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 # What dev's CloudFormation may do to prod's all the same, for AWS knows neither name nor tag of it; and what that means.
 LEFT = {
     ("apigateway:POST", "apigateway:{region}::/apis/1a2b/stages"): "another stage of an API; what it has stays",
-    ("cloudfront:UpdateCachePolicy", "cloudfront::{account}:cache-policy/1"): "an edge's cache policy",
-    ("cloudfront:UpdateResponseHeadersPolicy", "cloudfront::{account}:response-headers-policy/1"): "an edge's headers",
-    ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how an edge signs (rejected while in use)",
+    ("cloudfront:UpdateCachePolicy", "cloudfront::{account}:cache-policy/1"): "a CDN's cache policy",
+    ("cloudfront:UpdateResponseHeadersPolicy", "cloudfront::{account}:response-headers-policy/1"): "a CDN's headers",
+    ("cloudfront:DeleteOriginAccessControl", "cloudfront::{account}:origin-access-control/1"): "how a CDN signs (rejected while in use)",
     ("ecs:DeregisterTaskDefinition", "*"): "a task definition; what runs goes on",
     ("elasticloadbalancing:SetWebACL", "*"): "a load balancer's web ACL, by the older right that WAF takes, too",
     ("logs:DeleteLogDelivery", "*"): "an API's access log",
@@ -222,7 +222,7 @@ WIDER_THAN_IT_MUST_BE = {"sns:Unsubscribe"}
 def test_every_call_is_one_of_aws_on_what_it_takes(
     stages: dict[str, Bootstrap], call: str, arn: str, given: dict[str, Any]
 ) -> None:
-    """And where the tags decide, IAM is told of them. A refusal of anything else would say nothing."""
+    """And where the tags decide, IAM is told of them. A rejection of anything else would say nothing."""
     kinds = taken(call)
     if arn == "*":
         assert not kinds or call in WIDER_THAN_IT_MUST_BE
@@ -245,22 +245,16 @@ class TestCalls:
     def test_no_role_of_a_stage_may_make_it_on_another_stages(
         self, stages: dict[str, Bootstrap], group: str, call: str, arn: str, given: dict[str, Any]
     ) -> None:
-        for by, of in permutations(("dev", "prod"), 2):
-            told = _asked(stages[by], stages[of], call, arn, given)
-            assert {who for who, (may, _) in told.items() if may} == set(), f"{by} on {of}"
-
-    def test_a_stage_whose_name_begins_alike_is_another(
-        self, stages: dict[str, Bootstrap], group: str, call: str, arn: str, given: dict[str, Any]
-    ) -> None:
+        """Nor on that of a stage whose name begins alike."""
         for by, other in permutations(("dev", "prod"), 2):
-            of = replace(stages[other], stage=f"{by}2")
-            told = _asked(stages[by], of, call, arn, given)
-            assert {who for who, (may, _) in told.items() if may} == set(), f"{by} on {by}2"
+            for of in (stages[other], replace(stages[other], stage=f"{by}2")):
+                told = _asked(stages[by], of, call, arn, given)
+                assert {who for who, (may, _) in told.items() if may} == set(), f"{by} on {of.stage}"
 
     def test_some_role_may_make_it_on_its_own(
         self, stages: dict[str, Bootstrap], group: str, call: str, arn: str, given: dict[str, Any]
     ) -> None:
-        """Or the refusals above would say nothing."""
+        """Or the rejections above would say nothing."""
         told = _asked(stages["dev"], stages["dev"], call, arn, given)
         assert {who for who, (may, _) in told.items() if may}
 

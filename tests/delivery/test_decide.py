@@ -255,7 +255,7 @@ class TestRollback:
         assert rollback_target([first, Record("2", "a", "1", {"Runtime": "fargate"})]) == first
 
 
-class TestSweep:
+class TestStalePreviews:
     STACKS = (
         *("orders-dev", "orders-prod", "orders-bootstrap-preview", "orders-preview-3", "orders-preview-4"),
         *("orders-preview", "orders-preview-3-FargateStack-1A", "orders-preview5", "billing-preview-3"),

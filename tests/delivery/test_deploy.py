@@ -83,7 +83,7 @@ Outputs:
   ScratchName: { Value: !Ref ScratchBucket }
   CodeName: { Value: !Ref Code }
 """
-# What an edge must know of the orders stack.
+# What a CDN must know of the orders stack.
 ORIGINS = """
 Parameters:
   Stage: { Type: String }
@@ -186,7 +186,7 @@ class Rig:
         }
 
     def edge(self, stage: str, origin: str) -> None:
-        """Put an edge before the stage, or point it to another origin."""
+        """Put a CDN before the stage, or point it to another origin."""
         stack = self.delivery.stack(f"orders-{stage}-edge")
         stack.apply("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
 
@@ -598,7 +598,7 @@ class TestDestroy:
     def test_a_deletion_under_way_is_waited_for(
         self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """For example that of a run that was interrupted: nothing is asked of the stack meanwhile."""
+        """For example that of an interrupted run: the stack gets no call until it is deleted."""
         rig.deploy("a", stage)
         describe, wait, deleting = Stack.describe, Stack.wait, iter([True] * 3)
 
@@ -696,9 +696,9 @@ class TestDestroy:
         assert all(name in said.splitlines()[0] for name in gone), "it says so before it begins"
         assert not rig.exists(logs)
 
-    @pytest.mark.parametrize(("refusals", "goes"), [(2, True), (99, False)])
+    @pytest.mark.parametrize(("rejections", "goes"), [(2, True), (99, False)])
     def test_a_web_acl_that_is_still_associated_is_waited_for(
-        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, refusals: int, goes: bool
+        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, rejections: int, goes: bool
     ) -> None:
         """And if it stays, the others go all the same."""
         # As CloudFormation passes on what WAF says: without the name of the exception.
@@ -710,7 +710,7 @@ class TestDestroy:
         name = f"orders-{stage}-waf-us-east-1"
         rig.deploy("a", stage, template=ORIGINS)
         rig.delivery.stack(name, "us-east-1").apply("CREATE", EDGE, {"ActiveOrigin": "x"})
-        delete, rejected = Stack.delete, iter(range(refusals))
+        delete, rejected = Stack.delete, iter(range(rejections))
 
         def associated(stack: Stack) -> None:
             if stack.name == name and next(rejected, None) is not None:
@@ -776,8 +776,8 @@ class TestDestroy:
 
 
 class TestEdge:
-    def test_the_workflow_is_told_the_edge(self, rig: Rig, stage: str, tmp_path: Any) -> None:
-        """Behind an edge the API answers 403 to everyone else, a smoke test too."""
+    def test_the_workflow_is_told_the_cdn(self, rig: Rig, stage: str, tmp_path: Any) -> None:
+        """Behind a CDN the API answers 403 to everyone else, a smoke test too."""
         outputs = tmp_path / "outputs"
         told = Rig(rig.session, {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)})
         told.deploy("a", stage)
@@ -1162,7 +1162,7 @@ class TestMakeEdge:
             "ActiveOrigin=fargate": "worked out",
             "WebAclArn=arn:x": "worked out",
             "FargateOriginDomain=x": "worked out",
-            # What CloudFormation would reject of the edge when its web ACL stands.
+            # What CloudFormation would reject of the CDN when its web ACL stands.
             "DomainName=orders.example.com": "DomainName and CertificateArn go together",
         }.items():
             with pytest.raises(CliError, match=why):

@@ -28,6 +28,7 @@ from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import EndpointConnectionError
 from botocore.loaders import Loader
 from botocore.validate import validate_parameters
+from localcloud.running import free_port
 from scripts.doctor import FIX, NOTE, OK, UNKNOWN, Row
 from scripts.doctor import __main__ as command
 from scripts.doctor import account as doctor
@@ -40,7 +41,7 @@ REGION = "eu-central-1"
 PROVIDER = "arn:aws:iam::111111111111:oidc-provider/token.actions.githubusercontent.com"
 
 
-def a_refusal(code: str, message: str = "") -> tuple[str, str]:
+def a_rejection(code: str, message: str = "") -> tuple[str, str]:
     return code, message
 
 
@@ -57,7 +58,7 @@ def stacks(**statuses: str) -> Callable[[dict[str, Any]], Any]:
         name = request["StackName"]
         if name in known:
             return a_stack(name, known[name])
-        return a_refusal("ValidationError", f"Stack with id {name} does not exist")
+        return a_rejection("ValidationError", f"Stack with id {name} does not exist")
 
     return answer
 
@@ -174,14 +175,21 @@ def row(rows: list[Row], what: str) -> Row:
     return found
 
 
+def assert_row(rows: list[Row], what: str, state: str, found: str, fix: str) -> None:
+    seen = row(rows, what)
+    assert seen.state == state
+    assert found in seen.found
+    assert fix in seen.fix
+
+
 # Answers that differ from a healthy account's: the row, its state, what it says and what fixes it.
 LACKING: dict[str, tuple[Any, ...]] = {
     "credentials that AWS does not know": (
-        {"sts:GetCallerIdentity": a_refusal("InvalidClientTokenId")},
+        {"sts:GetCallerIdentity": a_rejection("InvalidClientTokenId")},
         *("credentials", FIX, "rejected: InvalidClientTokenId", "aws configure sso"),
     ),
     "a wrong clock": (
-        {"sts:GetCallerIdentity": a_refusal("SignatureDoesNotMatch", "Signature expired: ...")},
+        {"sts:GetCallerIdentity": a_rejection("SignatureDoesNotMatch", "Signature expired: ...")},
         *("credentials", FIX, "clock is wrong", "timedatectl"),
     ),
     "root": (
@@ -226,7 +234,7 @@ LACKING: dict[str, tuple[Any, ...]] = {
             }
         },
         # The queue takes two at least: https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html
-        *("Lambda concurrency", NOTE, "receipts may take 3; meanwhile LambdaConcurrencyAlarm=8"),
+        *("Lambda concurrency", NOTE, "receipts may take 3; until then LambdaConcurrencyAlarm=8"),
         "--service-code lambda --quota-code L-B99A9384 --desired-value 1000",
     ),
     "vCPUs for a start, not for scaling": (
@@ -243,7 +251,7 @@ LACKING: dict[str, tuple[Any, ...]] = {
     ),
     "no address left of AWS's default": (
         {"ec2:DescribeAddresses": {"Addresses": [{}] * 5}}
-        | {"service-quotas:GetServiceQuota": a_refusal("NoSuchResourceException")},
+        | {"service-quotas:GetServiceQuota": a_rejection("NoSuchResourceException")},
         *("Elastic IPs", NOTE, "5 of 5 in use, 1 needed", "L-0263D0A3 --desired-value 6"),
     ),
     "no NAT gateway left": (
@@ -255,7 +263,7 @@ LACKING: dict[str, tuple[Any, ...]] = {
         *("load balancers", NOTE, "1 of 1 in use", "L-53DA6B97"),
     ),
     "an account new to ECS": (
-        {"iam:GetRole": a_refusal("NoSuchEntity")},
+        {"iam:GetRole": a_rejection("NoSuchEntity")},
         *("service-linked roles", NOTE, "3 of 3 are missing", "for name in ecs.amazonaws.com "),
     ),
     "no provider": (
@@ -294,7 +302,7 @@ class TestAccount:
 
     def test_only_calls_that_read_go_out(self) -> None:
         """Also where a quota was never changed, and AWS's default is asked for."""
-        aws = Recorded({"service-quotas:GetServiceQuota": a_refusal("NoSuchResourceException")})
+        aws = Recorded({"service-quotas:GetServiceQuota": a_rejection("NoSuchResourceException")})
         aws.rows()
         assert {operation.split(":")[1] for operation in aws.called} == {key.split(":")[1] for key in HEALTHY}
         assert all(re.match("(Describe|Get|List)[A-Z]", name.split(":")[1]) for name in aws.called)
@@ -305,10 +313,7 @@ class TestAccount:
     def test_what_is_lacking(
         self, changes: dict[str, Any], what: str, state: str, found: str, fix: str
     ) -> None:
-        seen = row(Recorded(changes).rows(), what)
-        assert seen.state == state
-        assert found in seen.found
-        assert fix in seen.fix
+        assert_row(Recorded(changes).rows(), what, state, found, fix)
 
     @pytest.mark.parametrize(
         ("subnets", "state"),
@@ -338,9 +343,9 @@ class TestAccount:
 
     @pytest.mark.parametrize("operation", sorted(set(HEALTHY) - {"sts:GetCallerIdentity"}))
     def test_a_right_that_is_missing_costs_the_rows_that_need_it(self, operation: str) -> None:
-        changes = {operation: a_refusal("AccessDenied")}
+        changes = {operation: a_rejection("AccessDenied")}
         if operation.endswith("GetAWSDefaultServiceQuota"):  # asked where there is no other
-            changes["service-quotas:GetServiceQuota"] = a_refusal("NoSuchResourceException")
+            changes["service-quotas:GetServiceQuota"] = a_rejection("NoSuchResourceException")
         rows = Recorded(changes).rows()
         unseen = [each for each in rows if "could not" in each.found]
         assert unseen
@@ -350,7 +355,7 @@ class TestAccount:
             assert action.lower() in iam_actions(service)
 
     def test_with_no_right_at_all_it_says_who_we_are_and_what_it_needs(self) -> None:
-        denied = {operation: a_refusal("AccessDenied") for operation in HEALTHY}
+        denied = {operation: a_rejection("AccessDenied") for operation in HEALTHY}
         rows = Recorded({**denied, "sts:GetCallerIdentity": HEALTHY["sts:GetCallerIdentity"]}).rows()
         assert row(rows, "credentials").state == OK
         assert sum(each.state == UNKNOWN for each in rows) >= 12
@@ -376,7 +381,7 @@ class TestAccount:
         over.set()
         assert "no answer within" in row(rows, "images (ECR)").found
 
-    def test_fargate_blocks_whoever_runs_on_it(self) -> None:
+    def test_fargate_blocks_a_stage_that_runs_on_it(self) -> None:
         aws = Recorded({"service-quotas:GetServiceQuota": quotas(L_3032A538=0)})
         assert row(aws.rows(ENVIRON | {"RUNTIME": "fargate"}), "Fargate vCPUs").state == FIX
 
@@ -441,10 +446,7 @@ class TestAccount:
     def test_regions(
         self, region: str | None, environ: dict[str, str], sdk_region: str, state: str, found: str, fix: str
     ) -> None:
-        seen = row(Recorded(region=region).rows(environ, sdk_region), "region")
-        assert seen.state == state
-        assert found in seen.found
-        assert fix in seen.fix
+        assert_row(Recorded(region=region).rows(environ, sdk_region), "region", state, found, fix)
 
     @pytest.mark.parametrize(
         ("region", "home"),
@@ -469,7 +471,7 @@ class TestAccount:
         rows = Recorded(
             {"ec2:DescribeRegions": regions(cn_north_1="opt-in-not-required")}, "cn-north-1"
         ).rows()
-        assert row(rows, "edge").state == NOTE
+        assert row(rows, "CDN").state == NOTE
         assert row(rows, "services").state == OK
 
     def test_a_region_that_the_sdk_has_no_endpoint_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,7 +589,7 @@ class TestMachine:
             root.mkdir()
             for name in ("template.yaml", "requirements-tools.txt"):
                 (root / name).symlink_to(ROOT / name)
-            given = {"PATH": str(path), "PORT": str(a_free_port()), **(environ or {})}
+            given = {"PATH": str(path), "PORT": str(free_port()), **(environ or {})}
             return Machine(given, root, python, platform).rows()
 
         return look
@@ -696,10 +698,7 @@ class TestMachine:
         found: str,
         fix: str,
     ) -> None:
-        seen = row(rows(**given), what)
-        assert seen.state == state
-        assert found in seen.found
-        assert fix in seen.fix
+        assert_row(rows(**given), what, state, found, fix)
 
     @pytest.mark.parametrize(
         ("answer", "created_at", "subject"),
@@ -733,20 +732,12 @@ class TestMachine:
         assert (seen.state, bool(seen.fix)) == (state, state != OK)
 
     def test_a_port_that_is_taken(self, rows: Callable[..., list[Row]]) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            taken.listen()
+        with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             seen = row(rows({"PORT": str(port)}), "port")
         assert seen.state == NOTE
         assert f"PORT={port}" not in seen.fix
         assert "make run PORT=" in seen.fix
-
-
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class TestCommand:
@@ -776,7 +767,7 @@ class TestCommand:
 
     def test_without_a_network_it_says_so(self, bare: dict[str, str]) -> None:
         environ = bare | {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{a_free_port()}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
             "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_REGION": REGION,
@@ -828,8 +819,8 @@ class TestCommand:
         aws = Recorded(
             {
                 "cloudformation:DescribeStacks": stacks(),
-                "ec2:DescribeAddresses": a_refusal("UnauthorizedOperation"),
-                "iam:GetRole": a_refusal("NoSuchEntity"),
+                "ec2:DescribeAddresses": a_rejection("UnauthorizedOperation"),
+                "iam:GetRole": a_rejection("NoSuchEntity"),
                 "iam:ListOpenIDConnectProviders": {"OpenIDConnectProviderList": []},
                 "lambda:GetAccountSettings": {
                     "AccountLimit": {"ConcurrentExecutions": 10, "UnreservedConcurrentExecutions": 10}

@@ -150,7 +150,7 @@ def delivery(session: Session) -> Delivery:
 
 
 def make(session: Session, name: str, *, edge: bool = False) -> None:
-    """Make a stage, a small one behind an edge if asked, and put something into each bucket."""
+    """Make a stage, a small one behind a CDN if asked, and put something into each bucket."""
     usual, template = delivery(session), STAGE
     if edge:
         template = f"Resources: {{ Key: {{ {POLICIES}, Type: {RETAINED['Key']} }} }}"
@@ -176,7 +176,7 @@ class TestEachFault:
             assert left.names(f"orders-d{number}") == set()
             assert left.keys() == keys
 
-    def test_the_next_sweep_takes_up_what_one_left(self, session: Session, left: Left) -> None:
+    def test_the_next_clean_up_finishes_an_interrupted_one(self, session: Session, left: Left) -> None:
         keys = left.keys()
 
         def clean_up_previews(by: Delivery, number: int) -> None:
@@ -226,10 +226,10 @@ class TestRemoval:
 
     KEPT = tuple(Kept(rest.partition(",")[0], name, name.lower()) for name, rest in RETAINED.items())
 
-    def remove(self, **refusals: list[tuple[str, str]]) -> tuple[list[str], list[str], str]:
+    def remove(self, **rejections: list[tuple[str, str]]) -> tuple[list[str], list[str], str]:
         """Remove one of each kind; return what is left, the calls that AWS carried out, and what was said.
 
-        `refusals` are code and message of the answers of each call, before it is carried out.
+        `rejections` are code and message of the answers of each call, before it is carried out.
         """
         done: list[str] = []
         said: list[str] = []
@@ -249,7 +249,7 @@ class TestRemoval:
 
             def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
                 def call(**given: Any) -> dict[str, Any]:
-                    if answers := refusals.get(name):
+                    if answers := rejections.get(name):
                         code, message = answers.pop(0)
                         if name == "delete_objects":
                             return {"Errors": [{"Code": code, "Key": "0", "Message": message}]}
@@ -328,7 +328,7 @@ class TestRemoval:
 
 
 def test_logs_are_no_data() -> None:
-    """Neither those of a load balancer, nor of an edge: a failed creation with them is cleaned up."""
+    """Neither those of a load balancer, nor of a CDN: a failed creation with them is cleaned up."""
 
     def nobody(service: str) -> Any:
         raise AssertionError(f"{service} was asked")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from scripts.cli import CliError
 from scripts.smoke import Api, smoke
+from tests.api.wire import serving
 
+LOOPBACK = "http://127.0.0.1"
 Faults = Callable[[str, str, int, bytes], tuple[int, bytes]]
 
 
@@ -45,31 +44,14 @@ class Faulty:
         await send({"type": "http.response.body", "body": body})
 
 
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 100
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
 def _unchanged(_method: str, _path: str, status: int, body: bytes) -> tuple[int, bytes]:
     return status, body
 
 
 def test_passes_on_the_application(app: FastAPI) -> None:
     said: list[str] = []
-    with served(Faulty(app, _unchanged)) as url:
-        smoke(Api(url + "/"), access="open", ready_seconds=5, say=said.append)
+    with serving(Faulty(app, _unchanged)) as port:
+        smoke(Api(f"{LOOPBACK}:{port}/"), access="open", ready_seconds=5, say=said.append)
     steps = ("ready", "version", "placed", "placed again", "read", "listed", "cancelled")
     assert len(said) == len(steps)
     assert all(step in line for step, line in zip(steps, said, strict=True))
@@ -108,8 +90,8 @@ def test_fails_on(fault: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> 
             return real_status, real_body
         return status or real_status, body if isinstance(body, bytes) else _changed(real_body, body)
 
-    with served(Faulty(app, change)) as url, pytest.raises(CliError) as failed:
-        smoke(Api(url), access="open", ready_seconds=0.2, say=lambda _: None)
+    with serving(Faulty(app, change)) as port, pytest.raises(CliError) as failed:
+        smoke(Api(f"{LOOPBACK}:{port}"), access="open", ready_seconds=0.2, say=lambda _: None)
     assert "\n" not in str(failed.value)
 
 
@@ -128,9 +110,9 @@ def test_a_closed_api_must_be_closed_everywhere(app: FastAPI) -> None:
     def half(method: str, path: str, status: int, body: bytes) -> tuple[int, bytes]:
         return (401, b"{}") if method == "POST" else (status, body)
 
-    with served(Faulty(app, closed)) as url:
-        smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)
-    with served(Faulty(app, half)) as url, pytest.raises(CliError, match="list of orders is open"):
-        smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)
-    with served(Faulty(app, _unchanged)) as url, pytest.raises(CliError, match="must be 401"):
-        smoke(Api(url), access="closed", ready_seconds=5, say=lambda _: None)
+    with serving(Faulty(app, closed)) as port:
+        smoke(Api(f"{LOOPBACK}:{port}"), access="closed", ready_seconds=5, say=lambda _: None)
+    with serving(Faulty(app, half)) as port, pytest.raises(CliError, match="list of orders is open"):
+        smoke(Api(f"{LOOPBACK}:{port}"), access="closed", ready_seconds=5, say=lambda _: None)
+    with serving(Faulty(app, _unchanged)) as port, pytest.raises(CliError, match="must be 401"):
+        smoke(Api(f"{LOOPBACK}:{port}"), access="closed", ready_seconds=5, say=lambda _: None)

@@ -11,7 +11,7 @@ EDGE = {"LambdaOriginDomain": "l.example.com", "DocumentsBucketName": "documents
 CLOSED = {"Stage": "prod", "AuthIssuer": "https://issuer.example", "AuthAudience": "orders"}
 
 
-def refusal(path: str, given: dict[str, str], region: str, partition: str = "aws") -> str:
+def rejection(path: str, given: dict[str, str], region: str, partition: str = "aws") -> str:
     try:
         check_rules(template(path), given, region, partition)
     except CliError as rejected:
@@ -43,6 +43,6 @@ def refusal(path: str, given: dict[str, str], region: str, partition: str = "aws
 def test_what_the_rules_reject(
     path: str, given: dict[str, str], region: str, partition: str, why: str
 ) -> None:
-    rejected = refusal(path, given, region, partition)
+    rejected = rejection(path, given, region, partition)
     assert why in rejected
     assert bool(rejected) is bool(why)

@@ -212,7 +212,9 @@ def test_a_resource_takes_less_than_150_lines_and_works(copy: Path) -> None:
     section = RESOURCE[1]
     assert sum(changed_lines(section).values()) < 150
     apply(section, copy)
-    assert "done" in run(copy, A_RESOURCE, changed_lines(section))
+    said = run(copy, A_RESOURCE, changed_lines(section))
+    assert '"CarrierFailures":1' in said, "the bad message is counted"
+    assert "done" in said
 
 
 def test_what_a_consumer_is_a_copy_of_is_all_there() -> None:

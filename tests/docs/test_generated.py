@@ -77,7 +77,7 @@ class TestGrowth:
     def test_nothing_changed(self) -> None:
         assert self.changed(lambda _schema: None) == []
 
-    def test_a_field_that_goes_is_refused(self) -> None:
+    def test_a_field_that_goes_is_rejected(self) -> None:
         def drop(schema: dict[str, Any]) -> None:
             parcel = schema["$defs"]["Parcel"]
             del parcel["properties"]["label"]
@@ -85,7 +85,7 @@ class TestGrowth:
 
         assert self.changed(drop) == ["Parcel.label is gone"]
 
-    def test_another_type_is_refused(self) -> None:
+    def test_another_type_is_rejected(self) -> None:
         def retype(schema: dict[str, Any]) -> None:
             schema["$defs"]["Parcel"]["properties"]["label"] = {"type": "integer"}
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from localcloud.running import free_port
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -51,9 +52,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def make_run(clone: Path, patience_seconds: float = 60) -> Iterator[str]:
     """`make run` until the block ends, then Ctrl-C; yields the API's address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (clone / "run.log").open("w+")
     running = subprocess.Popen(
         ["make", "run", f"PORT={port}"],
@@ -83,7 +82,7 @@ def make_run(clone: Path, patience_seconds: float = 60) -> Iterator[str]:
         os.killpg(running.pid, 0)
 
 
-def walk(api: str, clone: Path) -> str:
+def run_example(api: str, clone: Path) -> str:
     (block,) = RUNNABLE.findall(README)
     assert "API=http://localhost:8000" in block
     script = "set -euo pipefail\n" + block.replace("API=http://localhost:8000", f"API={api}")
@@ -92,10 +91,10 @@ def walk(api: str, clone: Path) -> str:
     return done.stdout
 
 
-def test_the_walk_passes_as_written_every_time_and_its_orders_survive_a_restart(clone: Path) -> None:
+def test_the_example_passes_as_written_every_time_and_its_orders_survive_a_restart(clone: Path) -> None:
     with make_run(clone) as api:
         for _ in range(2):
-            said = walk(api, clone)
+            said = run_example(api, clone)
             assert '"status":"shipped"' in said
             assert '"status":409' in said
     with make_run(clone) as api:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
+import boto3
 import httpx
 import pytest
 
@@ -45,3 +48,20 @@ def until(check: Callable[[], Any], what: str, seconds: float = 100) -> Any:
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.05)
     return found
+
+
+def stream_of(table: str) -> list[dict[str, Any]]:
+    """Return every record that the table's stream holds, as Lambda hands it over."""
+    streams: Any = boto3.client("dynamodbstreams")
+    [stream] = streams.list_streams(TableName=table)["Streams"]
+    arn = stream["StreamArn"]
+    records: list[dict[str, Any]] = []
+    for shard in streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]:
+        iterator = streams.get_shard_iterator(
+            StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
+        )["ShardIterator"]
+        while iterator:
+            page = streams.get_records(ShardIterator=iterator)
+            records += json.loads(json.dumps(page["Records"], default=datetime.timestamp))
+            iterator = page.get("NextShardIterator") if page["Records"] else None
+    return records

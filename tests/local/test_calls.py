@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import threading
 from collections.abc import Callable, Iterator
@@ -68,43 +67,39 @@ def proxy(aws: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingPr
     proxy.server_close()
 
 
-def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Emulator) -> None:
+async def test_a_request_makes_as_few_calls_as_can_be(proxy: CountingProxy, aws: Emulator) -> None:
     calls: Callable[[], list[str]] = lambda: [proxy.calls.pop(0) for _ in range(len(proxy.calls))]  # noqa: E731
+    async with api_client(Settings.from_env()) as client:
+        assert calls() == []  # starting up
 
-    async def case() -> None:
-        async with api_client(Settings.from_env()) as client:
-            assert calls() == []  # starting up
+        key = {"idempotency-key": "calls"}
+        placed = await client.post("/orders", json=AN_ORDER, headers=key)
+        assert (placed.status_code, calls()) == (201, ["PutItem"])
+        path = f"/orders/{placed.json()['id']}"
+        assert (await client.post("/orders", json=AN_ORDER, headers=key)).status_code == 201
+        assert calls() == ["PutItem"]  # a replay costs no more
 
-            key = {"idempotency-key": "calls"}
-            placed = await client.post("/orders", json=AN_ORDER, headers=key)
-            assert (placed.status_code, calls()) == (201, ["PutItem"])
-            path = f"/orders/{placed.json()['id']}"
-            assert (await client.post("/orders", json=AN_ORDER, headers=key)).status_code == 201
-            assert calls() == ["PutItem"]  # a replay costs no more
+        assert (await client.get(path)).status_code == 200
+        assert calls() == ["GetItem"]
 
-            assert (await client.get(path)).status_code == 200
-            assert calls() == ["GetItem"]
+        assert (await client.put(f"{path}/status", json={"status": "shipped"})).status_code == 200
+        assert calls() == ["UpdateItem"]
+        assert (await client.put(f"{path}/status", json={"status": "pending"})).status_code == 409
+        assert calls() == ["UpdateItem"]  # the rejection itself brings the present state
 
-            assert (await client.put(f"{path}/status", json={"status": "shipped"})).status_code == 200
-            assert calls() == ["UpdateItem"]
-            assert (await client.put(f"{path}/status", json={"status": "pending"})).status_code == 409
-            assert calls() == ["UpdateItem"]  # the refusal itself brings the present state
+        note = {"name": "note.txt", "content_type": "text/plain"}
+        assert (await client.post(f"{path}/attachments", json=note)).status_code == 200
+        # The order, its attachments, the caller's day; signing makes none.
+        assert calls() == ["GetItem", "UpdateItem", "UpdateItem"]
 
-            note = {"name": "note.txt", "content_type": "text/plain"}
-            assert (await client.post(f"{path}/attachments", json=note)).status_code == 200
-            # The order, its attachments, the caller's day; signing makes none.
-            assert calls() == ["GetItem", "UpdateItem", "UpdateItem"]
+        assert (await client.get(f"{path}/attachments")).status_code == 200
+        assert calls() == ["GetItem", f"GET /{aws.outputs['DocumentsBucketName']}"]
 
-            assert (await client.get(f"{path}/attachments")).status_code == 200
-            assert calls() == ["GetItem", f"GET /{aws.outputs['DocumentsBucketName']}"]
-
-            assert (await client.post("/orders", json=AN_ORDER)).status_code == 201
-            assert calls() == ["PutItem"]
-            # One for each shard of the list; a process's first cursor asks KMS for the key that encrypts it.
-            # (A longer page may ask a shard again that holds more than its share of it.)
-            assert (await client.get("/orders?limit=1")).json()["next_cursor"]
-            assert calls() == ["Query"] * 4 + ["GenerateMac"]
-            assert (await client.get("/orders?limit=1")).json()["next_cursor"]
-            assert calls() == ["Query"] * 4
-
-    asyncio.run(case())
+        assert (await client.post("/orders", json=AN_ORDER)).status_code == 201
+        assert calls() == ["PutItem"]
+        # One for each shard of the list; a process's first cursor asks KMS for the key that encrypts it.
+        # (A longer page may ask a shard again that holds more than its share of it.)
+        assert (await client.get("/orders?limit=1")).json()["next_cursor"]
+        assert calls() == ["Query"] * 4 + ["GenerateMac"]
+        assert (await client.get("/orders?limit=1")).json()["next_cursor"]
+        assert calls() == ["Query"] * 4

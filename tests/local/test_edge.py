@@ -1,4 +1,4 @@
-"""The edge on the emulator: the API and the console at one address, and origins that answer nobody else."""
+"""The CDN on the emulator: the API and the console at one address, and origins that answer nobody else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def edge() -> Iterator[Edge]:
             yield edge
 
 
-def test_the_api_answers_at_the_edge(edge: Edge) -> None:
+def test_the_api_answers_at_the_cdn(edge: Edge) -> None:
     body = {"customer": "a", "product": "b", "quantity": 1}
     placed = edge.public.post("/orders?ignored=1", json=body, headers={"idempotency-key": "edge-1"})
     assert placed.status_code == 201
@@ -84,7 +84,7 @@ def test_the_origin_answers_the_edge_only_also_while_the_secret_changes(edge: Ed
     )["VersionId"]
     assert statuses() == (403, 403, 200)  # nobody has looked yet
     edge.orders.change(OriginSecretVersion=version)
-    assert statuses() == (403, 403, 200)  # the edge still sends the old one
+    assert statuses() == (403, 403, 200)  # the CDN still sends the old one
     edge.stack.change(OriginSecretVersion=version)
     assert statuses() == (403, 403, 200)
 

@@ -195,7 +195,7 @@ def test_custom_resource_gets_the_digest_of_the_published_version(aws: Emulator)
 
 
 def test_what_has_not_changed_since_gets_no_second_version(aws: Emulator) -> None:
-    """Also after a change that was taken back, as by an update that is rolled back.
+    """Also after a change that was undone, as by an update that is rolled back.
 
     https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
     """

@@ -23,7 +23,7 @@ import pytest
 from localcloud.running import Emulator, running_emulator
 from scripts.dlq import main
 from tests.builders import AN_ORDER, ROOT
-from tests.local.running import api_client, until
+from tests.local.running import api_client, stream_of, until
 
 from app.core.events.publisher import EventBridgePublisher
 from app.core.events.relay import relay
@@ -93,23 +93,6 @@ class Flow:
         function = f"{self.aws.resources['RelayFunction']}:live"
         [mapping] = self.functions.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
         self.functions.update_event_source_mapping(UUID=mapping["UUID"], **changes)
-
-    def stream(self) -> list[dict[str, Any]]:
-        """Every record that the table's stream holds, as Lambda hands it over."""
-        streams: Any = boto3.client("dynamodbstreams")
-        [stream] = streams.list_streams(TableName=self.aws.outputs["OrdersTableName"])["Streams"]
-        description = streams.describe_stream(StreamArn=stream["StreamArn"])["StreamDescription"]
-        records: list[dict[str, Any]] = []
-        for shard in description["Shards"]:
-            iterator = streams.get_shard_iterator(
-                StreamArn=stream["StreamArn"], ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-            )["ShardIterator"]
-            while page := streams.get_records(ShardIterator=iterator):
-                records += json.loads(json.dumps(page["Records"], default=datetime.timestamp))
-                iterator = page.get("NextShardIterator")
-                if not iterator or not page["Records"]:
-                    break
-        return records
 
     def purge(self, queue: str) -> None:
         self.sqs.purge_queue(QueueUrl=self.aws.resources[queue])
@@ -191,8 +174,8 @@ def assert_told_once(flow: Flow, ids: list[str]) -> None:
     assert flow.waiting("RelayDeadLetterQueue") == flow.waiting("ReceiptsDeadLetterQueue") == 0
 
 
-class EveryThirdRefused:
-    """The client of the bus, but every third entry ever sent is refused."""
+class EveryThirdRejected:
+    """The client of the bus, but every third entry ever sent is rejected."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -211,19 +194,20 @@ class TestNothingIsLost:
     def test_200_orders_at_once(self, flow: Flow, call: Callable[..., Any]) -> None:
         assert_told_once(flow, call(lambda client: place_and_ship(client, ORDERS)))
 
-    def test_every_record_twice_and_shuffled_while_every_third_entry_is_refused(
+    def test_every_record_twice_and_shuffled_while_every_third_entry_is_rejected(
         self, flow: Flow, call: Callable[..., Any]
     ) -> None:
         flow.relay_mapping(Enabled=False)
         ids = call(lambda client: place_and_ship(client, ORDERS))
         ours = {f"order#{order_id}" for order_id in ids}
-        records = [r for r in flow.stream() if r["dynamodb"]["Keys"]["pk"]["S"] in ours]
+        stream = stream_of(flow.aws.outputs["OrdersTableName"])
+        records = [r for r in stream if r["dynamodb"]["Keys"]["pk"]["S"] in ours]
         assert len(records) == 2 * ORDERS
         pending = records * 2
         random.Random(7).shuffle(pending)  # noqa: S311  # the same each time
         telemetry = Telemetry(Settings.from_env(flow.aws.environ))
         publisher = EventBridgePublisher(
-            flow.aws.outputs["OrdersEventBusName"], EveryThirdRefused(flow.events), sleep=lambda _: None
+            flow.aws.outputs["OrdersEventBusName"], EveryThirdRejected(flow.events), sleep=lambda _: None
         )
         rounds = 0
         while pending:
@@ -392,7 +376,7 @@ class TestFailedMessages:
         assert flow.receipts()[lost] == flow.receipts()[kept] == 1
         assert flow.waiting("ReceiptsDeadLetterQueue") == 0
 
-    def test_what_makes_no_sense_is_refused(self, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_makes_no_sense_is_rejected(self, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
         status, said = dlq(capsys, "replay", "--from", "2026-01-02T04:00Z", "--to", "2026-01-02T03:00Z")
         assert status == 1
         assert "--from must be before --to" in said
@@ -436,7 +420,7 @@ class TestDocuments:
             upload = offered.json()
             assert upload["max_bytes"] == 1000
             fields = upload["fields"]
-            # Nothing, too much, another type, another key, another's encryption: S3 refuses.
+            # Nothing, too much, another type, another key, another's encryption: S3 rejects.
             for status, body, changes in (
                 (400, b"", {}),
                 (400, b"x" * 1001, {}),
@@ -445,8 +429,8 @@ class TestDocuments:
                 (403, b"x", {"x-amz-server-side-encryption": "AES256"}),
                 (403, b"x", {"x-amz-server-side-encryption-customer-algorithm": "AES256"}),
             ):
-                refused = await web.post(upload["url"], data=fields | changes, files={"file": body})
-                assert refused.status_code == status, (changes, refused.text)
+                rejected = await web.post(upload["url"], data=fields | changes, files={"file": body})
+                assert rejected.status_code == status, (changes, rejected.text)
             assert (await client.get(path)).json() == {"items": []}
 
             for body in (b"x" * 1000, b"replaced"):

@@ -6,17 +6,15 @@ import ast
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from localcloud.running import Emulator
+from localcloud.running import Emulator, free_port, wait_until_healthy
 from tests.builders import AN_ORDER
 
 ROOT = Path(__file__).parents[2]
@@ -24,21 +22,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def api(aws: Emulator) -> Iterator[httpx.Client]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environ = os.environ | aws.environ | {"PORT": str(port), "PYTHONPATH": str(ROOT / "src")}
     server = subprocess.Popen([sys.executable, "-m", "app.entrypoints.server"], env=environ)
     try:
+        wait_until_healthy(f"http://127.0.0.1:{port}")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            for _ in range(100):
-                try:
-                    client.get("/health").raise_for_status()
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.2)
-            else:
-                raise AssertionError("the server did not start")
             yield client
     finally:
         server.terminate()
@@ -99,10 +88,10 @@ def test_of_ten_status_changes_at_once_one_wins_and_the_others_see_it(api: httpx
 
 def test_nothing_in_the_source_scans() -> None:
     # By DynamoDB's names or boto3's. A PartiQL statement may be a scan too, without saying so.
-    refused = {"scan", "executestatement", "batchexecutestatement", "executetransaction"}
+    rejected = {"scan", "executestatement", "batchexecutestatement", "executetransaction"}
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.attr] if isinstance(node, ast.Attribute) else []
             names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
             for name in names:
-                assert name.lower().replace("_", "") not in refused, f"{path}: {name}"
+                assert name.lower().replace("_", "") not in rejected, f"{path}: {name}"

@@ -19,7 +19,7 @@ from localcloud.running import Emulator
 from scripts import restore as command
 from scripts.cli import CliError
 from tests.builders import AN_ORDER, ROOT, a_product, a_record, an_order
-from tests.local.running import api_client
+from tests.local.running import api_client, stream_of
 
 from app.core.settings import Settings
 from app.entrypoints.lambda_relay import event_reader
@@ -132,20 +132,8 @@ def test_what_is_counted_beside_the_orders_is_left_alone(dynamodb: Any, table: s
 
 def events(order_id: str, table: str) -> list[Any]:
     """The events of every record of the order in the table's stream."""
-    streams: Any = boto3.client("dynamodbstreams")
-    [stream] = streams.list_streams(TableName=table)["Streams"]
-    arn = stream["StreamArn"]
-    found = []
-    for shard in streams.describe_stream(StreamArn=arn)["StreamDescription"]["Shards"]:
-        iterator = streams.get_shard_iterator(
-            StreamArn=arn, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-        )["ShardIterator"]
-        while iterator:
-            page = streams.get_records(ShardIterator=iterator)
-            records = [r for r in page["Records"] if r["dynamodb"]["Keys"]["pk"]["S"] == f"order#{order_id}"]
-            found += [event for event in map(event_reader().to_event, records) if event]
-            iterator = page.get("NextShardIterator") if page["Records"] else None
-    return found
+    records = [r for r in stream_of(table) if r["dynamodb"]["Keys"]["pk"]["S"] == f"order#{order_id}"]
+    return [event for event in map(event_reader().to_event, records) if event]
 
 
 @pytest.mark.parametrize("accident", ["changed", "changed and deleted"])

@@ -17,16 +17,14 @@ from pathlib import Path
 import httpx
 import pytest
 from localcloud.issuer import Issuer
-from localcloud.running import ROOT
+from localcloud.running import ROOT, free_port, wait_until_healthy
 
 _BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @contextmanager
@@ -53,17 +51,6 @@ def _running(port: int, state: Path, **more: str) -> Iterator[subprocess.Popen[s
         process.communicate()
 
 
-def _until_it_answers(port: int, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            assert httpx.get(f"http://127.0.0.1:{port}/health").json() == {"status": "ok"}
-            return
-        except httpx.TransportError:
-            assert time.monotonic() < deadline, "GET /health did not answer in time"
-            time.sleep(0.05)
-
-
 def _children(pid: int) -> list[int]:
     """Return the process's descendants, itself not included."""
     found = []
@@ -83,7 +70,7 @@ def _all_gone(pids: list[int], seconds: float = 20) -> bool:
 
 def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_path: Path) -> None:
     with _running(port, tmp_path) as process:
-        _until_it_answers(port)
+        wait_until_healthy(f"http://127.0.0.1:{port}")
         pids = _children(process.pid)
         assert len(pids) >= 3  # the emulator, the server that watches the source, and the one that serves
         placed = httpx.post(f"http://127.0.0.1:{port}/orders", json=_BODY)
@@ -92,7 +79,7 @@ def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_pat
             os.kill(pid, signal.SIGKILL)  # at once: no snapshot was taken since the order
         assert _all_gone(pids)
     with _running(port, tmp_path) as process:
-        _until_it_answers(port)
+        wait_until_healthy(f"http://127.0.0.1:{port}")
         assert httpx.get(f"http://127.0.0.1:{port}{placed.headers['location']}").json() == placed.json()
         pids = _children(process.pid)
         process.send_signal(signal.SIGINT)
@@ -106,7 +93,7 @@ def test_orders_survive_kill_nine_and_nothing_is_left_running(port: int, tmp_pat
 def test_with_auth_it_asks_for_tokens_of_its_own_issuer(port: int, tmp_path: Path) -> None:
     api = f"http://127.0.0.1:{port}"
     with _running(port, tmp_path, AUTH="1"):
-        _until_it_answers(port)
+        wait_until_healthy(f"http://127.0.0.1:{port}")
         assert httpx.get(f"{api}/").json()["authentication"] == "jwt"
         assert httpx.post(f"{api}/orders", json=_BODY).status_code == 401
         issuer = Issuer.load(tmp_path / "issuer.json")  # as `make token` does
@@ -120,7 +107,7 @@ def test_with_auth_it_asks_for_tokens_of_its_own_issuer(port: int, tmp_path: Pat
 
 def test_children_end_when_only_the_command_is_killed(port: int, tmp_path: Path) -> None:
     with _running(port, tmp_path) as process:
-        _until_it_answers(port)
+        wait_until_healthy(f"http://127.0.0.1:{port}")
         pids = _children(process.pid)
         process.kill()
         assert _all_gone(pids)

@@ -39,7 +39,7 @@ ADMIN = bearer("root", "orders:admin products:admin")
 Step = Callable[[], Any]
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """A step did not do what it should."""
 
 
@@ -104,13 +104,13 @@ class World:
 
     @cached_property
     def documents(self) -> S3DocumentStore:
-        """The receipts function's, likewise."""
+        """Return the document store of the receipts function, with the function's credentials."""
         return S3DocumentStore(self.settings.bucket_name, self.settings.kms_key_arn, 1)
 
 
 def _expect(response: httpx.Response, *statuses: int) -> httpx.Response:
     if response.status_code not in statuses:
-        raise Refused(f"{response.request.method} {response.request.url}: {response.status_code}")
+        raise Rejected(f"{response.request.method} {response.request.url}: {response.status_code}")
     return response
 
 
@@ -130,11 +130,11 @@ def api(world: World) -> Iterator[dict[str, Step]]:
         placed = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
         again = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
         if again.headers.get("idempotent-replayed") != "true":
-            raise Refused("no replay")
+            raise Rejected("no replay")
         return str(placed.json()["id"])
 
     def ship() -> None:
-        for status in ("cancelled", "pending"):  # the second is refused: that reads the stored order
+        for status in ("cancelled", "pending"):  # the second is rejected: that reads the stored order
             _expect(client.put(f"{order}/status", json={"status": status}, headers=ALICE), 200, 409)
 
     def upload() -> None:
@@ -213,7 +213,7 @@ def relay(world: World) -> Iterator[dict[str, Step]]:
 
     def publish() -> None:
         if publisher.publish([placed(an_order())]):
-            raise Refused("the bus took nothing")
+            raise Rejected("the bus took nothing")
 
     def shard() -> str:
         described = world.root("dynamodbstreams").describe_stream(StreamArn=world.stream)["StreamDescription"]
@@ -246,7 +246,7 @@ def receipts(world: World) -> Iterator[dict[str, Step]]:
         ),
         "look at the queue": lambda: sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]),
         "take a message": lambda: sqs.receive_message(QueueUrl=url, VisibilityTimeout=0),
-        "settle a message": lambda: _delete(sqs, url),
+        "delete a message": lambda: _delete(sqs, url),
         **_writes_log(world, "ReceiptsLogGroup"),
     }
 

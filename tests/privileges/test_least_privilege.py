@@ -29,7 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from localcloud.running import REGION, ROOT, running_emulator
 from tests.delivery.iam import allowed
 from tests.privileges import scenario
-from tests.privileges.scenario import Refused, Step, World
+from tests.privileges.scenario import Rejected, Step, World
 from tests.template.templates import template
 
 from app.core.settings import Settings
@@ -142,9 +142,9 @@ def _furnish(world: World) -> None:
 
 
 def _over_plain_http(directory: Path) -> Path:
-    """Copy the template without the refusal of plain HTTP, for the local AWS emulator has no TLS."""
-    refusal = re.compile(r"^( +)- Sid: RefusePlainHttp\n(?:\1 .*\n)+", re.MULTILINE)
-    text, found = refusal.subn("", (ROOT / "template.yaml").read_text())
+    """Copy the template without the rejection of plain HTTP, for the local AWS emulator has no TLS."""
+    rejection = re.compile(r"^( +)- Sid: RefusePlainHttp\n(?:\1 .*\n)+", re.MULTILINE)
+    text, found = rejection.subn("", (ROOT / "template.yaml").read_text())
     assert found == 3, "documents, access logs, queues"
     for nested in {path.parent for path in ROOT.glob("*/template.yaml")}:
         (directory / nested.name).symlink_to(nested)
@@ -207,7 +207,7 @@ def _failing(world: World, role: Role) -> list[str]:
         for name, step in steps.items():
             try:
                 step()
-            except (Refused, ClientError, BotoCoreError, httpx.HTTPError):
+            except (Rejected, ClientError, BotoCoreError, httpx.HTTPError):
                 failed.append(name)
     return failed
 
@@ -216,7 +216,7 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _mutations(document: Document) -> Iterator[tuple[str, str, Document]]:
+def _without_each_permission(document: Document) -> Iterator[tuple[str, str, Document]]:
     """Yield the document without one action, or one resource where there are several."""
     for number, statement in enumerate(document["Statement"]):
         for part in ("Action", "Resource"):
@@ -357,7 +357,7 @@ def test_without_any_every_step_fails(world: World) -> None:
 def test_every_permission_is_needed(world: World) -> None:
     rows, unneeded = [], []
     for role in ROLES:
-        for sid, removed, mutated in _mutations(_document(world, role.resource)):
+        for sid, removed, mutated in _without_each_permission(_document(world, role.resource)):
             if removed.startswith(("kms:", "xray:")) and removed != "kms:GenerateMac":
                 how = "evaluated"
                 failed = [
@@ -373,7 +373,7 @@ def test_every_permission_is_needed(world: World) -> None:
             if not failed:
                 unneeded.append((role.resource, sid, removed))
     for (path, name), calls in SERVICE_ROLES.items():
-        for sid, removed, mutated in _mutations(_of_service_role(path, name)):
+        for sid, removed, mutated in _without_each_permission(_of_service_role(path, name)):
             failed = [step for step, *call in calls if not allowed(mutated["Statement"], *call)]
             rows.append((name, sid, removed, "evaluated", "; ".join(failed)))
             if not failed:
@@ -464,8 +464,8 @@ def _forbidden(world: World) -> dict[str, tuple[str, Step, Step]]:
 def _code(step: Step) -> str:
     try:
         step()
-    except ClientError as refused:
-        return str(refused.response["Error"]["Code"])
+    except ClientError as rejected:
+        return str(rejected.response["Error"]["Code"])
     return ""
 
 
@@ -484,21 +484,21 @@ def others(world: World) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.resource)
-def test_what_is_not_granted_is_refused(world: World, others: None, role: Role) -> None:
+def test_what_is_not_granted_is_rejected(world: World, others: None, role: Role) -> None:
     _grant(world, _document(world, role.resource))
     let_in = [name for name, (_, call, _) in _forbidden(world).items() if "AccessDenied" not in _code(call)]
     assert let_in == []
 
 
-def test_the_refused_calls_are_refused_for_the_lack_of_permission(world: World, others: None) -> None:
-    """Whoever may do everything is let in: so the refusals above say something about the statements."""
-    refused = [
+def test_the_rejected_calls_are_rejected_for_the_lack_of_permission(world: World, others: None) -> None:
+    """A role with every permission is allowed each call: so the rejections above come from the statements."""
+    rejected = [
         name
         for name, (_, _, call) in _forbidden(world).items()
         if name not in {"call a function", "delete the table", "empty a queue"}
         and "AccessDenied" in _code(call)
     ]
-    assert refused == []
+    assert rejected == []
 
 
 def test_the_data_key_serves_the_stacks_own_services_only(world: World) -> None:

@@ -85,7 +85,7 @@ class TestEveryBucket:
     def test_keeps_versions(self, name: str) -> None:
         assert properties(name)["VersioningConfiguration"] == {"Status": "Enabled"}
 
-    def test_refuses_plain_http(self, name: str) -> None:
+    def test_rejects_plain_http(self, name: str) -> None:
         assert properties(f"{name}Policy")["Bucket"] == {"Ref": name}
         assert statements(f"{name}Policy")["RefusePlainHttp"] == {
             "Sid": "RefusePlainHttp",
@@ -105,7 +105,7 @@ class TestBuckets:
             "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": arn("DataKey")},
         }
 
-    def test_other_keys_are_refused(self) -> None:
+    def test_other_keys_are_rejected(self) -> None:
         """tests/local/test_enforced.py shows that they are."""
         found = statements("DocumentsBucketPolicy")
         for sid in ("RefuseOtherKeys", "RefuseKeysOfCallers"):
@@ -161,12 +161,12 @@ class TestQueues:
         # https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html#events-sqs-queueconfig
         assert queue["VisibilityTimeout"] >= 6 * template()["Globals"]["Function"]["Timeout"]
 
-    def test_the_policy_is_that_of_every_queue_and_refuses_plain_http(self) -> None:
+    def test_the_policy_is_that_of_every_queue_and_rejects_plain_http(self) -> None:
         assert properties("QueuesPolicy")["Queues"] == [{"Ref": name} for name in QUEUES]
-        refusal = statements("QueuesPolicy")["RefusePlainHttp"]
-        assert (refusal["Effect"], refusal["Principal"], refusal["Action"]) == ("Deny", "*", "sqs:*")
-        assert refusal["Resource"] == "*"
-        assert refusal["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        rejection = statements("QueuesPolicy")["RefusePlainHttp"]
+        assert (rejection["Effect"], rejection["Principal"], rejection["Action"]) == ("Deny", "*", "sqs:*")
+        assert rejection["Resource"] == "*"
+        assert rejection["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
     def test_the_bus_delivers_to_its_targets_and_dead_letter_queues_and_no_others(self) -> None:
         delivery = statements("QueuesPolicy")["BusDelivers"]

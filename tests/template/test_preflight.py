@@ -1,4 +1,4 @@
-"""`make check` judges the templates by what AWS was seen to refuse. Here is what shows that it looks."""
+"""`make check` judges the templates by what AWS was seen to reject. Here is what shows that it looks."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def misspell(properties: dict[str, Any]) -> None:
     properties["WebAcl"]["DefaultActions"] = properties["WebAcl"].pop("DefaultAction")
 
 
-# What AWS refuses, made of our own templates: path, scenario, region, change; the rule, and what it names.
-REFUSED = [
+# What AWS rejects, made of our own templates: path, scenario, region, change; the rule, and what it names.
+REJECTED = [
     (
         EDGE,
         "both",
@@ -64,11 +64,11 @@ REFUSED = [
     (WAF, "CLOUDFRONT, block", REGION, dict, "pf-wafv2-scope-region", "WebAcl"),
     (WAF, "CLOUDFRONT, block", VIRGINIA, misspell, "F3002", "WebAcl"),
 ]
-RULES = [rule for *_, rule, _ in REFUSED]
+RULES = [rule for *_, rule, _ in REJECTED]
 
 
-def refused() -> Iterator[Document]:
-    for path, scenario, region, change, rule, _ in REFUSED:
+def rejected() -> Iterator[Document]:
+    for path, scenario, region, change, rule, _ in REJECTED:
         body = document(path, scenario)
         change({name: resource.get("Properties", {}) for name, resource in body["Resources"].items()})
         yield Document(path, rule, region, body)
@@ -96,26 +96,26 @@ def environment() -> Path:
 
 @pytest.fixture(scope="module")
 def findings(environment: Path) -> list[Finding]:
-    """Return what is said of all that AWS refuses, by one run of the engine."""
-    return evaluate([*refused(), *(task(*size) for size in SIZES)])[1]
+    """Return what is said of all that AWS rejects, by one run of the engine."""
+    return evaluate([*rejected(), *(task(*size) for size in SIZES)])[1]
 
 
 class TestRules:
     @pytest.mark.parametrize("rule", RULES)
-    def test_what_aws_refuses_is_told(self, findings: list[Finding], rule: str) -> None:
-        (resource,) = (name for *_, broken, name in REFUSED if broken == rule)
+    def test_what_aws_rejects_is_told(self, findings: list[Finding], rule: str) -> None:
+        (resource,) = (name for *_, broken, name in REJECTED if broken == rule)
         told = {(finding.rule, finding.resource) for finding in findings if finding.scenario == rule}
         assert (rule, resource) in told
 
     def test_the_root_and_aws_take_the_same_sizes_of_a_task(self, findings: list[Finding]) -> None:
         told = {finding.scenario for finding in findings if finding.template == "task"}
-        refused = {
+        rejected = {
             f"{units} {memory}"
             for units, memory in SIZES
-            if Evaluator(template(), FargateCpuUnits=units, FargateMemoryMb=memory).refusals()
+            if Evaluator(template(), FargateCpuUnits=units, FargateMemoryMb=memory).rejections()
         }
-        assert told == refused
-        assert 0 < len(refused) < len(SIZES)
+        assert told == rejected
+        assert 0 < len(rejected) < len(SIZES)
 
     def test_rules_that_find_nothing_anywhere_did_not_run(
         self, environment: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,20 +153,20 @@ class TestScenarios:
         assert "Fn::If" not in text
         assert not any(f"'Ref': '{name}'" in text for name in [*template()["Parameters"], "AWS::Region"])
 
-    def test_parameters_that_a_rule_of_ours_refuses_make_no_scenario(self) -> None:
+    def test_parameters_that_a_rule_of_ours_rejects_make_no_scenario(self) -> None:
         first = dataclasses.replace(scenarios()[0], parameters={"Stage": "prod"})
         with pytest.raises(CliError, match="AuthIssuer"):
             list(first.documents())
 
 
-FOUND = Finding("a.yaml", "dev", "Key", "pf-x", "AWS refuses it.")
+FOUND = Finding("a.yaml", "dev", "Key", "pf-x", "AWS rejects it.")
 EXCEPTED = Excepted("pf-x", "a.yaml", "Key", "wrong", "It is taken.", "https://docs.aws.amazon.com")
 
 
 class TestExceptions:
     def test_a_finding_is_told_once_with_its_scenarios(self) -> None:
         other = dataclasses.replace(FOUND, scenario="prod")
-        assert complaints([FOUND, other], []) == ["a.yaml: Key: AWS refuses it. (pf-x; dev and 1 more)"]
+        assert complaints([FOUND, other], []) == ["a.yaml: Key: AWS rejects it. (pf-x; dev and 1 more)"]
 
     def test_an_exception_is_for_one_rule_and_one_resource(self) -> None:
         assert complaints([FOUND], [EXCEPTED]) == []

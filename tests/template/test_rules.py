@@ -1,4 +1,4 @@
-"""Parameters that cannot work together are refused before anything is made."""
+"""Parameters that cannot work together are rejected before anything is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCEPTED = [
     {"FargateCpuUnits": 1024, "FargateMemoryMb": 2048},
     {"FargateCpuUnits": 1024, "FargateMemoryMb": 8192},
 ]
-REFUSED = [
+REJECTED = [
     ({"Stage": "prod"}, "needs AuthIssuer"),
     (ISSUER | {"AuthAudience": ""}, "needs AuthAudience"),
     ({"Stage": "prod", "Runtime": "fargate", **ISSUER}, "plain HTTP"),
@@ -43,18 +43,20 @@ REFUSED = [
 
 @pytest.mark.parametrize("parameters", ACCEPTED, ids=str)
 def test_accepted(parameters: dict[str, object]) -> None:
-    assert Evaluator(template(), **parameters).refusals() == []
+    assert Evaluator(template(), **parameters).rejections() == []
 
 
-@pytest.mark.parametrize(("parameters", "reason"), REFUSED, ids=str)
-def test_refused(parameters: dict[str, object], reason: str) -> None:
-    (refusal,) = Evaluator(template(), **parameters).refusals()
-    assert reason in refusal
+@pytest.mark.parametrize(("parameters", "reason"), REJECTED, ids=str)
+def test_rejected(parameters: dict[str, object], reason: str) -> None:
+    (rejection,) = Evaluator(template(), **parameters).rejections()
+    assert reason in rejection
 
 
-def test_every_rule_refuses_something() -> None:
+def test_every_rule_rejects_something() -> None:
     said = {
-        refusal for parameters, _ in REFUSED for refusal in Evaluator(template(), **parameters).refusals()
+        rejection
+        for parameters, _ in REJECTED
+        for rejection in Evaluator(template(), **parameters).rejections()
     }
     rules = template()["Rules"].values()
     assert said == {assertion["AssertDescription"] for rule in rules for assertion in rule["Assertions"]}

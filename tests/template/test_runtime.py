@@ -1,9 +1,8 @@
-"""`Runtime` adds and takes away a front door, and touches nothing else."""
+"""`Runtime` adds and removes an entry point, and touches nothing else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from graphlib import TopologicalSorter
 from ipaddress import ip_network
@@ -40,7 +39,7 @@ def types(**parameters: object) -> dict[str, str]:
     return {name: resource["Type"] for name, resource in stack.items()}
 
 
-class TestFrontDoors:
+class TestEntryPoints:
     def test_lambda_has_no_network_balancer_or_task(self) -> None:
         found = types(Runtime="lambda")
         assert found.keys() >= {"HttpApi", "ApiFunction", "ApiFunctionAliaslive"}
@@ -63,7 +62,7 @@ class TestFrontDoors:
         for runtime in ("lambda", "fargate"):
             assert types(Runtime=runtime).keys() >= {"RelayFunction", "ReceiptsFunction", "ReceiptsRule"}
 
-    def test_a_switch_adds_and_removes_front_doors_only(self) -> None:
+    def test_a_switch_adds_and_removes_entry_points_only(self) -> None:
         before, after = types(Runtime="lambda"), types(Runtime="fargate")
         gone, new = before.keys() - after.keys(), after.keys() - before.keys()
         assert new == {"FargateStack"}
@@ -81,7 +80,7 @@ class TestFrontDoors:
                         assert found in stack, f"{name} reads {found}, which is not there with {parameters}"
 
     def test_nothing_waits_for_itself(self) -> None:
-        """CloudFormation refuses a circle; the references of update policies count."""
+        """CloudFormation rejects a circle; the references of update policies count."""
         resources = expanded()["Resources"]
         needs = {
             name: {found for found in _all_references(resource) if found in resources}
@@ -164,7 +163,7 @@ class TestData:
         }
         assert kept == {"AccessLogsBucket"}
 
-    def test_production_table_refuses_deletion(self) -> None:
+    def test_production_table_rejects_deletion(self) -> None:
         protection = template()["Resources"]["OrdersTable"]["Properties"]["DeletionProtectionEnabled"]
         assert protection == {"Fn::If": ["IsProduction", True, False]}
 
@@ -184,37 +183,6 @@ class TestData:
                 assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
-STACK = {
-    "AWS::Partition": "aws",
-    "AWS::Region": "eu-central-1",
-    "AWS::AccountId": "111122223333",
-    "AWS::StackName": "orders-dev",
-    "AWS::StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/orders-dev/6f0c",
-}
-
-
-def deployed(value: Any, names: Mapping[str, str] = STACK) -> Any:
-    """Return a value as it is in the stack above."""
-    match value:
-        case {"Ref": str(name)}:
-            return names[name]
-        case {"Fn::Sub": [text, more]}:
-            return deployed({"Fn::Sub": text}, {**names, **deployed(more, names)})
-        case {"Fn::Sub": text}:
-            return re.sub(r"\$\{([\w:.]+)\}", lambda found: names[found[1]], text)
-        case {"Fn::Join": [separator, parts]}:
-            return separator.join(deployed(parts, names))
-        case {"Fn::Select": [number, parts]}:
-            return deployed(parts, names)[number]
-        case {"Fn::Split": [separator, whole]}:
-            return deployed(whole, names).split(separator)
-        case dict():
-            return {name: deployed(item, names) for name, item in value.items()}
-        case list():
-            return [deployed(item, names) for item in value]
-    return value
-
-
 class TestDataKey:
     """What EventBridge may do with the key: whatever it does for this stack's bus and queues, and no other's.
 
@@ -227,12 +195,11 @@ class TestDataKey:
         theirs = [s for s in policy["Statement"] if s["Principal"] == {"Service": "events.amazonaws.com"}]
         names = {"bus": "kms:EncryptionContext:aws:events:event-bus:arn", "account": "aws:SourceAccount"}
         names["queue"] = "kms:EncryptionContext:aws:sqs:arn"
-        return allowed(
-            deployed(theirs), action, "*", **{names[name]: value for name, value in context.items()}
-        )
+        told = {names[name]: value for name, value in context.items()}
+        return allowed(Evaluator(template()).resolved(theirs), action, "*", **told)
 
     def test_for_the_bus_and_its_archive(self) -> None:
-        name = deployed(template()["Resources"]["OrdersEventBus"]["Properties"]["Name"])
+        name = Evaluator(template()).resolved(template()["Resources"]["OrdersEventBus"]["Properties"]["Name"])
         arn = "arn:aws:events:eu-central-1:111122223333:event-bus/"
         for action in ("kms:GenerateDataKey", "kms:Decrypt", "kms:ReEncryptFrom"):
             assert self.may(action, bus=arn + name)
@@ -471,7 +438,7 @@ class TestServer:
             ("dev", "fargate", "false", False),
         ],
     )
-    def test_the_load_balancer_is_protected_while_production_has_no_other_door(
+    def test_the_load_balancer_is_protected_while_production_has_no_other_entry_point(
         self, stage: str, runtime: str, both: str, protected: bool
     ) -> None:
         handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
@@ -541,7 +508,7 @@ class TestServer:
     def test_spot_is_named_where_it_is_used_or_known_to_be(
         self, partition: str, percent: str, named: bool
     ) -> None:
-        """Where there is no Spot, a strategy with it could be refused, whatever its weight.
+        """Where there is no Spot, a strategy with it could be rejected, whatever its weight.
 
         In commercial regions there is, and it stays: "You can only disassociate an existing capacity provider
         from a cluster if it's not being used by any existing tasks".
@@ -673,7 +640,7 @@ class TestNetwork:
             *("10.01.0.0/16", "172.15.0.0/16", "172.32.0.0/16", "192.169.0.0/16", "8.8.0.0/16"),
         ],
     )
-    def test_a_range_that_is_not_private_or_not_a_16_is_refused(self, given: str) -> None:
+    def test_a_range_that_is_not_private_or_not_a_16_is_rejected(self, given: str) -> None:
         assert not re.fullmatch(template()["Parameters"]["NetworkCidr"]["AllowedPattern"], given)
 
     def test_in_china_the_endpoints_of_the_registry_have_their_own_prefix(self) -> None:

@@ -76,9 +76,9 @@ def test_overrides_are_parameters_with_allowed_values(environment: str) -> None:
 
 
 def test_only_production_waits_for_its_issuer() -> None:
-    assert Evaluator(template(), **overrides("default", "deploy")).refusals() == []
-    (refusal,) = Evaluator(template(), **overrides("prod", "deploy")).refusals()
-    assert "AuthIssuer" in refusal
+    assert Evaluator(template(), **overrides("default", "deploy")).rejections() == []
+    (rejection,) = Evaluator(template(), **overrides("prod", "deploy")).rejections()
+    assert "AuthIssuer" in rejection
 
 
 def test_the_stack_of_sam_deploy_is_none_that_the_pipeline_deploys() -> None:

@@ -51,8 +51,8 @@ def test_mode_decides_for_every_rule_between_blocking_and_counting(name: str) ->
 )
 def test_it_stands_where_its_scope_is(scope: str, region: str, partition: str, why: str) -> None:
     here = {"Scope": scope, "AWS::Region": region, "AWS::Partition": partition}
-    refused = Evaluator(template("waf/template.yaml"), **here).refusals()
-    assert [why in reason for reason in refused[:1]] == ([True] if why else [])
+    rejected = Evaluator(template("waf/template.yaml"), **here).rejections()
+    assert [why in reason for reason in rejected[:1]] == ([True] if why else [])
 
 
 def test_neither_its_log_nor_its_samples_hold_credentials() -> None:

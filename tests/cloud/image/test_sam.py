@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import httpx
 import pytest
 from localcloud.local import (
     container_environ,
-    lambda_door,
+    lambda_api,
     sam_arguments,
     sam_build,
     sam_environ,
     wait_until_healthy,
 )
-from localcloud.running import ROOT, Emulator
+from localcloud.running import ROOT, Emulator, free_port
 from tests.builders import AN_ORDER
 from tests.cloud.image.conftest import events
 
@@ -74,10 +73,8 @@ def test_invoke_needs_nothing_but_the_build() -> None:
 
 
 def test_start_api_walks_the_api(reachable_aws: Emulator, report: list[str]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with lambda_door(reachable_aws, port) as url, httpx.Client(base_url=url, timeout=60) as client:
+    port = free_port()
+    with lambda_api(reachable_aws, port) as url, httpx.Client(base_url=url, timeout=60) as client:
         seconds = wait_until_healthy(url)
         report.append(f"sam local start-api --warm-containers EAGER: {seconds:.1f} s to the first 200")
         placed = client.post("/orders", json=AN_ORDER)
