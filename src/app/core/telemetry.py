@@ -151,7 +151,8 @@ class Telemetry:
         identity["correlation_id"] = correlation_id = correlation_id or identity["request_id"]
         identity["trace_id"] = trace_id
         # The platform's segments may be in another trace than the one that the caller asked for.
-        identity["xray_trace_id"] = context.xray_trace_id(xray_trace) or f"1-{trace_id[:8]}-{trace_id[8:]}"
+        platform = context.xray_trace_id(xray_trace) if traceparent else ""  # else both are the same
+        identity["xray_trace_id"] = platform or f"1-{trace_id[:8]}-{trace_id[8:]}"
         log_context.debug = self._sampled_below > 0 and int(trace_id[-8:], 16) < self._sampled_below
         context.traceparent.set(parent)
         context.correlation_id.set(correlation_id)

@@ -33,22 +33,22 @@ class Codec(Generic[E]):
     """
 
     def __init__(self, entity: type[E]) -> None:
-        fields = msgspec.structs.fields(entity)  # type: ignore[arg-type]  # an Entity is a Struct
+        hints = type_hints(entity)
         self.absent = dict(defaults(entity))
         attributes: list[Any] = []
         arguments = []
         self._writers: dict[str, Callable[[Any], dict[str, Any]]] = {}
-        for field in fields:
-            bare, _, is_optional = split(type_hints(entity)[field.name])
-            if is_optional and self.absent.setdefault(field.name, None) is not None:
-                raise TypeError(f"{field.name} may be None, so its default has to be None")
-            attribute, self._writers[field.name], value = _attribute(field.name, bare)
-            if field.name not in self.absent:
-                attributes.append((field.name, attribute))
+        for name in entity.__struct_fields__:  # type: ignore[attr-defined]  # an Entity is a Struct
+            bare, _, is_optional = split(hints[name])
+            if is_optional and self.absent.setdefault(name, None) is not None:
+                raise TypeError(f"{name} may be None, so its default has to be None")
+            attribute, self._writers[name], value = _attribute(name, bare)
+            if name not in self.absent:
+                attributes.append((name, attribute))
             else:  # it is None, or the item is older than the field
-                attributes.append((field.name, attribute | None, None))
-                value = f"{value} if item.{field.name} else absent[{field.name!r}]"
-            arguments.append(f"{field.name}={value}")
+                attributes.append((name, attribute | None, None))
+                value = f"{value} if item.{name} else absent[{name!r}]"
+            arguments.append(f"{name}={value}")
         listed: Any = msgspec.defstruct("ListedItem", [*attributes, ("sort_key", S)], kw_only=True, gc=False)
         self.stored: Any = msgspec.defstruct(
             "StoredItem", [("fingerprint", S), ("write_id", S)], bases=(listed,), kw_only=True, gc=False
@@ -58,9 +58,10 @@ class Codec(Generic[E]):
         )
         self.names = {f"#{name}": name for name in listed.__struct_fields__}
         self.projection = ", ".join(self.names)
-        self.get_output = _output("GetItemOutput", item=self.stored | None)
-        self.update_output = _output("UpdateItemOutput", attributes=self.stored)
-        self.query_output = _output("QueryOutput", items=list[listed], last_evaluated_key=Item | None)
+        self.get_output = _output("GetItemOutput", ("item", self.stored | None, None))
+        self.update_output = _output("UpdateItemOutput", ("attributes", self.stored))
+        last_key = ("last_evaluated_key", Item | None, None)
+        self.query_output = _output("QueryOutput", ("items", list[listed]), last_key)
 
     def write(self, values: Mapping[str, Any]) -> Item:
         """Return the attributes of these fields; a None is left out."""
@@ -89,10 +90,6 @@ def _struct(kind: str, value: Any) -> Any:
     return msgspec.defstruct("Attribute", [(kind, value)], rename="upper", gc=False)
 
 
-def _output(name: str, **fields: Any) -> Any:
+def _output(name: str, *fields: Any) -> Any:
     """Return the type of an operation's response, named as the API reference names it."""
-    optional = [
-        (field, hint, None) if type(None) in getattr(hint, "__args__", ()) else (field, hint)
-        for field, hint in fields.items()
-    ]
-    return msgspec.defstruct(name, optional, rename="pascal")
+    return msgspec.defstruct(name, fields, rename="pascal")

@@ -145,20 +145,15 @@ class DynamoRepository(Generic[E]):
     ) -> UpdateResult[E]:
         """Update in one conditional call; the rejection itself brings the present item."""
         names, values = {"#version": "version"}, dict[str, dict[str, Any]]()
-        write_id = {"S": uuid.uuid4().hex}
-        set_to: Item = self._attributes(changes) | {
-            "write_id": write_id,
-            "traceparent": {"S": context.traceparent.get()},
-            "correlation_id": {"S": context.correlation_id.get()},
-        }
+        set_to = self._attributes(changes)
         assignments = ["#version = #version + :one"]
         values[":one"] = {"N": "1"}
         for name, value in set_to.items():
             names[f"#{name}"] = name
             values[f":{name}"] = value
             assignments.append(f"#{name} = :{name}")
-        nones = [name for name, value in changes.items() if value is None]
-        removed = [*nones, *(key for name, key in self._index_names.items() if name in nones)]
+        removed = [name for name, value in changes.items() if value is None]
+        removed += [key for name, key in self._index_names.items() if name in removed]
         names |= {f"#{name}": name for name in removed}
         expression = f"SET {', '.join(assignments)}"
         if removed:
@@ -192,7 +187,9 @@ class DynamoRepository(Generic[E]):
             stored = self._stored(error)
             if stored is None:
                 return UpdateResult(None, updated=False)
-            return UpdateResult(self._codec.read(stored), updated=stored.write_id.s == write_id["S"])
+            return UpdateResult(
+                self._codec.read(stored), updated=stored.write_id.s == set_to["write_id"]["S"]
+            )
         return UpdateResult(self._codec.read(output.attributes), updated=True)
 
     @bounded
@@ -234,7 +231,7 @@ class DynamoRepository(Generic[E]):
         await self.get("")
 
     def to_item(self, entity: E, fingerprint: str) -> Item:
-        """Return the item to store, with the trace and correlation id of the write."""
+        """Return the item to store."""
         fields: Any = entity.__struct_fields__  # type: ignore[attr-defined]  # an Entity is a Struct
         return {
             **self._key(entity.id),
@@ -242,14 +239,15 @@ class DynamoRepository(Generic[E]):
             "sort_key": {"S": sort_key(entity)},
             "shard": {"S": self._index_key(shard_for(entity.id, self._table.shards))},
             "fingerprint": {"S": fingerprint},
+        }
+
+    def _attributes(self, values: Mapping[str, Any]) -> Item:
+        """Return what a write of these fields sets: with them their index keys, its own id and its trace."""
+        attributes = self._codec.write(values) | {
             "write_id": {"S": uuid.uuid4().hex},
             "traceparent": {"S": context.traceparent.get()},
             "correlation_id": {"S": context.correlation_id.get()},
         }
-
-    def _attributes(self, values: Mapping[str, Any]) -> Item:
-        """Return the attributes of these fields, with the keys of the indexes that hold them."""
-        attributes = self._codec.write(values)
         for name, key in self._index_names.items():
             if name in attributes:
                 attributes[key] = {"S": self._index_key(values[name])}

@@ -335,9 +335,8 @@ class Exchange:
         middleware = self._middleware
         limit = self.scope.get(_OWN_MAX_BODY_BYTES, MAX_BODY_BYTES)
         length = self.headers.get(b"content-length", b"")
-        if (
-            len(length) > 4 and _number(length) > limit
-        ):  # a short length is below the limit; the body is measured below
+        # A length of four digits is not looked at: the body itself is measured below.
+        if len(length) > 4 and _number(length) > limit:
             self._reject_for_size(limit)
         if middleware.arriving >= MAX_ARRIVING:
             self.reject_for_now(503, "overloaded", _OVERLOADED)
