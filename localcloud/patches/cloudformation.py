@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from ministack.services import backup, budgets, s3, waf
-from ministack.services.cloudformation import _stacks, provisioners
+from ministack.services.cloudformation import _stacks, changesets, engine, provisioners
+from ministack.services.cloudformation.stacks import _add_event
 
 from localcloud.patches import patch
 from localcloud.patches.tools import HANDLERS, Properties, add_type, replace, replace_handler, result
+
+# Whether what is deployed just now is a nested stack.
+_NESTED: ContextVar[bool] = ContextVar("nested", default=False)
 
 
 @patch
@@ -122,6 +127,57 @@ def default_encryption() -> None:
 
 
 @patch
+def transforms_of_nested_stacks() -> None:
+    """AWS does: apply the transforms of a nested stack's template. https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/serverless-sam-template-nested-applications.html
+    The emulator does: apply those of the root only.
+    Reported as: not reported.
+    """
+
+    @replace(engine, "_parse_template")
+    def parse_template(original: Any, body: str) -> Any:
+        template = original(body)
+        return engine._apply_transforms(template) if _NESTED.get() else template
+
+    @replace_handler("AWS::CloudFormation::Stack", "create", "update")
+    def deploy(original: Any, *args: Any) -> Any:
+        token = _NESTED.set(True)
+        try:
+            return original(*args)
+        finally:
+            _NESTED.reset(token)
+
+
+@patch
+def dynamic_references_of_nested_stacks() -> None:
+    """AWS does: fill in the secret that a template refers to. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/dynamic-references-secretsmanager.html
+    The emulator does: so in the root only.
+    Reported as: not reported.
+    """
+
+    @replace(engine, "_resolve_refs")
+    def resolve_refs(original: Any, value: Any, *args: Any) -> Any:
+        resolved = original(value, *args)
+        return engine._resolve_dynamic_references(resolved)[0] if _NESTED.get() else resolved
+
+
+@patch
+def conditions_in_change_sets() -> None:
+    """AWS does: list a resource as added or removed when its condition changes. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/conditions-section-structure.html
+    The emulator does: compare templates without their conditions, and say that nothing changes.
+    Reported as: not reported.
+    """
+
+    @replace(changesets, "_resolve_props_for_diff")
+    def resolve(original: Any, template: Any, params: Any, *rest: Any) -> Any:
+        resolved = original(template, params, *rest)
+        if template:
+            holds = engine._evaluate_conditions(template, params)
+            kept = resolved["Resources"].items()
+            resolved["Resources"] = {k: v for k, v in kept if holds.get(v.get("Condition"), True)}
+        return resolved
+
+
+@patch
 def failed_nested_stacks() -> None:
     """AWS does: delete a failed nested stack when its parent is rolled back. https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/using-cfn-nested-stacks.html
     The emulator does: leave it, with its resources.
@@ -137,6 +193,31 @@ def failed_nested_stacks() -> None:
             for child in sorted(set(_stacks) - before, key=len, reverse=True):  # the innermost first
                 HANDLERS["AWS::CloudFormation::Stack"]["delete"](child, {})
             raise
+
+
+@patch
+def retained_nested_resources() -> None:
+    """AWS does: keep what a nested stack's template retains, unless the stack's creation is rolled back. https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html
+    The emulator does: delete it with the nested stack.
+    Reported as: not reported.
+    """
+
+    @replace_handler("AWS::CloudFormation::Stack", "delete")
+    def delete(original: Any, physical_id: str, props: Properties) -> None:
+        by_id = {each["StackId"]: each for each in _stacks.values()}
+        name = provisioners._nested_stack_lookup_name(physical_id)
+        root = stack = _stacks.get(name) or {}
+        while parent := by_id.get(root.get("ParentId")):
+            root = parent
+        if stack and root["StackStatus"].startswith(("DELETE_", "UPDATE_")):
+            here = stack["StackId"], name
+            for logical_id, each in stack["_template"]["Resources"].items():
+                retained = str(each.get("DeletionPolicy", "")).startswith("Retain")
+                if retained and (kept := stack["_resources"].pop(logical_id, None)):
+                    what = kept["ResourceType"], "DELETE_SKIPPED", "", kept["PhysicalResourceId"]
+                    _add_event(*here, logical_id, *what)
+            _add_event(*here, name, "AWS::CloudFormation::Stack", "DELETE_COMPLETE", "", stack["StackId"])
+        original(physical_id, props)
 
 
 @patch
