@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ AN_ORDER = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
 def a_settings(**changes: Any) -> Settings:
     """Settings for an application over memory."""
-    return replace(Settings("table", "bucket", "bus", "arn:key", "arn:cursor-key"), **changes)
+    return msgspec.structs.replace(Settings("table", "bucket", "bus", "arn:key", "arn:cursor-key"), **changes)
 
 
 def an_order(**changes: Any) -> Order:

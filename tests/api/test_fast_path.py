@@ -68,7 +68,7 @@ class Both:
     def __init__(self, guarded: bool, root_path: str = "") -> None:
         self.guarded = guarded
         self.root_path = root_path
-        settings = replace(SETTINGS, root_path=root_path)
+        settings = msgspec.structs.replace(SETTINGS, root_path=root_path)
         self.apps = [an_app(None, settings, Scopes() if guarded else None) for _ in range(2)]
         self.apps[1].dependency_overrides[object] = object  # with any, FastAPI serves all
         self.ids = [itertools.repeat(STORED), itertools.repeat(STORED)]

@@ -86,7 +86,7 @@ def test_a_trace_that_came_in_is_in_every_line(
     assert [line["correlation_id"] for line in lines] == ["mine"] * 3
     assert [line["order_id"] for line in lines] == [placed.json()["id"]] * 3
     assert [line["request_id"] for line in lines[1:]] == ["relaying", "writing"]
-    assert (lines[1]["EventsRelayed"], lines[2]["ReceiptsWritten"]) == (1, 1)
+    assert (lines[1]["EventsRelayed"], lines[2]["ConsumedEvents"]) == (1, 1)
     earliest, latest = ((moment - WRITTEN_AT) * 1000 for moment in (begun, time.time()))
     assert earliest - 1 <= lines[1]["RelayLag"] <= latest + 1
     # What every line has, whoever wrote it.
@@ -127,7 +127,7 @@ def test_failures_are_counted_and_say_why(table: FakeTable, capsys: pytest.Captu
     write_receipt.consume({"Records": [a_message("not an event")]}, told, MemoryDocumentStore())
     relayed, received = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (relayed["RelayFailures"], relayed["error"], relayed["level"]) == (1, "MalformedRecord", "ERROR")
-    assert (received["ReceiptFailures"], received["error"], received["level"]) == (
+    assert (received["ConsumerFailures"], received["error"], received["level"]) == (
         1,
         "MalformedEvent",
         "ERROR",

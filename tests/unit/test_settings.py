@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -45,13 +46,14 @@ def test_each_of_the_required_is_missed(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "taken", "rejected"),
     [
-        ("LIST_SHARDS", {"1": 1, " 8 ": 8}, ["0", "-1", "1.0", "x"]),
-        ("ATTACHMENT_MAX_BYTES", {"1": 1, "1000000000": 1_000_000_000}, ["0", "-1", "1e6"]),
+        ("LIST_SHARDS", {"1": 1, " 64 ": 64}, ["0", "-1", "65", "1.5", "x"]),
+        ("ATTACHMENT_MAX_BYTES", {"1": 1, "1000000000": 1_000_000_000}, ["0", "1000000001", "1MB"]),
         (
             "DEBUG_SAMPLE_PERCENT",
             {"0": 0.0, "0.5": 0.5, "100": 100.0},
             ["-0.1", "100.1", "nan", "inf", "5%"],
         ),
+        ("LOG_LEVEL", {"DEBUG": "DEBUG", "ERROR": "ERROR"}, ["debug", "FATAL"]),
         ("CORS_ORIGINS", {",": (), "https://a,, https://b ,": ("https://a", "https://b")}, []),
     ],
 )
@@ -69,6 +71,30 @@ def test_what_is_not_set_has_the_value_that_templates_begin_with() -> None:
     found = Settings.from_env(COMPLETE)
     assert (found.attachment_max_bytes, found.list_shards, found.debug_sample_percent) == (10_000_000, 4, 0)
     assert (found.log_level, found.stage, found.cors_origins) == ("INFO", "dev", ())
+
+
+class TestJson:
+    """What the templates hand over; tests/template/test_runtime.py shows that they do."""
+
+    JSON = json.dumps({name.removeprefix("APP_").lower(): value for name, value in COMPLETE.items()})
+
+    def test_it_is_read_and_a_variable_wins(self) -> None:
+        found = Settings.from_env({"APP_SETTINGS": self.JSON, "APP_TABLE_NAME": "mine", "APP_STAGE": ""})
+        assert (found.table_name, found.bucket_name, found.stage) == ("mine", "bucket", "dev")
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ('{"table": "mine"}', "table in APP_SETTINGS is no setting"),
+            ('{"list_shards": "0"}', "APP_LIST_SHARDS is not valid: '0'"),
+            ('{"list_shards": 4}', "APP_SETTINGS is not valid: Expected `str`, got `int`"),
+            ('{"table_name": ', "APP_SETTINGS is not valid: Input data was truncated"),
+            ("[]", "APP_SETTINGS is not valid: Expected `object`, got `array`"),
+        ],
+    )
+    def test_what_is_wrong_in_it_is_named(self, text: str, reason: str) -> None:
+        with pytest.raises(ValueError, match="^" + re.escape(reason)):
+            Settings.from_env(COMPLETE | {"APP_SETTINGS": text})
 
 
 def test_with_an_issuer_it_is_not_open() -> None:

@@ -140,7 +140,7 @@ class TestLine:
 
     def test_every_dimension_of_a_metric_is_a_field_with_few_values(self) -> None:
         used = {name for metric in METRICS for names in metric_definition(metric)[1] for name in names}
-        assert used <= {"service", "runtime", "method", "route", "function_version"}
+        assert used <= {"service", "runtime", "method", "route", "function_version", "location"}
 
 
 class TestClock:

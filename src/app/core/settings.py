@@ -1,35 +1,75 @@
-"""The configuration. The only reader of the environment; both runtimes get the same variables."""
+"""The settings. The only reader of the environment; both runtimes get the same ones.
+
+`template.yaml` hands all of them over as one JSON in `APP_SETTINGS`:
+
+    {"table_name": "orders-dev-OrdersTable-1A2B", "log_level": "DEBUG", ...}
+
+A variable of its own, `APP_LOG_LEVEL=INFO`, wins over the JSON.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+# Shorter is no secret but a placeholder: edge/template.yaml starts without a value before the present one.
+_SECRET_MIN_CHARACTERS = 32
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Every field `x` is read from `APP_X`. `tests/template` compares them with both templates."""
+def _about(text: str) -> Meta:
+    return Meta(description=text)
 
-    table_name: str
-    bucket_name: str
-    event_bus_name: str
-    kms_key_arn: str
-    cursor_key_arn: str
-    stage: str = "dev"
-    runtime: str = "local"  # `GET /` returns it; nothing else depends on it
-    root_path: str = ""  # the path prefix of the API, e.g. /api
-    service_name: str = "orders"  # the stack, in every log entry and metric
-    log_level: str = "INFO"
-    debug_sample_percent: float = 0.0  # share of traces of which every service logs at DEBUG
-    list_shards: int = 4  # may grow, never shrink: reads cover this many
-    cors_origins: tuple[str, ...] = ()
-    auth_issuer: str = ""  # empty: authentication disabled
-    auth_audience: str = ""
-    attachment_max_bytes: int = 10_000_000
-    # The secrets that CloudFront sends, the present and the previous one; empty: direct access is allowed.
-    origin_secrets: tuple[str, ...] = field(default=(), repr=False)
+
+class Settings(msgspec.Struct, frozen=True):
+    """Every setting `x` can be given as `APP_X`."""
+
+    table_name: Annotated[str, _about("DynamoDB table of every resource")]
+    bucket_name: Annotated[str, _about("S3 bucket of receipts and attachments")]
+    event_bus_name: Annotated[str, _about("EventBridge bus that the relay publishes on")]
+    kms_key_arn: Annotated[str, _about("Key that encrypts the data")]
+    cursor_key_arn: Annotated[str, _about("HMAC key from which the key of list cursors is derived")]
+    stage: Annotated[str, _about("Environment, in every log entry")] = "dev"
+    runtime: Annotated[str, _about("What `GET /` returns; nothing else depends on it")] = "local"
+    root_path: Annotated[str, _about("Path prefix under which a proxy publishes the API, as /api")] = ""
+    service_name: Annotated[str, _about("The stack, in every log entry and metric")] = "orders"
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], _about("Least severe message that is logged")
+    ] = "INFO"
+    debug_sample_percent: Annotated[
+        float, Meta(ge=0, le=100, description="Share of traces that every service logs in full detail")
+    ] = 0.0
+    list_shards: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Index partitions of a list, 1,000 writes a second each. May grow, never shrink",
+        ),
+    ] = 4
+    cors_origins: Annotated[
+        tuple[str, ...], _about("Origins whose pages may call the API, between commas")
+    ] = ()
+    auth_issuer: Annotated[str, _about("Issuer of the tokens. Empty: authentication is disabled")] = ""
+    auth_audience: Annotated[str, _about("Audience that the tokens must name")] = ""
+    attachment_max_bytes: Annotated[
+        int, Meta(ge=1, le=1_000_000_000, description="Largest attachment in bytes")
+    ] = 10_000_000
+    origin_secrets: Annotated[
+        tuple[str, ...],
+        _about("JSON of CloudFront's present and previous secret. Empty: direct access is allowed"),
+    ] = ()
+
+    def __repr__(self) -> str:
+        """Show the settings without the secrets."""
+        shown = (
+            f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "origin_secrets"
+        )
+        return f"Settings({', '.join(shown)})"
 
     @property
     def is_open(self) -> bool:
@@ -38,46 +78,40 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings. Raises `ValueError` naming every variable that is missing or malformed."""
-        values: dict[str, object] = {}
-        problems: list[str] = []
-        for setting in fields(cls):
-            name = f"APP_{setting.name.upper()}"
-            text = environ.get(name, "").strip()
+        """Read the settings. Raises `ValueError` naming every one that is missing, unknown or not valid."""
+        hints = get_type_hints(cls, include_extras=True)
+        texts, problems = _declared(environ.get("APP_SETTINGS", ""))
+        problems += [f"{name} in APP_SETTINGS is no setting" for name in texts.keys() - hints.keys()]
+        texts |= {name: text for name in hints if (text := environ.get(f"APP_{name.upper()}", "").strip())}
+        values: dict[str, Any] = {}
+        for name, hint in hints.items():
+            text = texts.get(name, "")
             if not text:
-                if setting.name in _REQUIRED:
-                    problems.append(f"{name} is not set")
+                if name in _REQUIRED:
+                    problems.append(f"APP_{name.upper()} is not set")
                 continue
             try:
-                values[setting.name] = _PARSERS.get(setting.name, str)(text)
+                values[name] = (
+                    _PARSERS[name](text) if name in _PARSERS else msgspec.convert(text, hint, strict=False)
+                )
             except ValueError:
-                shown = repr(text) if setting.repr else "(not shown)"
-                problems.append(f"{name} is not valid: {shown}")
+                shown = "(not shown)" if name == "origin_secrets" else repr(text)
+                problems.append(f"APP_{name.upper()} is not valid: {shown}")
         if problems:
             raise ValueError("; ".join(problems))
-        return cls(**values)  # type: ignore[arg-type]  # each value went through its field's parser
+        return cls(**values)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def _percent(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise ValueError(text)
-    return value
+def _declared(text: str) -> tuple[dict[str, str], list[str]]:
+    """Return the texts of the JSON, and what is wrong with it."""
+    try:
+        return msgspec.json.decode(text or "{}", type=dict[str, str]), []
+    except msgspec.DecodeError as error:
+        return {}, [f"APP_SETTINGS is not valid: {error}"]
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-# Shorter is no secret but a placeholder: edge/template.yaml starts without a value before the present one.
-_SECRET_MIN_CHARACTERS = 32
 
 
 def _secrets(text: str) -> tuple[str, ...]:
@@ -91,11 +125,5 @@ def _secrets(text: str) -> tuple[str, ...]:
     return found
 
 
-_REQUIRED = frozenset({"table_name", "bucket_name", "event_bus_name", "kms_key_arn", "cursor_key_arn"})
-_PARSERS = {
-    "list_shards": _positive,
-    "attachment_max_bytes": _positive,
-    "cors_origins": _list,
-    "debug_sample_percent": _percent,
-    "origin_secrets": _secrets,
-}
+_REQUIRED = frozenset(Settings.__struct_fields__[: -len(Settings.__struct_defaults__)])
+_PARSERS = {"cors_origins": _list, "origin_secrets": _secrets}

@@ -41,12 +41,15 @@ NAMESPACE = "Orders"
 
 _RUNTIME = (("service",), ("service", "runtime"))
 _ROUTE = (("service",), ("service", "method", "route"))
+_CONSUMER = (("service", "location"),)
 _METRICS: dict[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     "Requests": ("Count", _RUNTIME),
     "ServerErrors": ("Count", _RUNTIME),
     "VersionErrors": ("Count", (("service", "function_version"),)),  # 5xx on Lambda, by its version
     "Latency": ("Milliseconds", _ROUTE),
     "RelayLag": ("Milliseconds", (("service",),)),
+    "ConsumedEvents": ("Count", _CONSUMER),
+    "ConsumerFailures": ("Count", _CONSUMER),
 }
 
 _encode = msgspec.json.Encoder().encode

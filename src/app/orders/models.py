@@ -96,7 +96,7 @@ FILE_ENDINGS: dict[AttachmentType, tuple[str, ...]] = {
     AttachmentType.CSV: ("csv",),
 }
 MAX_FILE_NAME = 100
-# The most that template.yaml lets AttachmentMaxBytes be.
+# The most that the setting attachment_max_bytes may be.
 MAX_UPLOAD_BYTES = 1_000_000_000
 # Names that Windows keeps for devices, whatever follows a dot.
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file#naming-conventions

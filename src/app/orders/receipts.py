@@ -109,13 +109,12 @@ def _documents(settings: Settings) -> DocumentStore:
     return S3DocumentStore(settings.bucket_name, settings.kms_key_arn, settings.attachment_max_bytes)
 
 
-@consumer("receipts", "OrderPlaced", _documents, failures="ReceiptFailures")
+@consumer("receipts", "OrderPlaced", _documents)
 async def write_receipt(event: PlacedDetail, documents: DocumentStore) -> None:
     """Store the receipt. The first one stays, so an event that comes twice changes nothing."""
     telemetry.add_log_fields(order_id=event.order.id)
     written = await documents.put_receipt(event.order.id, receipt_html(event.order))
     telemetry.add_log_fields(written=written)  # False: it was there already
-    telemetry.add_metric("ReceiptsWritten", int(written))
 
 
 handler = write_receipt.handler

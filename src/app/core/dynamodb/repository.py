@@ -54,6 +54,8 @@ from app.core.dynamodb.codec import Codec, Item
 from app.core.models import E
 from app.core.store import CreateResult, Page, Query, UpdateResult, sort_key
 
+# Each index, and the attribute that is its partition key; `sort_key` is the sort key of all.
+INDEXES = {"by-shard": "shard", "by-filter": "filter_key", "by-owner": "owner_key"}
 # A page gives up after this many Queries on a partition and answers short, with a cursor.
 _MAX_ROUNDS = 4
 # With a filter, a round looks at this many items at least, to spend few round trips on few matches.
@@ -98,7 +100,9 @@ class DynamoRepository(Generic[E]):
         self._prefix = prefix
         self._indexed = indexed
         # The fields that lists are found by, and the attributes that hold them as keys.
-        self._index_names = {"owner": "owner_key"} | ({indexed: "filter_key"} if indexed else {})
+        self._index_names = {"owner": INDEXES["by-owner"]} | (
+            {indexed: INDEXES["by-filter"]} if indexed else {}
+        )
 
     @cached_property
     def _codec(self) -> Codec[E]:
@@ -237,7 +241,7 @@ class DynamoRepository(Generic[E]):
             **self._key(entity.id),
             **self._attributes({name: getattr(entity, name) for name in fields}),
             "sort_key": {"S": sort_key(entity)},
-            "shard": {"S": self._index_key(shard_for(entity.id, self._table.shards))},
+            INDEXES["by-shard"]: {"S": self._index_key(shard_for(entity.id, self._table.shards))},
             "fingerprint": {"S": fingerprint},
         }
 
@@ -257,12 +261,11 @@ class DynamoRepository(Generic[E]):
         """Return the partitions that hold the list, the Query on each, and its values but for the key."""
         filters = {name: value for name, value in query.filters.items() if value is not None}
         if query.owner is not None:
-            index, key, keys = "by-owner", "owner_key", [self._index_key(query.owner)]
+            index, keys = "by-owner", [self._index_key(query.owner)]
         elif self._indexed in filters:
-            index, key, keys = "by-filter", "filter_key", [self._index_key(filters.pop(self._indexed))]
+            index, keys = "by-filter", [self._index_key(filters.pop(self._indexed))]
         else:
-            index, key = "by-shard", "shard"
-            keys = [self._index_key(n) for n in range(self._table.shards)]
+            index, keys = "by-shard", [self._index_key(n) for n in range(self._table.shards)]
         condition, values = "#key = :key", dict[str, dict[str, Any]]()
         if query.start_after is not None:
             condition += " AND #sort_key < :start_after"
@@ -275,7 +278,7 @@ class DynamoRepository(Generic[E]):
             "ScanIndexForward": False,
             "KeyConditionExpression": condition,
             "ProjectionExpression": self._codec.projection,
-            "ExpressionAttributeNames": {"#key": key, **self._codec.names},
+            "ExpressionAttributeNames": {"#key": INDEXES[index], **self._codec.names},
             "Limit": max(limit, _FILTERED_READ // len(keys)) if filters else limit,
         }
         if filters:

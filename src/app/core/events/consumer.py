@@ -1,6 +1,6 @@
 """A consumer of events: a queue's messages in, each handled by itself.
 
-    @consumer("receipts", "OrderPlaced", documents, failures="ReceiptFailures")
+    @consumer("receipts", "OrderPlaced", documents)
     async def write_receipt(event: PlacedDetail, documents: DocumentStore) -> None: ...
 
     handler = write_receipt.handler
@@ -28,7 +28,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from app.core import context
 from app.core.models import type_hints
 from app.core.settings import Settings
-from app.core.telemetry import Telemetry, add_log_fields
+from app.core.telemetry import Telemetry, add_log_fields, add_metric
 
 
 class MalformedEvent(ValueError):
@@ -62,14 +62,12 @@ class Consumer(Generic[D]):
         name: str,
         detail_type: str,
         needs: tuple[Callable[[Settings], Any], ...],
-        failures: str,
         handle: Callable[..., Awaitable[None]],
     ) -> None:
         detail: type[D] = next(iter(type_hints(handle).values()))
         self.name = name
         self._detail_type = detail_type
         self._needs = needs
-        self._failures = failures
         self._handle = handle
         self._decode = msgspec.json.Decoder(detail).decode
 
@@ -98,7 +96,7 @@ class Consumer(Generic[D]):
 
         async def handle(record: SQSRecord) -> None:
             with telemetry.log_operation(
-                self.name, "event", request_id, failures=self._failures, xray_trace=xray
+                self.name, "event", request_id, failures="ConsumerFailures", xray_trace=xray
             ) as log_context:
                 add_log_fields(message_id=record.message_id)
                 detail = self.read(record.body)
@@ -107,6 +105,7 @@ class Consumer(Generic[D]):
                 telemetry.set_trace_context(log_context, detail.correlation_id, detail.traceparent, xray)
                 add_log_fields(event_id=detail.event_id)
                 await self._handle(detail, *needed)
+                add_metric("ConsumedEvents")
 
         # When all fail that is no other case than when some do: each comes again by itself.
         processor = AsyncBatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
@@ -119,7 +118,7 @@ class Consumer(Generic[D]):
 
 
 def consumer(
-    name: str, detail_type: str, *needs: Callable[[Settings], Any], failures: str
+    name: str, detail_type: str, *needs: Callable[[Settings], Any]
 ) -> Callable[[Callable[..., Awaitable[None]]], Consumer[Any]]:
-    """Make a function that handles one event a consumer. `failures` is the metric that counts what failed."""
-    return lambda handle: Consumer(name, detail_type, needs, failures, handle)
+    """Make a function that handles one event a consumer. `name` is the one in template.yaml."""
+    return lambda handle: Consumer(name, detail_type, needs, handle)

@@ -1,9 +1,9 @@
-"""Two CloudFormation custom resources, for what the templates cannot say.
+"""The CloudFormation custom resources of the stack, for what the templates cannot say.
 
+`Settings`: checks the values by the application's own types, and returns them as the JSON that functions and
+tasks read (`Json`), with a text that is another one whenever a value is (`Fingerprint`).
 `ImageVersion`: which image, by digest, does a published function version run? SAM builds and pushes the
 image for the functions; the Fargate tasks get the digest that this returns.
-`Configuration`: a fingerprint of the parameters' values, so that the functions are published anew when
-one of them changes.
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/crpg-ref.html
 """
 
@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import boto3
+
+from app.core.settings import Settings
 
 _TIMEOUT_SECONDS = 10
 _ECR_HOST = re.compile(r"^(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.")
@@ -42,13 +44,16 @@ def handler(event: Mapping[str, Any], _context: object) -> None:
 
 def _data(properties: Mapping[str, Any]) -> dict[str, str]:
     if "Values" in properties:
-        return {"Fingerprint": fingerprint_of(properties["Values"])}
+        return settings_of(properties)
     return image_of(properties["FunctionVersionArn"])
 
 
-def fingerprint_of(values: list[str]) -> str:
-    """Return a short text that differs whenever one of the values does."""
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+def settings_of(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that have a value, as JSON. Raises `ValueError` for one that is not valid."""
+    text = json.dumps({name: value for name, value in properties["Values"].items() if value})
+    Settings.from_env({"APP_SETTINGS": text})
+    all_of_it = json.dumps(properties, sort_keys=True).encode()
+    return {"Json": text, "Fingerprint": hashlib.sha256(all_of_it).hexdigest()[:16]}
 
 
 def image_of(version_arn: str) -> dict[str, str]:
