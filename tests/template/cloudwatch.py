@@ -84,7 +84,7 @@ def state(alarm: dict[str, Any], metrics: Metrics, before: str = "OK") -> str:
 
 def composite_state(alarm: dict[str, Any], state_of: Callable[[str], str]) -> str:
     """Return the state of a composite alarm, of whose rules we know ALARM("x") joined by AND."""
-    parts = [re.fullmatch(r'ALARM\("(\w+)"\)', part) for part in alarm["AlarmRule"].split(" AND ")]
+    parts = [re.fullmatch(r'ALARM\("([\w.]+)"\)', part) for part in alarm["AlarmRule"].split(" AND ")]
     assert all(parts), alarm["AlarmRule"]
     return "ALARM" if all(state_of(part[1]) == "ALARM" for part in parts if part) else "OK"
 
