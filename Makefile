@@ -68,7 +68,8 @@ $(BENCH): requirements-bench.txt
 	@cd .venv-preflight && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@rm -f .venv-preflight/.installed-*; touch $@
 
-TEMPLATES := $(wildcard template.yaml */template.yaml fargate/network.yaml)
+TEMPLATES = $(shell grep -l '^AWSTemplateFormatVersion' template.yaml */*.yaml)
+SAM_TEMPLATES = $(shell grep -l '^Transform:' $(TEMPLATES))
 # Of different age: a young region lacks what the old ones have.
 REGIONS := us-east-1 eu-central-1 ap-southeast-4 mx-central-1
 
@@ -100,15 +101,15 @@ mutation-tests: $(DEV) $(LOCAL) $(MUTATION) ## Change src in 200 places, one at 
 	@.venv-mutation/bin/python -m scripts.mutation $(ARGS)
 
 .PHONY: permission-tests
-permission-tests: $(DEV) $(LOCAL) ## Write docs/security-mutations.md anew: what fails when a permission is taken away
-	UPDATE_DOCS=1 .venv/bin/python -m pytest -q tests/privileges
+permission-tests: $(DEV) $(LOCAL) ## Take each permission of the stack away in turn, and print what fails without it
+	.venv/bin/python -m pytest -q tests/privileges
 
 mutations:
 	@echo "make mutations is now called make permission-tests" >&2
 	@$(MAKE) permission-tests
 
 .PHONY: generate
-generate: $(DEV) ## Write what follows from the declarations: docs/openapi.json, docs/events/, docs/architecture.md
+generate: $(DEV) ## Write what follows from the declarations: docs/openapi.json, docs/events/, docs/generated/, policies for Terraform
 	@.venv/bin/python -m scripts.generate
 
 .PHONY: openapi diagram
@@ -163,10 +164,11 @@ check: $(DEV) $(LOCAL) $(TOOLS) $(CHECKOV) $(PREFLIGHT) ## Format, lint, types, 
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/cfn-lint --regions $(REGIONS) -t $(TEMPLATES)
-	@# And what SAM makes of the root; the warnings there are of its own making.
-	.venv/bin/python -m scripts.templates | .venv/bin/cfn-lint --regions $(REGIONS) --ignore-checks W
-	@# Once more by SAM's own rules; it does not look into nested templates.
-	AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 .venv-tools/bin/sam validate --lint
+	@# And what SAM makes of them; the warnings there are of its own making.
+	printf '%s\n' $(SAM_TEMPLATES) | xargs -P 2 -n 1 $(SHELL) -o pipefail -c \
+	  '.venv/bin/python -m scripts.templates "$$0" | .venv/bin/cfn-lint --regions $(REGIONS) --ignore-checks W'
+	@# Once more by SAM's own rules, each by itself: it does not look into nested templates.
+	printf '%s\n' $(SAM_TEMPLATES) | AWS_DEFAULT_REGION=eu-central-1 SAM_CLI_TELEMETRY=0 xargs -P 2 -n 1 .venv-tools/bin/sam validate --lint -t
 	.venv/bin/python -m scripts.preflight
 	.venv-tools/bin/hadolint Dockerfile
 	.venv-checkov/bin/checkov --config-file .checkov.yaml

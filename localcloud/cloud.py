@@ -44,6 +44,7 @@ _TOOLS = ROOT / ".venv-tools"
 _BUILDS = ROOT / ".aws-sam"
 _REPOSITORY = "orders"
 _RUNTIMES = ("lambda", "fargate")
+_CAPABILITIES = ("CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -262,8 +263,7 @@ def deploy(
     `image` deploys that local image in place of the one that was built. `echo` shows what SAM prints;
     otherwise it is shown only when it fails. Raises CliError.
     """
-    environ = {**os.environ, **aws_environ(endpoint), "DOCKER_BUILDKIT": "0", "SAM_CLI_TELEMETRY": "0"}
-    environ.pop("AWS_PROFILE", None)
+    environ = _environ(endpoint)
     values = {"Runtime": runtime, "Architecture": engine.architecture(), **(parameters or {})}
     overrides = ["--parameter-overrides", *(f"{name}={value}" for name, value in values.items())]
     built = _build_directory(endpoint) / stack
@@ -272,16 +272,16 @@ def deploy(
         _sam(["build", *arguments, *overrides], environ, echo)
     packaged = built / "template.yaml"
     if image:
-        text = packaged.read_text()
-        packaged = built / "other-image.yaml"
-        packaged.write_text(re.sub(r"(?m)^(\s+ImageUri:) \w+:orders$", rf"\1 {image}", text))
+        packaged = shutil.copytree(built, built.with_name(f"{stack}-other-image")) / "template.yaml"
+        for path in packaged.parent.rglob("template.yaml"):
+            path.write_text(re.sub(r"(?m)^(\s+ImageUri:) \w+:orders$", rf"\1 {image}", path.read_text()))
     _make_repository(endpoint)
     _sam(
         [
             "deploy",
             *("--template-file", str(packaged), "--stack-name", stack),
             *("--image-repository", f"{endpoint.removeprefix('http://')}/{_REPOSITORY}", "--resolve-s3"),
-            *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
+            *("--capabilities", *_CAPABILITIES),
             *("--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar"),
             *overrides,
         ],
@@ -294,14 +294,29 @@ def deploy(
     return stack_outputs(found)
 
 
-def _sam(arguments: Sequence[str], environ: Mapping[str, str], echo: bool) -> None:
+def sync(endpoint: str, stack: str) -> None:
+    """Run `sam sync --code`, as it brings new code to the functions of a deployed stack. Raises CliError."""
+    arguments = ["sync", "--code", "--stack-name", stack, "--no-dependency-layer"]
+    arguments += ["--image-repository", f"{endpoint.removeprefix('http://')}/{_REPOSITORY}"]
+    arguments += ["--capabilities", *_CAPABILITIES]
+    arguments += ["--parameter-overrides", f"Architecture={engine.architecture()}"]
+    _sam(arguments, _environ(endpoint), echo=False, answer="y\n")  # is it a stack for development?
+
+
+def _environ(endpoint: str) -> dict[str, str]:
+    environ = {**os.environ, **aws_environ(endpoint), "DOCKER_BUILDKIT": "0", "SAM_CLI_TELEMETRY": "0"}
+    environ.pop("AWS_PROFILE", None)
+    return environ
+
+
+def _sam(arguments: Sequence[str], environ: Mapping[str, str], echo: bool, answer: str = "") -> None:
     sam = _TOOLS / "bin" / "sam"
     if not sam.exists():
         raise CliError(".venv-tools is missing: `make setup` makes it")
     # An environment of samconfig.toml that is not there: its settings are for AWS.
     command = [str(sam), *arguments, "--config-env", "localcloud", "--region", "us-east-1"]
     shown = {} if echo else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run(command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, check=False, **shown)
+    done = subprocess.run(command, cwd=ROOT, env=environ, input=answer.encode(), check=False, **shown)
     if done.returncode:
         shown = "" if echo else "\n" + done.stdout.decode(errors="replace")[-4000:]
         raise CliError(f"sam {arguments[0]} failed{shown or '; its error stands above'}")

@@ -23,7 +23,6 @@ _CERTIFICATE = "arn:aws:acm:us-east-1:000000000000:certificate/00000000-0000-000
 _BOTH = {
     "Runtime": "fargate",
     "BothRuntimes": "true",
-    "LogEvents": "true",
     "AlarmEmail": "ops@example.com",
     "DomainName": "orders.example.com",
     "CertificateArn": _CERTIFICATE,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,20 +150,20 @@ def _remove_forgotten(aws: Emulator) -> None:
 
 
 def sam_build(endpoint: str) -> Path:
-    """Run `sam build`, and return its template with the one variable that only a local AWS emulator needs."""
+    """Run `sam build`, and return its template; add the one variable that only a local AWS emulator needs."""
     command = [str(_SAM), "build", "--build-dir", str(BUILD), "--cache-dir", str(BUILD.parent / "cache")]
     command += _ARCHITECTURE
     environ = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_DEFAULT_REGION": "us-east-1"}
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CliError(f"sam build failed:\n{done.stderr[-3000:]}")
-    text = (BUILD / "template.yaml").read_text()
-    line = next(line for line in text.splitlines() if line.strip().startswith("APP_TABLE_NAME:"))
-    indent = line[: len(line) - len(line.lstrip())]
-    template = BUILD / "local.yaml"
     # `sam local` hands over only variables that the template declares.
-    template.write_text(text.replace(line, f"{indent}AWS_ENDPOINT_URL: {endpoint}\n{line}"))
-    return template
+    for template in BUILD.glob("*/template.yaml"):
+        added = re.sub(
+            r"(?m)^( +)(APP_SETTINGS:)", rf"\1AWS_ENDPOINT_URL: {endpoint}\n\1\2", template.read_text()
+        )
+        template.write_text(added)
+    return BUILD / "template.yaml"
 
 
 def sam_environ(aws: Emulator) -> Mapping[str, str]:
@@ -175,6 +176,7 @@ def sam_environ(aws: Emulator) -> Mapping[str, str]:
 def sam_arguments(aws: Emulator, template: Path) -> list[str]:
     """Return what every `sam local` command needs to use the local AWS emulator."""
     values = {k: v for k, v in container_environ(aws, "lambda").items() if k.startswith("APP_")}
+    values["APP_ORIGIN_SECRETS"] = ""
     variables = BUILD / "variables.json"
     variables.write_text(json.dumps({"Parameters": values}))
     arguments = ["--template", str(template), "--env-vars", str(variables), "--region", "us-east-1"]

@@ -3,10 +3,10 @@
     with running_emulator() as aws:        # about 2 s: template.yaml deployed, nothing persisted
         aws.endpoint                       # http://127.0.0.1:<free port>
         aws.outputs["OrdersTableName"]     # the stack's outputs
-        aws.resources["ReceiptsQueue"]     # logical id -> physical id
+        aws.resources["OrdersTable"]       # logical id -> physical id, of the root stack
         aws.environ                        # AWS_* and APP_* for a process or `Settings.from_env`
 
-The functions of the template (relay, receipts, custom resource) run from `src` without Docker, by the
+The functions of the templates (relay, consumers, custom resources) run from `src` without Docker, by the
 image's own command; see `patches.images`. `auth=True` enforces IAM: then the functions
 have their roles' rights and nothing more, while `aws.environ` is the account's root.
 """

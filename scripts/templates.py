@@ -1,6 +1,6 @@
 """Reads the templates, and answers what a stack would hold for given parameters.
 
-`python -m scripts.templates` prints the root after SAM's transform.
+`python -m scripts.templates lambda/relay.yaml` prints a template after SAM's transform.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from ipaddress import ip_network
@@ -85,15 +86,18 @@ def template(path: str = "template.yaml") -> Template:
 
 def whole_templates() -> list[str]:
     """Return the paths of all templates that there are."""
-    found = [ROOT / "template.yaml", *ROOT.glob("*/template.yaml"), ROOT / "fargate" / "network.yaml"]
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+    found = (
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml"))
+    )
+    return sorted(path for path in found if "AWSTemplateFormatVersion" in _read(path))
 
 
 def transformed(source: Template) -> Template:
-    """Return what SAM's transform makes of a root template."""
+    """Return what SAM's transform makes of a template."""
     for resource in source["Resources"].values():
         if resource["Type"] == "AWS::Serverless::Function":  # as `sam package` leaves it
-            resource["Properties"]["ImageUri"] = f"{ACCOUNT_ID}.dkr.ecr.{REGION}.amazonaws.com/orders:tag"
+            image = f"{ACCOUNT_ID}.dkr.ecr.{REGION}.amazonaws.com/orders:tag"
+            resource["Properties"].setdefault("ImageUri", image)
     # In the environment of the local AWS emulator: the newest translator excludes our own pydantic.
     python = ROOT / ".venv-local/bin/python"
     if not python.exists():
@@ -109,13 +113,14 @@ def transformed(source: Template) -> Template:
 
 
 @cache
-def _expanded() -> Template:
-    return transformed(template())
+def _expanded(path: str) -> Template:
+    source = template(path)
+    return transformed(source) if "Transform" in source else source
 
 
-def expanded() -> Template:
-    """Return the root template as CloudFormation gets it, after SAM's transform."""
-    return copy.deepcopy(_expanded())
+def expanded(path: str = "template.yaml") -> Template:
+    """Return a template as CloudFormation gets it, after SAM's transform."""
+    return copy.deepcopy(_expanded(path))
 
 
 class Evaluator:
@@ -263,10 +268,13 @@ def _worked_out(function: str, argument: Any, mappings: Mapping[str, Any]) -> An
 
 
 def stack_documents(
-    path: str, source: Template, parameters: Mapping[str, object]
+    path: str, parameters: Mapping[str, object], source: Template | None = None
 ) -> Iterator[tuple[str, Template, Evaluator]]:
-    """Yield path, document and evaluator of a template, and of those that its stacks bring in."""
-    evaluator = Evaluator(source, **parameters)
+    """Yield path, document and evaluator of a template, and of those that its stacks bring in.
+
+    `source` takes the place of the template at the path.
+    """
+    evaluator = Evaluator(source or expanded(path), **parameters)
     document = evaluator.document()
     yield path, document, evaluator
     pseudo = {name: value for name, value in parameters.items() if name in PSEUDO}
@@ -281,8 +289,8 @@ def stack_documents(
                 if _is_plain(value) or key.endswith("Name")
             }
             names = {"AWS::StackName": f"{stack}-{name}-1A2B3C4D5E6F7"}
-            yield from stack_documents(nested, template(nested), {**pseudo, **names, **given})
+            yield from stack_documents(nested, {**pseudo, **names, **given})
 
 
 if __name__ == "__main__":
-    print(json.dumps(expanded()))
+    print(json.dumps(expanded(*sys.argv[1:])))

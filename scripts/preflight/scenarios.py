@@ -14,9 +14,7 @@ from scripts.templates import (
     UUID,
     Evaluator,
     Template,
-    expanded,
     stack_documents,
-    template,
 )
 
 VIRGINIA = "us-east-1"  # what CloudFront uses stands there
@@ -33,7 +31,6 @@ def _web_acl(region: str, scope: str) -> str:
 
 
 _OPTIONS: dict[str, Any] = {
-    "AvailabilityZones": f"{REGION}b,{REGION}c",
     "EventConcurrency": 5,
     "AlarmEmail": "on-call@example.com",
     "AuthIssuer": "https://issuer.example.com",
@@ -41,9 +38,7 @@ _OPTIONS: dict[str, Any] = {
     "CertificateArn": _certificate(REGION),
     "CorsOrigins": "https://console.example.com",
     "DomainName": "orders.example.com",
-    "FargateSpotPercent": 50,
     "HostedZoneId": _ZONE,
-    "LogEvents": "true",
     "OriginSecretArn": f"arn:aws:secretsmanager:{REGION}:{ACCOUNT_ID}:secret:orders-prod-edge-AbCdEf",
     "OriginSecretVersion": UUID,
     "PermissionsBoundaryArn": f"arn:aws:iam::{ACCOUNT_ID}:policy/orders-prod-boundary",
@@ -71,9 +66,8 @@ class Scenario:
 
         Raises CliError if a template's rules reject the parameters.
         """
-        source = expanded() if self.template == "template.yaml" else template(self.template)
         pseudo = {"AWS::Region": self.region, "AWS::StackName": self.stack}
-        stacks = stack_documents(self.template, source, {**pseudo, **self.parameters})
+        stacks = stack_documents(self.template, {**pseudo, **self.parameters})
         for path, document, evaluator in stacks:
             if rejections := evaluator.rejections():
                 raise CliError(f"{path} ({self.name}): {'; '.join(rejections)}")
@@ -96,9 +90,15 @@ def _root() -> Iterator[Scenario]:
         given = {"Runtime": "fargate", "NetworkEgress": egress, "Architecture": "arm64"}
         yield Scenario(f"{egress}{', behind the CDN' if options else ''}", path, {**given, **secret})
     yield Scenario("own network", path, {"Runtime": "fargate", **_OWN_NETWORK})
-    china = {"AWS::Partition": "aws-cn", "AWS::URLSuffix": "amazonaws.com.cn"}
-    sizes = {"CpuUnits": 256, "MemoryMb": 512, "SpotPercent": 0, "NetworkCidr": "10.0.0.0/16"}
-    given = {**china, **sizes, "NetworkEgress": "endpoints", "VpcId": "", "AvailabilityZones": ""}
+    given = {
+        "Name": "stock",
+        "Handler": "app.stock.handler",
+        "DetailType": "OrderPlaced",
+        "EventConcurrency": 1,
+    }
+    yield Scenario("consumer that writes no documents", "lambda/consumer.yaml", given)
+    china = {"AWS::Partition": "aws-cn", "AWS::URLSuffix": "amazonaws.com.cn", "VpcId": "", "CpuUnits": 256}
+    given = {**china, "NetworkEgress": "endpoints", "AvailabilityZones": "cn-north-1a,cn-north-1b"}
     yield Scenario("China", "fargate/template.yaml", given, "cn-north-1")
 
 

@@ -53,7 +53,8 @@ def aws() -> Iterator[Emulator]:
 def target(aws: Emulator) -> Iterator[Target]:
     """The stack, and the server over it as the task that it has none of here."""
     port = free_port()
-    environ = environment("") | aws.environ | {"PORT": str(port), "APP_RUNTIME": "fargate"}
+    bare = {name: value for name, value in environment("").items() if not name.startswith("APP_")}
+    environ = bare | aws.environ | {"PORT": str(port), "APP_RUNTIME": "fargate"}
     with started([".venv/bin/python", "-m", "app.entrypoints.server"], environ):
         url = f"http://127.0.0.1:{port}"
         wait_until_healthy(url)

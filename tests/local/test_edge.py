@@ -12,7 +12,8 @@ import boto3
 import httpx
 import pytest
 from localcloud.running import Emulator, running_emulator
-from scripts.delivery.__main__ import Delivery
+from scripts.delivery.deploy import deploy_cdn
+from scripts.delivery.stacks import Stacks
 
 pytestmark = [pytest.mark.xdist_group("edge"), pytest.mark.timeout(180)]
 
@@ -21,10 +22,9 @@ class Edge:
     """Both stacks, and how to call them."""
 
     def __init__(self, aws: Emulator) -> None:
-        self.delivery = Delivery(boto3.Session(), {}, poll=0.1)
-        self.delivery.deploy_cdn("local", ["Mode=count", "PriceClass=PriceClass_200"])
-        self.stack = self.delivery.stack("orders-local-edge")
-        self.orders = self.delivery.stack("orders-local")
+        stacks = Stacks(boto3.Session(), {}, poll=0.1)
+        deploy_cdn(stacks, "local", ["Mode=count", "PriceClass=PriceClass_200"])
+        self.stack, self.orders = stacks.edge("local"), stacks.of("local")
         headers = {"host": self.stack.outputs()["DistributionDomain"], "x-forwarded-proto": "https"}
         self.public = httpx.Client(base_url=aws.endpoint, headers=headers, timeout=60)
         self.origin = httpx.Client(base_url=aws.outputs["LambdaApiUrl"], timeout=60)

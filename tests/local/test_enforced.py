@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 from localcloud.cloud import client
 from localcloud.running import Emulator, running_emulator
+from scripts.stack import Stack
 
 _BODY = {"customer": "John Doe", "product": "Widget", "quantity": 5}
 
@@ -31,7 +32,8 @@ def _post(aws: Emulator) -> httpx.Response:
 
 def test_api_fails_without_its_policy(enforced: Emulator) -> None:
     iam: Any = client(enforced.endpoint, "iam")
-    change = {"RoleName": enforced.resources["ApiFunctionRole"], "PolicyArn": enforced.resources["AppPolicy"]}
+    ids = Stack(client(enforced.endpoint, "cloudformation"), "orders-local").ids()
+    change = {"RoleName": ids["ApiFunctionRole"], "PolicyArn": ids["AppPolicy"]}
     iam.detach_role_policy(**change)
     try:
         assert _post(enforced).status_code in (500, 503)

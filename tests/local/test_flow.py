@@ -22,6 +22,7 @@ import httpx
 import pytest
 from localcloud.running import Emulator, running_emulator
 from scripts.dlq import main
+from scripts.stack import Stack
 from tests.builders import AN_ORDER, ROOT
 from tests.local.running import api_client, stream_of, until
 
@@ -48,6 +49,12 @@ class Flow:
         self.events: Any = boto3.client("events")
         self.functions: Any = boto3.client("lambda")
         self.bucket = aws.outputs["DocumentsBucketName"]
+        consumer = Stack(boto3.client("cloudformation"), STACK).consumers()["receipts"]
+        self.receipts_queue = consumer["QueueUrl"]
+        self.dead_letters = {
+            "relay": aws.outputs["RelayDeadLetterQueueUrl"],
+            "receipts": consumer["DeadLetterQueueUrl"],
+        }
         self.seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._probe = self._new_probe()
 
@@ -84,18 +91,19 @@ class Flow:
         return Counter(key.removeprefix("receipts/").removesuffix(".html") for key in versions)
 
     def waiting(self, queue: str) -> int:
+        """How many messages are in a dead-letter queue."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        url = self.aws.resources[queue]
+        url = self.dead_letters[queue]
         found = self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return sum(int(found[name]) for name in names)
 
     def relay_mapping(self, **changes: Any) -> None:
-        function = f"{self.aws.resources['RelayFunction']}:live"
+        function = f"{STACK}-relay"
         [mapping] = self.functions.list_event_source_mappings(FunctionName=function)["EventSourceMappings"]
         self.functions.update_event_source_mapping(UUID=mapping["UUID"], **changes)
 
     def purge(self, queue: str) -> None:
-        self.sqs.purge_queue(QueueUrl=self.aws.resources[queue])
+        self.sqs.purge_queue(QueueUrl=self.dead_letters[queue])
 
     def break_code(self, module: str, fault: str) -> Callable[[], None]:
         """Put a fault at the end of a module that the functions run; return what fixes it."""
@@ -113,11 +121,11 @@ def void(_: Any) -> None:
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flow]:
     source = tmp_path_factory.mktemp("flow") / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-    parameters = {"Runtime": "lambda", "AttachmentMaxBytes": "1000", "LogEvents": "true"}
     with (
-        running_emulator(stack=STACK, source=source, auth=True, parameters=parameters) as aws,
+        running_emulator(stack=STACK, source=source, auth=True) as aws,
         pytest.MonkeyPatch.context() as patch,
     ):
+        aws.environ["APP_ATTACHMENT_MAX_BYTES"] = "1000"
         for name, value in aws.environ.items():
             patch.setenv(name, value)
         flow = Flow(aws, source)
@@ -171,7 +179,7 @@ def assert_told_once(flow: Flow, ids: list[str]) -> None:
         assert len(distinct) == 2, flow.seen[order_id]
     receipts = flow.receipts()
     assert {order_id: receipts[order_id] for order_id in ids} == dict.fromkeys(ids, 1)
-    assert flow.waiting("RelayDeadLetterQueue") == flow.waiting("ReceiptsDeadLetterQueue") == 0
+    assert flow.waiting("relay") == flow.waiting("receipts") == 0
 
 
 class EveryThirdRejected:
@@ -259,28 +267,28 @@ class TestFailedMessages:
 
         before, cursed, after = call(three)
         until(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
-        until(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        until(lambda: flow.waiting("relay") == 1, "the record in the dead-letter queue")
         assert f"{cursed}:1" not in flow.event_ids()
 
         status, said = dlq(capsys)
         assert status == 0
-        assert "RelayDeadLetterQueue: 1 message\n" in said
+        assert "relay: 1 message\n" in said
         assert "1 record(s), RetryAttemptsExhausted" in said
         assert f"{cursed}:1: readable with the code here" in said
-        assert "ReceiptsDeadLetterQueue: no messages" in said
+        assert "receipts: no messages" in said
 
         status, said = dlq(capsys, "redrive", "--yes")  # too early: the fault is still there
-        assert (status, flow.waiting("RelayDeadLetterQueue")) == (1, 1)
+        assert (status, flow.waiting("relay")) == (1, 1)
         assert f"the relay still rejects it: OrderPlaced {cursed}:1" in said
 
         fix()
         status, said = dlq(capsys, "redrive")
-        assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 1)
-        assert "RelayDeadLetterQueue: would deliver 1" in said
+        assert (status, flow.waiting("relay")) == (0, 1)
+        assert "relay: would deliver 1" in said
         assert "Nothing was changed" in said
         status, said = dlq(capsys, "redrive", "--yes")
-        assert (status, flow.waiting("RelayDeadLetterQueue")) == (0, 0), said
-        assert "RelayDeadLetterQueue: 1 of 1 delivered" in said
+        assert (status, flow.waiting("relay")) == (0, 0), said
+        assert "relay: 1 of 1 delivered" in said
         until(lambda: cursed in flow.receipts(), "the receipt of the redriven order")
         assert dlq(capsys, "redrive", "--yes")[0] == 0  # again: there is nothing left to do
 
@@ -288,27 +296,29 @@ class TestFailedMessages:
         self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         table = flow.aws.outputs["OrdersTableName"]
-        boto3.client("dynamodb").put_item(TableName=table, Item={"pk": {"S": "order#torn"}})
+        boto3.client("dynamodb").put_item(
+            TableName=table, Item={"pk": {"S": "order#torn"}, "version": {"N": "1"}}
+        )
         after = call(place)
         until(lambda: after in flow.receipts(), "the receipt of the order after it")
-        until(lambda: flow.waiting("RelayDeadLetterQueue") == 1, "the record in the dead-letter queue")
+        until(lambda: flow.waiting("relay") == 1, "the record in the dead-letter queue")
         assert "order#torn unreadable: " in dlq(capsys, "list", "--queue", "relay")[1]
 
-        url = flow.aws.resources["RelayDeadLetterQueue"]
+        url = flow.dead_letters["relay"]
         [message] = flow.sqs.receive_message(QueueUrl=url)["Messages"]
-        flow.purge("RelayDeadLetterQueue")
+        flow.purge("relay")
         failure = json.loads(message["Body"])
         failure["DDBStreamBatchInfo"] |= {"startSequenceNumber": "1" * 21, "endSequenceNumber": "1" * 21}
         flow.sqs.send_message(QueueUrl=url, MessageBody=json.dumps(failure))
         status, said = dlq(capsys, "redrive", "--yes")
-        assert (status, flow.waiting("RelayDeadLetterQueue")) == (1, 1)
+        assert (status, flow.waiting("relay")) == (1, 1)
         assert "it has left the stream, which keeps records for 24 hours" in said
-        flow.purge("RelayDeadLetterQueue")
+        flow.purge("relay")
 
     @pytest.fixture
     def impatient(self, flow: Flow) -> Iterator[None]:
         """The receipts queue gives up after seconds, not after a quarter of an hour."""
-        url = flow.aws.resources["ReceiptsQueue"]
+        url = flow.receipts_queue
         names = ["VisibilityTimeout", "RedrivePolicy"]
         patient = flow.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         policy = json.dumps(json.loads(patient["RedrivePolicy"]) | {"maxReceiveCount": 3})
@@ -320,7 +330,7 @@ class TestFailedMessages:
     def test_a_message_the_consumer_cannot_take_ends_in_its_queue_and_nothing_else_does(
         self, flow: Flow, impatient: None, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        receipts = flow.aws.resources["ReceiptsQueue"]
+        receipts = flow.receipts_queue
         fix = flow.break_code(
             "orders/receipts.py",
             """
@@ -339,20 +349,20 @@ class TestFailedMessages:
 
         before, cursed, after = call(three)
         until(lambda: {before, after} <= set(flow.receipts()), "the receipts of the others")
-        until(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 2, "both in the dead-letter queue")
+        until(lambda: flow.waiting("receipts") == 2, "both in the dead-letter queue")
 
         status, said = dlq(capsys, "list", "--queue", "receipts")
-        assert (status, flow.waiting("ReceiptsDeadLetterQueue")) == (0, 2)
+        assert (status, flow.waiting("receipts")) == (0, 2)
         assert "unreadable: JSON is malformed" in said
         assert f"{cursed}:1: readable with the code here" in said
 
         fix()
         status, said = dlq(capsys, "redrive", "--queue", "receipts", "--yes")
         assert status == 0
-        assert "ReceiptsDeadLetterQueue: 2 of 2 delivered" in said
+        assert "receipts: 2 of 2 delivered" in said
         until(lambda: flow.receipts()[cursed] == 1, "the receipt of the redriven order")
-        until(lambda: flow.waiting("ReceiptsDeadLetterQueue") == 1, "the unreadable one back again")
-        flow.purge("ReceiptsDeadLetterQueue")
+        until(lambda: flow.waiting("receipts") == 1, "the unreadable one back again")
+        flow.purge("receipts")
 
     def test_a_time_window_is_replayed_from_the_archive(
         self, flow: Flow, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
@@ -374,7 +384,7 @@ class TestFailedMessages:
             assert (status, "completed" in said) == (0, True), said
             until(lambda: lost in flow.receipts(), "the replayed receipt")
         assert flow.receipts()[lost] == flow.receipts()[kept] == 1
-        assert flow.waiting("ReceiptsDeadLetterQueue") == 0
+        assert flow.waiting("receipts") == 0
 
     def test_what_makes_no_sense_is_rejected(self, flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
         status, said = dlq(capsys, "replay", "--from", "2026-01-02T04:00Z", "--to", "2026-01-02T03:00Z")
@@ -398,7 +408,7 @@ class TestEventLog:
     def test_every_event_is_logged_when_asked_for(self, flow: Flow, call: Callable[..., Any]) -> None:
         order_id = call(place)
         logs: Any = boto3.client("logs")
-        group = flow.aws.resources["EventsLogGroup"]
+        group = f"/aws/events/{STACK}/bus"
 
         def logged() -> bool:
             found = logs.filter_log_events(logGroupName=group, filterPattern=f'"{order_id}"')["events"]

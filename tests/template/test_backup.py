@@ -152,18 +152,6 @@ def test_an_alarm_tells_of_a_failed_backup_and_of_none(
     assert state(vault, Metrics(series)) == expected
 
 
-def test_every_parameter_is_described_bounded_and_grouped() -> None:
-    for name, parameter in PARAMETERS.items():
-        assert parameter["Description"], name
-        if parameter["Type"] == "Number":
-            assert 1 <= parameter["MinValue"] <= parameter["Default"] <= parameter["MaxValue"] <= 3650, name
-        else:
-            assert {"AllowedValues", "AllowedPattern"} & parameter.keys(), name
-    groups = SOURCE["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
-    assert sorted(name for group in groups for name in group["Parameters"]) == sorted(PARAMETERS)
-    assert all(output["Description"] for output in SOURCE["Outputs"].values())
-
-
 def test_only_names_and_arns_are_taken() -> None:
     good = {**GIVEN, "CopyVaultArn": VAULT}
     for name, value in good.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from typing import Any
 
 import pytest
@@ -64,25 +63,6 @@ def test_both_origins_are_shown_the_secret_and_the_bucket_is_not() -> None:
             assert header["HeaderValue"]["Fn::Sub"].startswith("{{resolve:secretsmanager:${OriginSecret}:")
     middleware = (ROOT / "src/app/core/http/middleware.py").read_text()
     assert 'ORIGIN_SECRET_HEADER = b"x-origin-secret"' in middleware
-
-
-@pytest.mark.parametrize("path", whole_templates())
-def test_a_secret_can_be_generated(path: str) -> None:
-    """A type of character that is not excluded by its switch is required, so some of it must be left.
-
-    "If you don't include this switch [RequireEachIncludedType], the password contains at least one of every
-    character type": https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetRandomPassword.html
-    """
-    for generated in mentions(template(path)["Resources"], "GenerateSecretString"):
-        assert generated.get("RequireEachIncludedType", True) is True
-        for switch, characters in {
-            "ExcludeUppercase": string.ascii_uppercase,
-            "ExcludeLowercase": string.ascii_lowercase,
-            "ExcludeNumbers": string.digits,
-            "ExcludePunctuation": string.punctuation,
-        }.items():
-            left = set(characters) - set(generated.get("ExcludeCharacters", ""))
-            assert left or generated.get(switch) is True, switch
 
 
 def test_the_secret_of_an_edge_that_stands_is_not_generated_again() -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from typing import Any
 
-from scripts.delivery.decide import stack_name
-from tests.template.templates import ROOT, Evaluator, mentions, of_type, template
-from tests.template.test_runtime import ALL_TEMPLATES
+from tests.template.templates import (
+    ALL_TEMPLATES,
+    ROOT,
+    handed_over,
+    mentions,
+    of_type,
+    stack_documents,
+    stacks,
+    template,
+)
 
 
 def policies() -> list[tuple[str, dict[str, Any]]]:
@@ -32,16 +38,26 @@ def listed(value: Any) -> list[Any]:
 
 
 def test_the_application_has_the_same_rights_in_both_runtimes() -> None:
-    function = template()["Resources"]["ApiFunctionRole"]["Properties"]
+    function = template("lambda/template.yaml")["Resources"]["ApiFunctionRole"]["Properties"]
     task = template("fargate/template.yaml")["Resources"]["TaskRole"]["Properties"]
-    assert function["ManagedPolicyArns"] == [{"Ref": "AppPolicy"}]
-    assert task["ManagedPolicyArns"] == [{"Ref": "AppPolicyArn"}]
-    handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
-    assert handed_over["AppPolicyArn"] == {"Ref": "AppPolicy"}
+    assert function["ManagedPolicyArns"] == task["ManagedPolicyArns"] == [{"Ref": "AppPolicyArn"}]
+    for stack in ("LambdaStack", "FargateStack"):
+        assert handed_over(stack)["AppPolicyArn"] == {"Ref": "AppPolicy"}
     # What Lambda does with the function's role, ECS does with the execution role.
     own = [s["Sid"] for p in function["Policies"] for s in p["PolicyDocument"]["Statement"]]
     assert own == ["WriteLog", "WriteTrace", "DecryptEnvironment"]
     assert "Policies" not in task
+
+
+def test_a_consumer_writes_what_its_prefix_says_and_nothing_without() -> None:
+    def rights(prefix: str) -> dict[str, Any]:
+        given = {"Name": "stock", "WritePrefix": prefix, "BucketName": "documents"}
+        [(_, document, _)] = stack_documents("lambda/consumer.yaml", given)
+        [policy] = document["Resources"]["ConsumerFunctionRole"]["Properties"]["Policies"]
+        return {each["Sid"]: each["Resource"] for each in policy["PolicyDocument"]["Statement"]}
+
+    assert rights("stock/")["WriteDocuments"] == "arn:aws:s3:::documents/stock/*"
+    assert rights("stock/").keys() - rights("").keys() == {"WriteDocuments", "EncryptDocuments"}
 
 
 def test_no_action_is_a_wildcard() -> None:
@@ -63,7 +79,7 @@ def test_the_data_key_is_used_only_through_the_service_and_for_the_thing() -> No
     uses = [
         statement
         for _, statement in policies()
-        if statement["Resource"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
+        if statement["Resource"] in ({"Fn::GetAtt": ["DataKey", "Arn"]}, {"Ref": "KmsKeyArn"})
     ]
     assert len(uses) >= 6
     for statement in uses:
@@ -85,7 +101,7 @@ def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
     rule when it writes, but not when it makes a stream.
     """
     targets = 0
-    for path in (*ALL_TEMPLATES, "monitoring/template.yaml"):
+    for path in ALL_TEMPLATES:
         resources = template(path)["Resources"]
         assert "AWS::Logs::ResourcePolicy" not in {resource["Type"] for resource in resources.values()}
         rules = of_type(resources, "AWS::Events::Rule").values()
@@ -112,24 +128,38 @@ def test_rules_may_write_their_log_groups_by_the_groups_own_policies() -> None:
 
 
 def test_names_have_room_for_the_longest_name_of_a_stack() -> None:
-    """Of sixteen characters for the service, and as many for the stage: the bootstrap takes no more."""
-    stack_id = "arn:aws:cloudformation:eu-central-1:111122223333:stack/x/" + str(uuid.uuid4())
-    stack = Evaluator(
-        template(), **{"AWS::StackName": stack_name("s" * 16, "a" * 16), "AWS::StackId": stack_id}
-    )
+    """An archive's name leaves a stack 39 characters."""
+    pattern = template("lambda/consumer.yaml")["Parameters"]["Name"]["AllowedPattern"]
+    assert re.fullmatch(pattern, "n" * 24)
+    assert not re.fullmatch(pattern, "n" * 25)
+    longest = {"AWS::StackName": "s" * 39, "ServiceName": "s" * 39, "Name": "n" * 24}
+    documents = [*stacks(**{"AWS::StackName": "s" * 39}).values()]
+    documents += [document for _, document, _ in stack_documents("lambda/consumer.yaml", longest)]
     room = {
         # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_CreateArchive.html
-        ("OrdersArchive", "ArchiveName"): 48,
+        ("AWS::Events::Archive", "ArchiveName"): 48,
         # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_CreateEventBus.html
-        ("OrdersEventBus", "Name"): 256,
+        ("AWS::Events::EventBus", "Name"): 256,
         # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricAlarm.html
-        ("ApiErrorsAlarm", "AlarmName"): 255,
-        ("ApiServerErrorsAlarm", "AlarmName"): 255,
+        ("AWS::CloudWatch::Alarm", "AlarmName"): 255,
+        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
+        ("AWS::SQS::Queue", "QueueName"): 80,
+        # https://docs.aws.amazon.com/lambda/latest/api/API_CreateFunction.html
+        ("AWS::Lambda::Function", "FunctionName"): 64,
     }
-    for (name, key), most in room.items():
-        given = json.dumps(template()["Resources"][name]["Properties"][key])
-        given = given.replace("${ApiFunction.Version.Version}", "9" * 6)
-        assert len(stack.resolved(json.loads(given))) <= most, name
+    names: dict[tuple[str, str], set[str]] = {}
+    for (kind, key), most in room.items():
+        for document in documents:
+            for resource in of_type(document["Resources"], kind).values():
+                given = json.dumps(resource["Properties"].get(key, ""))
+                given = re.sub(r"\$\{\w+[.]Version\}", "9" * 6, given)
+                assert len(given.removeprefix('{"Fn::Sub": ').strip('"}')) <= most, given
+                names.setdefault((kind, key), set()).add(given)
+    assert names.keys() == room.keys()
+    # Those of two consumers differ, and the key's policy lets EventBridge fill a queue whose name begins so.
+    assert len(names["AWS::SQS::Queue", "QueueName"]) == 5  # one is not given
+    assert all(name.startswith(f'"{"s" * 39}-') for name in names["AWS::SQS::Queue", "QueueName"] - {'""'})
+    assert len(names["AWS::Lambda::Function", "FunctionName"]) == 5
 
 
 def test_only_what_must_be_named_has_a_name() -> None:
@@ -138,6 +168,9 @@ def test_only_what_must_be_named_has_a_name() -> None:
         "AWS::Events::EventBus",  # a bus must be named
         "AWS::Events::Archive",  # or roles could not tell whose it is
         "AWS::Logs::LogGroup",  # found by people
+        "AWS::Serverless::Function",  # its role names it, and it names its role
+        "AWS::CloudWatch::Dashboard",  # found by people
+        "AWS::Logs::QueryDefinition",  # must be named
         "AWS::ApiGatewayV2::DomainName",
         "AWS::ApiGatewayV2::ApiMapping",
         "AWS::Route53::RecordSet",
@@ -151,5 +184,7 @@ def test_only_what_must_be_named_has_a_name() -> None:
             if kind == "AWS::CloudWatch::Alarm" and named:
                 # A deployment's, each version with its own; their comment says why.
                 assert "${ApiFunction.Version.Version}" in resource["Properties"]["AlarmName"]["Fn::Sub"]
+            elif kind == "AWS::SQS::Queue" and named:  # its comment says why
+                assert path == "lambda/consumer.yaml"
             elif kind not in allowed:
                 assert not named, f"{name}: {named}"

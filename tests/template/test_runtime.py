@@ -2,108 +2,79 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import fields
-from graphlib import TopologicalSorter
 from ipaddress import ip_network
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from tests.delivery.iam import allowed
 from tests.template.templates import (
+    ALL_TEMPLATES,
     PSEUDO,
     ROOT,
     STATEFUL,
     Evaluator,
+    Template,
     expanded,
+    handed_over,
     mentions,
     of_type,
+    stacks,
     template,
     transformed,
 )
 
 from app.core.settings import Settings
+from app.entrypoints.custom_resources import settings_of
 
-ALL_TEMPLATES = ["template.yaml", "fargate/template.yaml", "fargate/network.yaml"]
-FARGATE_PREFIXES = (
-    "AWS::EC2::",
-    "AWS::ECS::",
-    "AWS::ElasticLoadBalancingV2::",
-    "AWS::ApplicationAutoScaling::",
-)
-
-
-def types(**parameters: object) -> dict[str, str]:
-    stack = Evaluator(expanded(), **parameters).resources()
-    return {name: resource["Type"] for name, resource in stack.items()}
+API, CUSTOM, FARGATE = "lambda/template.yaml", "lambda/custom_resources.yaml", "fargate/template.yaml"
+EVENTS = {"lambda/relay.yaml", "lambda/consumer.yaml"}
+FUNCTION = "AWS::Lambda::Function"
+DOMAIN = {"DomainName": "orders.example.com", "CertificateArn": "arn", "HostedZoneId": "Z1"}
 
 
 class TestEntryPoints:
-    def test_lambda_has_no_network_balancer_or_task(self) -> None:
-        found = types(Runtime="lambda")
-        assert found.keys() >= {"HttpApi", "ApiFunction", "ApiFunctionAliaslive"}
-        assert "FargateStack" not in found
-        assert not [name for name in found.values() if name.startswith(FARGATE_PREFIXES)]
-
-    def test_fargate_has_no_api_gateway(self) -> None:
-        found = types(Runtime="fargate")
-        assert "FargateStack" in found
-        assert "ApiFunction" not in found
-        foreign = ("AWS::ApiGateway", "AWS::CodeDeploy::")
-        assert not [name for name in found.values() if name.startswith(foreign)]
-
-    @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
-    def test_both_stand_during_a_switch(self, runtime: str) -> None:
-        found = types(Runtime=runtime, BothRuntimes="true")
-        assert found.keys() >= {"HttpApi", "ApiFunction", "FargateStack"}
-
-    def test_the_events_flow_in_either(self) -> None:
-        for runtime in ("lambda", "fargate"):
-            assert types(Runtime=runtime).keys() >= {"RelayFunction", "ReceiptsFunction", "ReceiptsRule"}
+    @pytest.mark.parametrize(
+        ("given", "entry_points"),
+        [
+            ({"Runtime": "lambda"}, {API}),
+            ({"Runtime": "fargate"}, {FARGATE, "fargate/network.yaml"}),
+            ({"Runtime": "lambda", "BothRuntimes": "true"}, {API, FARGATE, "fargate/network.yaml"}),
+            ({"Runtime": "fargate", "BothRuntimes": "true"}, {API, FARGATE, "fargate/network.yaml"}),
+        ],
+    )
+    def test_runtime_decides_which_stand(self, given: dict[str, str], entry_points: set[str]) -> None:
+        found = stacks(**given).keys()
+        assert found & {API, FARGATE, "fargate/network.yaml"} == entry_points
+        assert found >= EVENTS
 
     def test_a_switch_adds_and_removes_entry_points_only(self) -> None:
-        before, after = types(Runtime="lambda"), types(Runtime="fargate")
-        gone, new = before.keys() - after.keys(), after.keys() - before.keys()
-        assert new == {"FargateStack"}
-        assert gone
-        assert all(re.match(r"Api|HttpApi|Deployment|ServerlessDeployment", name) for name in gone), gone
+        before, after = (stacks(Runtime=runtime, **DOMAIN) for runtime in ("lambda", "fargate"))
+        root, then = before["template.yaml"]["Resources"], after["template.yaml"]["Resources"]
+        assert then.keys() - root.keys() == {"FargateStack"}
+        assert root.keys() - then.keys() == {"LambdaStack", "HttpApiDomain", "HttpApiDomainMapping"}
+        changed = {name for name in root.keys() & then.keys() if root[name] != then[name]}
+        assert changed == {"ApiRecord", "MonitoringStack"}
+        for path in (CUSTOM, *EVENTS):
+            assert before[path] == after[path], path
 
-    def test_every_reference_is_to_something_that_stands(self) -> None:
-        """What stands for a runtime never reads what does not, outside an `Fn::If`."""
-        source = expanded()
-        for parameters in ({"Runtime": "lambda"}, {"Runtime": "fargate"}, {"BothRuntimes": "true"}):
-            stack = Evaluator(source, **parameters).resources()
-            for name, resource in stack.items():
-                for found in _plain_references(resource):
-                    if found in source["Resources"]:
-                        assert found in stack, f"{name} reads {found}, which is not there with {parameters}"
-
-    def test_nothing_waits_for_itself(self) -> None:
-        """CloudFormation rejects a circle; the references of update policies count."""
-        resources = expanded()["Resources"]
-        needs = {
-            name: {found for found in _all_references(resource) if found in resources}
-            | set(_listed(resource.get("DependsOn", [])))
-            for name, resource in resources.items()
-        }
-        assert "ApiErrorsAlarm" in needs["ApiFunctionDeploymentGroup"]
-        assert "ApiFunctionDeploymentGroup" in needs["ApiFunctionAliaslive"]
-        TopologicalSorter(needs).prepare()
-
-    def test_api_url_follows_runtime(self) -> None:
-        url = template()["Outputs"]["ApiUrl"]
-        assert "Condition" not in url
-        assert url["Value"]["Fn::If"][0] == "HasDomain"
-        condition, when_lambda, when_fargate = url["Value"]["Fn::If"][2]["Fn::If"]
-        assert condition == "ServesFromLambda"
-        assert when_lambda == {"Fn::GetAtt": ["HttpApi", "ApiEndpoint"]}
-        assert when_fargate == {"Fn::GetAtt": ["FargateStack", "Outputs.Url"]}
+    @pytest.mark.parametrize("runtime", ["lambda", "fargate"])
+    def test_api_url_follows_runtime(self, runtime: str) -> None:
+        for both in ("false", "true"):
+            url = stacks(Runtime=runtime, BothRuntimes=both)["template.yaml"]["Outputs"]["ApiUrl"]["Value"]
+            assert url == {"Fn::GetAtt": [f"{runtime.capitalize()}Stack", "Outputs.Url"]}
+        named = stacks(Runtime=runtime, **DOMAIN)["template.yaml"]["Outputs"]["ApiUrl"]["Value"]
+        assert named == "https://orders.example.com"
 
 
-def _plain_references(value: Any) -> list[str]:
+def _references(value: Any) -> list[str]:
+    """Return what a value names, in either branch of an `Fn::If` too."""
     if isinstance(value, list):
-        return [found for item in value for found in _plain_references(item)]
+        return [found for item in value for found in _references(item)]
     if not isinstance(value, dict):
         return []
     found: list[str] = []
@@ -115,40 +86,29 @@ def _plain_references(value: Any) -> list[str]:
         elif key == "Fn::Sub":
             text = item if isinstance(item, str) else item[0]
             found += [name.split(".")[0] for name in re.findall(r"\$\{([A-Za-z0-9.]+)\}", text)]
-        elif key != "Fn::If":
-            found += _plain_references(item)
+            found += _references(item)
+        else:
+            found += _references(item)
     return found
-
-
-def _all_references(value: Any) -> list[str]:
-    """What a value names, in either branch of an `Fn::If` too."""
-    return _plain_references(value) + [
-        name for condition in mentions(value, "Fn::If") for name in _all_references(condition)
-    ]
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 class TestData:
     def test_ids_are_frozen(self) -> None:
-        found = of_type(template()["Resources"], *STATEFUL.values())
-        assert {name: resource["Type"] for name, resource in found.items()} == STATEFUL
+        found = {
+            (path, name): resource["Type"]
+            for path in ALL_TEMPLATES
+            for name, resource in of_type(expanded(path)["Resources"], *STATEFUL.values()).items()
+        }
+        assert found == STATEFUL
 
-    @pytest.mark.parametrize("name", STATEFUL)
-    def test_is_kept_and_unconditional(self, name: str) -> None:
-        resource = template()["Resources"][name]
+    @pytest.mark.parametrize(("path", "name"), STATEFUL)
+    def test_is_kept_and_does_not_depend_on_the_runtime(self, path: str, name: str) -> None:
+        resource = template(path)["Resources"][name]
         assert resource["DeletionPolicy"].startswith("Retain")
         assert resource["UpdateReplacePolicy"] == "Retain"
         assert "Condition" not in resource
-        for runtime in ("lambda", "fargate"):
-            assert types(Runtime=runtime)[name] == STATEFUL[name]
-
-    @pytest.mark.parametrize("name", STATEFUL)
-    def test_does_not_depend_on_the_runtime(self, name: str) -> None:
-        text = str(template()["Resources"][name])
-        assert not re.search(r"Runtime|UseLambda|UseFargate|ServesFromLambda|FargateStack|HttpApi", text)
+        lambda_, fargate = (stacks(Runtime=runtime)[path]["Resources"] for runtime in ("lambda", "fargate"))
+        assert lambda_[name] == fargate[name]
 
     def test_a_first_deployment_that_fails_leaves_nothing_that_costs(self) -> None:
         """What is kept "except on create" goes with the operation that made it, if that is rolled back.
@@ -158,7 +118,8 @@ class TestData:
         """
         kept = {
             name
-            for name, resource in expanded()["Resources"].items()
+            for path in ALL_TEMPLATES
+            for name, resource in expanded(path)["Resources"].items()
             if resource.get("DeletionPolicy") == "Retain"
         }
         assert kept == {"AccessLogsBucket"}
@@ -168,19 +129,19 @@ class TestData:
         assert protection == {"Fn::If": ["IsProduction", True, False]}
 
     def test_is_encrypted_with_the_data_key(self) -> None:
-        resources = template()["Resources"]
         key = {"Fn::GetAtt": ["DataKey", "Arn"]}
-        assert resources["OrdersTable"]["Properties"]["SSESpecification"]["KMSMasterKeyId"] == key
-        assert mentions(resources["DocumentsBucket"], "KMSMasterKeyID") == [key]
-        for name, kind in STATEFUL.items():
-            if kind == "AWS::SQS::Queue":
-                assert resources[name]["Properties"]["KmsMasterKeyId"] == key
-            if kind.startswith("AWS::Events::"):
-                assert resources[name]["Properties"]["KmsKeyIdentifier"] == key
+        # What a resource calls its key, where it has one.
+        keys = ("KMSMasterKeyId", "KMSMasterKeyID", "KmsMasterKeyId", "KmsKeyIdentifier", "KmsKeyId")
+        kinds = {*STATEFUL.values(), "AWS::Logs::LogGroup"} - {"AWS::KMS::Key"}
         for path in ALL_TEMPLATES:
-            for group in of_type(template(path)["Resources"], "AWS::Logs::LogGroup").values():
-                assert group["Properties"]["KmsKeyId"] in (key, {"Ref": "KmsKeyArn"})
-                assert group["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+            ours = key if path == "template.yaml" else {"Ref": "KmsKeyArn"}
+            for name, resource in of_type(template(path)["Resources"], *kinds).items():
+                named = [found for each in keys for found in mentions(resource["Properties"], each)]
+                assert named == ([] if name == "AccessLogsBucket" else [ours]), name
+                if resource["Type"] == "AWS::Logs::LogGroup":
+                    assert resource["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+            for stack in of_type(template(path)["Resources"], "AWS::CloudFormation::Stack"):
+                assert handed_over(stack, path).get("KmsKeyArn", ours) == ours
 
 
 class TestDataKey:
@@ -208,103 +169,161 @@ class TestDataKey:
 
     def test_for_the_queues_that_its_rules_fill(self) -> None:
         arn = "arn:aws:sqs:eu-central-1:111122223333:"
+        other = arn.replace("111122223333", "444455556666")
+        consumer = of_type(stacks()["lambda/consumer.yaml"]["Resources"], "AWS::SQS::Queue").values()
+        names = [queue["Properties"]["QueueName"] for queue in consumer]
+        assert len(names) == 2
         for action in ("kms:GenerateDataKey", "kms:Decrypt"):
-            assert self.may(action, queue=f"{arn}orders-dev-ReceiptsQueue-1A2B")
+            # CloudFormation begins a name that it makes with the stack's.
+            for name in [*names, "orders-dev-RelayDeadLetterQueue-1A2B"]:
+                assert self.may(action, queue=arn + name)
+                assert not self.may(action, queue=other + name)
             assert not self.may(action, queue=f"{arn}another-queue")
-            other = arn.replace("111122223333", "444455556666")
-            assert not self.may(action, queue=f"{other}orders-dev-ReceiptsQueue-1A2B")
             assert not self.may(action, account="111122223333")
 
 
-FINGERPRINTS = ("Configuration", "ApiConfiguration")
+class TestSettings:
+    """They are declared once, and what reads them gets all of them."""
+
+    PROPERTIES = template()["Resources"]["Settings"]["Properties"]
+
+    def test_each_is_one_of_the_application_and_none_that_it_needs_is_missing(self) -> None:
+        fields = Settings.__struct_fields__
+        required = fields[: -len(Settings.__struct_defaults__)]
+        assert set(required) <= self.PROPERTIES["Values"].keys() <= set(fields)
+
+    def test_every_function_and_the_task_get_them_and_little_else(self) -> None:
+        found = stacks(BothRuntimes="true", OriginSecretArn="arn")
+        [container] = found[FARGATE]["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
+        environments = {"task": {each["Name"]: each["Value"] for each in container["Environment"]}}
+        for document in found.values():
+            for name, function in of_type(document["Resources"], FUNCTION).items():
+                environments[name] = function["Properties"].get("Environment", {}).get("Variables", {})
+        assert environments.pop("CustomResourcesFunction") == {}
+        assert environments["ApiFunction"].pop("APP_ORIGIN_SECRETS")
+        for name, environment in environments.items():
+            runtime = "fargate" if name == "task" else "lambda"
+            assert environment == {"APP_SETTINGS": {"Ref": "Settings"}, "APP_RUNTIME": runtime}, name
+        nested = of_type(template()["Resources"], "AWS::CloudFormation::Stack")
+        handed = [stack for stack in nested if "Settings" in handed_over(stack)]
+        assert {"LambdaStack", "FargateStack", "RelayStack", "ReceiptsConsumer"} <= set(handed)
+        for stack in handed:
+            assert handed_over(stack)["Settings"] == {"Fn::GetAtt": ["Settings", "Json"]}
+
+    def test_one_that_changes_makes_a_new_version_and_new_tasks(self) -> None:
+        """That the fingerprint changes with each is shown by tests/unit/test_custom_resources.py.
+
+        Both properties are replaced, not updated, by the schemas of CloudFormation that cfn-lint carries.
+        """
+        fingerprint = {"Ref": "SettingsFingerprint"}
+        assert handed_over("LambdaStack")["SettingsFingerprint"] == {
+            "Fn::GetAtt": ["Settings", "Fingerprint"]
+        }
+        [version] = of_type(expanded(API)["Resources"], "AWS::Lambda::Version").values()
+        assert version["Properties"]["Description"] == fingerprint
+        for kind, name in (
+            ("AWS::Lambda::Version", "Description"),
+            ("AWS::ECS::TaskDefinition", "ContainerDefinitions"),
+        ):
+            schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
+            assert f"/properties/{name}" in schema["createOnlyProperties"]
+
+    @pytest.mark.parametrize("name", ["OriginSecretArn", "OriginSecretVersion"])
+    def test_another_secret_makes_a_new_version(self, name: str) -> None:
+        given = {"OriginSecretArn": "arn", "OriginSecretVersion": "1"}
+        before, after = (stacks(**each)["template.yaml"] for each in (given, given | {name: "new"}))
+        assert before["Resources"]["Settings"] != after["Resources"]["Settings"]
+
+    def test_another_version_of_the_secret_makes_another_function(self) -> None:
+        """Lambda publishes no version of one that has not changed, and the secret may hold the same value."""
+        found = [
+            stacks(OriginSecretArn="arn", OriginSecretVersion=version)[API]["Resources"]["ApiFunction"]
+            for version in "12"
+        ]
+        assert found[0]["Properties"]["Description"] != found[1]["Properties"]["Description"]
+
+    def test_the_longest_fit_in_what_carries_them(self) -> None:
+        quotes = '"' * 256  # nothing takes more room in JSON, and in the response it is JSON in JSON
+        given = {
+            "AWS::StackName": "s" * 39,  # see test_identity
+            "AWS::Region": "ap-southeast-4",
+            "Stage": "s" * 16,
+            "LogLevel": "WARNING",
+            "CorsOrigins": f"https://{'c' * 504}",
+            "AuthIssuer": f"https://{quotes[8:]}",
+            "AuthAudience": quotes,
+        }
+        parameters = template()["Parameters"]
+        used = set(_references(self.PROPERTIES["Values"])) & parameters.keys()
+        assert used == given.keys() & parameters.keys()
+        for name in used:
+            pattern, text = parameters[name].get("AllowedPattern", ".*"), given[name]
+            assert re.fullmatch(pattern, text), name
+            longest = max(map(len, parameters[name].get("AllowedValues", [])), default=None)
+            longest = parameters[name].get("MaxLength", longest)
+            assert len(text) == longest if longest else not re.fullmatch(pattern, text + "s"), name
+        values = Evaluator(template(), **given).resolved(self.PROPERTIES["Values"])
+        arn = "arn:aws:kms:ap-southeast-4:111122223333:key/mrk-" + "0" * 32
+        made = {"table_name": f"{'s' * 39}-OrdersTable-1A2B3C4D5E6F7", "bucket_name": "b" * 63}
+        made |= {"event_bus_name": f"{'s' * 39}-{'0' * 36}", "kms_key_arn": arn, "cursor_key_arn": arn}
+        assert made.keys() == {name for name, value in values.items() if isinstance(value, dict)}
+        data = settings_of({"Values": values | made})
+        response = {
+            "StackId": f"arn:aws:cloudformation:ap-southeast-4:111122223333:stack/{'s' * 39}/{'0' * 36}",
+            "RequestId": "0" * 36,
+            "LogicalResourceId": "Settings",
+            "PhysicalResourceId": "Settings",
+            "Status": "SUCCESS",
+            "Data": data,
+        }
+        # "The total size of the response body can't exceed 4096 bytes":
+        # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/crpg-ref-responses.html
+        assert len(json.dumps(response)) <= 4096
+        # A parameter's value, 4,096 bytes:
+        # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
+        # All environment variables of a function, 4 KB:
+        # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+        secrets = json.dumps({"previous": "s" * 48, "current": "s" * 48})
+        variables = {"APP_SETTINGS": data["Json"], "APP_RUNTIME": "lambda", "APP_ORIGIN_SECRETS": secrets}
+        assert sum(len(name) + len(value) for name, value in variables.items()) <= 4096
 
 
 class TestOneApplication:
-    def environment(self) -> dict[str, Any]:
-        """That of the API's function."""
-        variables: dict[str, Any] = expanded()["Resources"]["ApiFunction"]["Properties"]["Environment"][
-            "Variables"
-        ]
-        return variables
+    def functions(self) -> dict[str, Any]:
+        return {
+            name: function["Properties"]
+            for document in stacks().values()
+            for name, function in of_type(document["Resources"], FUNCTION).items()
+        }
 
-    def container(self) -> dict[str, Any]:
-        (container,) = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"][
-            "ContainerDefinitions"
-        ]
-        return dict(container)
-
-    def test_environment_is_the_settings_in_both_runtimes(self) -> None:
-        names = {f"APP_{field.name.upper()}" for field in fields(Settings)}
-        assert self.environment().keys() == names
-        container = self.container()
-        secrets = container["Secrets"]["Fn::If"][1]
-        task = [variable["Name"] for variable in [*container["Environment"], *secrets]]
-        assert len(task) == len(set(task))
-        assert set(task) == names
-
-    def test_environment_has_the_same_values_in_both_runtimes(self) -> None:
-        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
-        for variable in self.container()["Environment"]:
-            if variable["Name"] == "APP_RUNTIME":
-                assert variable["Value"] == "fargate"
-                assert self.environment()["APP_RUNTIME"] == "lambda"
-            else:
-                assert handed_over[variable["Value"]["Ref"]] == self.environment()[variable["Name"]]
-
-    def test_no_function_has_settings_of_its_own_but_the_apis_secret(self) -> None:
-        for name, function in of_type(template()["Resources"], "AWS::Serverless::Function").items():
-            own = function["Properties"].get("Environment", {"Variables": {}})["Variables"]
-            assert own.keys() == ({"APP_ORIGIN_SECRETS"} if name == "ApiFunction" else set()), name
-
-    def test_a_parameter_that_changes_publishes_the_functions_anew(self) -> None:
-        source = template()
-        resources = source["Resources"]
-
-        def used(*parts: Any) -> set[str]:
-            subs = [text for part in parts for text in mentions(part, "Fn::Sub")]
-            named = {name for text in subs for name in re.findall(r"\$\{(\w+)\}", text)}
-            return (named | {name for part in parts for name in mentions(part, "Ref")}) & source[
-                "Parameters"
-            ].keys()
-
-        values = {name: resources[name]["Properties"]["Values"] for name in FINGERPRINTS}
-        # An image is built for one architecture, so another one comes with another image.
-        common = used(source["Globals"]["Function"]) - {"Architecture"}
-        assert {reference["Ref"] for reference in values["Configuration"]} == common
-        api = resources["ApiFunction"]["Properties"]
-        assert values["ApiConfiguration"].pop(0) == {"Fn::GetAtt": ["Configuration", "Fingerprint"]}
-        own = used(api["Environment"], api["Description"])
-        assert {reference["Ref"] for reference in values["ApiConfiguration"]} == own
-        for name, resource in resources.items():
-            if resource.get("Properties", {}).get("AutoPublishAlias"):
-                of = "ApiConfiguration" if name == "ApiFunction" else "Configuration"
-                described = resource["Properties"]["VersionDescription"]
-                assert described == {"Fn::GetAtt": [of, "Fingerprint"]}, name
-
-    def test_a_version_is_asked_for_only_when_its_function_changes(self) -> None:
-        """Lambda publishes none of a function that has not: the old version would be taken for a new one."""
-        resources = template()["Resources"]
-        # A version of the secret may hold the same value.
-        assert "${OriginSecretVersion}" in resources["ApiFunction"]["Properties"]["Description"]["Fn::Sub"]
-        assert "OriginSecret" not in str(resources["Configuration"])
+    def versions(self, *sources: Template) -> list[dict[str, Any]]:
+        return [of_type(source["Resources"], "AWS::Lambda::Version") for source in sources]
 
     def test_a_call_leaves_one_line_and_the_platform_adds_its_own_for_failed_ones_only(self) -> None:
         # "start" and "report" of a call that succeeded are of level INFO, those of one that failed WARN:
         # https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html
-        for name, function in of_type(expanded()["Resources"], "AWS::Lambda::Function").items():
-            config = function["Properties"]["LoggingConfig"]
+        for name, function in self.functions().items():
+            config = function["LoggingConfig"]
             assert (config["LogFormat"], config["SystemLogLevel"]) == ("JSON", "WARN"), name
-            assert config["LogGroup"] == {"Ref": f"{name.removesuffix('Function')}LogGroup"}
+        for stack in of_type(template()["Resources"], "AWS::CloudFormation::Stack"):
+            group = "ApiLogGroup" if stack in ("LambdaStack", "FargateStack") else "FunctionsLogGroup"
+            assert handed_over(stack).get("LogGroupName", {"Ref": group}) == {"Ref": group}, stack
 
-    def test_a_property_that_changes_publishes_the_functions_anew(self) -> None:
-        changed = template()
-        changed["Globals"]["Function"]["Timeout"] += 1
-        before, after = (
-            of_type(stack["Resources"], "AWS::Lambda::Version")
-            for stack in (expanded(), transformed(changed))
-        )
-        assert len(before) == len(after) == 3
-        assert not before.keys() & after.keys()
+    @pytest.mark.parametrize(
+        ("path", "function", "change"),
+        [
+            (API, "ApiFunction", {"Timeout": 20}),
+            (CUSTOM, "CustomResourcesFunction", {"ImageUri": "other:tag"}),
+        ],
+    )
+    def test_a_property_that_changes_publishes_the_function_anew(
+        self, path: str, function: str, change: dict[str, Any]
+    ) -> None:
+        changed = template(path)
+        changed["Resources"][function]["Properties"] |= change
+        before, after = self.versions(expanded(path), transformed(changed))
+        assert len(before) == len(after) == 1
+        assert before.keys() != after.keys()
 
     def test_a_version_goes_with_the_deployment_that_is_rolled_back(self) -> None:
         """Or the next deployment of the same image ends with "Version already exists".
@@ -314,118 +333,111 @@ class TestOneApplication:
         SAM keeps them unless it is told:
         https://docs.aws.amazon.com/serverless-application-model/latest/developerguide/sam-specification-resource-attributes.html
         """
-        versions = of_type(expanded()["Resources"], "AWS::Lambda::Version").values()
-        assert [version.get("DeletionPolicy") for version in versions] == ["Delete"] * 3
+        found = self.versions(*map(expanded, ALL_TEMPLATES))
+        versions = [version for versions in found for version in versions.values()]
+        assert [version.get("DeletionPolicy") for version in versions] == ["Delete"] * 2
         # It is Delete unless the template says another.
         assert not [version for version in versions if "UpdateReplacePolicy" in version]
 
-    def test_nothing_but_the_alias_and_the_digest_reads_a_version(self) -> None:
+    def test_nothing_but_the_alias_and_what_is_made_anew_with_it_reads_a_version(self) -> None:
         """Both are given the new one before the one that is replaced goes."""
-        resources = expanded()["Resources"]
-        versions = of_type(resources, "AWS::Lambda::Version").keys()
         readers = {
-            resource["Type"] for resource in resources.values() if versions & set(_plain_references(resource))
+            resource["Type"]
+            for source in map(expanded, ALL_TEMPLATES)
+            for resource in source["Resources"].values()
+            if of_type(source["Resources"], "AWS::Lambda::Version").keys() & set(_references(resource))
         }
         assert readers == {"AWS::Lambda::Alias", "Custom::ImageVersion", "AWS::CloudWatch::Alarm"}
-        mappings = of_type(resources, "AWS::Lambda::EventSourceMapping").values()
-        assert len(mappings) == 2
-        assert all(mapping["Properties"]["FunctionName"]["Ref"].endswith("Aliaslive") for mapping in mappings)
 
     def test_every_function_runs_the_one_image(self) -> None:
-        functions = of_type(template()["Resources"], "AWS::Serverless::Function")
+        functions = self.functions()
         assert len(functions) >= 4
-        assert len({str(function["Metadata"]) for function in functions.values()}) == 1
         for function in functions.values():
-            assert function["Properties"]["PackageType"] == "Image"
-            config = function["Properties"]["ImageConfig"]
+            assert function["PackageType"] == "Image"
+            config = function["ImageConfig"]
             assert config["EntryPoint"] == ["python", "-m", "awslambdaric"]
             (command,) = config["Command"]
             module, _, attribute = command.rpartition(".")
             assert attribute == "handler"
             assert (ROOT / "src" / f"{module.replace('.', '/')}.py").is_file()
+        built = {
+            ((ROOT / path).parent / Path(metadata["DockerContext"]) / metadata["Dockerfile"]).resolve()
+            for path in ALL_TEMPLATES
+            for function in of_type(template(path)["Resources"], "AWS::Serverless::Function").values()
+            for metadata in [function["Metadata"]]
+        }
+        assert built == {ROOT / "Dockerfile"}
 
     def test_tasks_run_the_digest_of_a_function_that_always_stands(self) -> None:
-        resources = template()["Resources"]
-        handed_over = resources["FargateStack"]["Properties"]["Parameters"]
-        assert handed_over["ImageUri"] == {"Fn::GetAtt": ["ImageVersion", "ImageUri"]}
-        source = resources["ImageVersion"]["Properties"]["FunctionVersionArn"]["Ref"]
-        assert source == "RelayFunction.Version"
-        assert "Condition" not in resources["RelayFunction"]
-        assert resources["RelayFunction"]["Properties"]["AutoPublishAlias"]
-        assert self.container()["Image"] == {"Ref": "ImageUri"}
-
-    def test_nested_parameters_are_all_handed_over(self) -> None:
-        pairs = [
-            (template()["Resources"]["FargateStack"], "fargate/template.yaml"),
-            (template("fargate/template.yaml")["Resources"]["NetworkStack"], "fargate/network.yaml"),
-        ]
-        for stack, path in pairs:
-            assert stack["Properties"]["Parameters"].keys() == template(path)["Parameters"].keys()
+        assert handed_over("FargateStack")["ImageUri"] == {
+            "Fn::GetAtt": ["CustomResourcesStack", "Outputs.ImageUri"]
+        }
+        assert "Condition" not in template()["Resources"]["CustomResourcesStack"]
+        source = template(CUSTOM)
+        assert source["Outputs"]["ImageUri"]["Value"] == {"Fn::GetAtt": ["ImageVersion", "ImageUri"]}
+        version = source["Resources"]["ImageVersion"]["Properties"]["FunctionVersionArn"]["Ref"]
+        assert version == "CustomResourcesFunction.Version"
+        [container] = template(FARGATE)["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
+        assert container["Image"] == {"Ref": "ImageUri"}
 
 
 class TestOriginSecret:
     """It reaches the API in either runtime, and nobody else."""
 
-    def test_on_lambda_it_is_in_the_environment_of_the_api_encrypted_with_the_data_key(self) -> None:
-        resources = expanded()["Resources"]
-        holders = [
-            name for name, resource in resources.items() if "{{resolve:secretsmanager" in str(resource)
-        ]
-        assert holders == ["ApiFunction"]
-        function = resources["ApiFunction"]["Properties"]
-        assert function["KmsKeyArn"] == {"Fn::GetAtt": ["DataKey", "Arn"]}
-        variables = function["Environment"]["Variables"]
-        assert [name for name, variable in variables.items() if "{{resolve" in str(variable)] == [
-            "APP_ORIGIN_SECRETS"
-        ]
-        condition, secret, without = variables["APP_ORIGIN_SECRETS"]["Fn::If"]
-        assert (condition, without) == ("HasOriginSecret", "")
-        version = "{{resolve:secretsmanager:${OriginSecretArn}:SecretString:::${OriginSecretVersion}}}"
-        assert secret == {"Fn::Sub": version}
+    ARN = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:edge"
 
-    def test_on_fargate_ecs_reads_it_when_a_task_starts(self) -> None:
-        nested = template("fargate/template.yaml")
-        [container] = nested["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
-        condition, [secret], without = container["Secrets"]["Fn::If"]
-        assert (condition, without) == ("HasOriginSecret", {"Ref": "AWS::NoValue"})
-        assert secret == {
-            "Name": "APP_ORIGIN_SECRETS",
-            # arn:json-key:version-stage:version-id; the whole of it, as on Lambda.
-            "ValueFrom": {
-                "Fn::If": [
-                    "HasOriginSecretVersion",
-                    {"Fn::Sub": "${OriginSecretArn}:::${OriginSecretVersion}"},
-                    {"Ref": "OriginSecretArn"},
-                ]
-            },
-        }
+    @pytest.mark.parametrize(("version", "suffix"), [("", ""), ("v2", "v2")])
+    def test_on_lambda_it_is_in_the_environment_of_the_api_encrypted_with_the_data_key(
+        self, version: str, suffix: str
+    ) -> None:
+        found = stacks(OriginSecretArn=self.ARN, OriginSecretVersion=version)
+        resources = [each for document in found.values() for each in document["Resources"].items()]
+        [(name, function)] = [each for each in resources if "{{resolve:" in str(each)]
+        assert name == "ApiFunction"
+        assert function["Properties"]["KmsKeyArn"] == {"Ref": "KmsKeyArn"}
+        variables = function["Properties"]["Environment"]["Variables"]
+        assert variables.pop("APP_ORIGIN_SECRETS") == (
+            f"{{{{resolve:secretsmanager:{self.ARN}:SecretString:::{suffix}}}}}"
+        )
+        assert "{{resolve:" not in str(variables)
+        assert (
+            stacks()[API]["Resources"]["ApiFunction"]["Properties"]["Environment"]["Variables"][
+                "APP_ORIGIN_SECRETS"
+            ]
+            == ""
+        )
+
+    # arn:json-key:version-stage:version-id; the whole of it, as on Lambda.
+    @pytest.mark.parametrize(("version", "suffix"), [("", ""), ("v2", ":::v2")])
+    def test_on_fargate_ecs_reads_it_when_a_task_starts(self, version: str, suffix: str) -> None:
+        found = stacks(Runtime="fargate", OriginSecretArn=self.ARN, OriginSecretVersion=version)
+        [container] = found[FARGATE]["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
+        assert container["Secrets"] == [{"Name": "APP_ORIGIN_SECRETS", "ValueFrom": self.ARN + suffix}]
         assert "ORIGIN_SECRET" not in str(container["Environment"])
-        assert not [name for name, parameter in nested["Parameters"].items() if "NoEcho" in parameter]
-        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
-        for name in ("OriginSecretArn", "OriginSecretVersion"):
-            assert handed_over[name] == {"Ref": name}
+        nested = template(FARGATE)["Parameters"]
+        assert not [name for name, parameter in nested.items() if "NoEcho" in parameter]
 
     def test_only_the_role_that_starts_tasks_may_read_it_and_nothing_else(self) -> None:
-        found = []
-        for path in ALL_TEMPLATES:
-            for name, resource in template(path)["Resources"].items():
-                if "secretsmanager:" in str(resource.get("Properties", {}).get("Policies", "")) + str(
-                    resource.get("Properties", {}).get("PolicyDocument", "")
-                ):
-                    found.append(name)
-        assert found == ["ExecutionRole"]
-        [policy] = template("fargate/template.yaml")["Resources"]["ExecutionRole"]["Properties"]["Policies"]
-        condition, statement, without = policy["PolicyDocument"]["Statement"][-1]["Fn::If"]
-        assert (condition, without) == ("HasOriginSecret", {"Ref": "AWS::NoValue"})
-        assert statement["Action"] == "secretsmanager:GetSecretValue"
-        assert statement["Resource"] == {"Ref": "OriginSecretArn"}
+        found = stacks(BothRuntimes="true", OriginSecretArn=self.ARN)
+        statements = {
+            name: statement
+            for document in found.values()
+            for name, resource in document["Resources"].items()
+            for policy in mentions(resource.get("Properties", {}), "PolicyDocument")
+            for statement in policy["Statement"]
+            if "secretsmanager:" in str(statement["Action"])
+        }
+        assert statements.keys() == {"ExecutionRole"}
+        assert statements["ExecutionRole"]["Action"] == "secretsmanager:GetSecretValue"
+        assert statements["ExecutionRole"]["Resource"] == self.ARN
+        assert "secretsmanager:" not in str(stacks(Runtime="fargate")[FARGATE])
 
 
 class TestServer:
     """What the server, the task and the load balancer must agree on."""
 
     def attributes(self, name: str, key: str) -> dict[str, Any]:
-        resource = template("fargate/template.yaml")["Resources"][name]
+        resource = template(FARGATE)["Resources"][name]
         return {tag["Key"]: tag["Value"] for tag in resource["Properties"][key]}
 
     @pytest.mark.parametrize(
@@ -441,13 +453,10 @@ class TestServer:
     def test_the_load_balancer_is_protected_while_production_has_no_other_entry_point(
         self, stage: str, runtime: str, both: str, protected: bool
     ) -> None:
-        handed_over = template()["Resources"]["FargateStack"]["Properties"]["Parameters"]
-        condition, on, off = handed_over["DeletionProtection"]["Fn::If"]
-        attributes = self.attributes("LoadBalancer", "LoadBalancerAttributes")
-        assert attributes["deletion_protection.enabled"] == {"Ref": "DeletionProtection"}
-        stack = Evaluator(template(), Stage=stage, Runtime=runtime, BothRuntimes=both)
-        assert (on, off) == ("true", "false")
-        assert stack.is_true({"Condition": condition}) is protected
+        given = {"Stage": stage, "Runtime": runtime, "BothRuntimes": both}
+        balancer = stacks(**given)[FARGATE]["Resources"]["LoadBalancer"]["Properties"]
+        attributes = {each["Key"]: each["Value"] for each in balancer["LoadBalancerAttributes"]}
+        assert attributes["deletion_protection.enabled"] == ("true" if protected else "false")
 
     def server(self, argument: str) -> int:
         found = re.search(rf"{argument} ?= ?(\d+)", (ROOT / "src/app/entrypoints/server.py").read_text())
@@ -460,31 +469,31 @@ class TestServer:
 
     def test_a_dependencys_hiccup_takes_no_task_out(self) -> None:
         """Readiness asks the dependencies: by it, one that is slow would take every task out at once."""
-        group = template("fargate/template.yaml")["Resources"]["TargetGroup"]["Properties"]
+        group = template(FARGATE)["Resources"]["TargetGroup"]["Properties"]
         assert group["HealthCheckPath"] == "/health"
-        [container] = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"][
-            "ContainerDefinitions"
-        ]
+        [container] = template(FARGATE)["Resources"]["TaskDefinition"]["Properties"]["ContainerDefinitions"]
         assert "/health/ready" not in str(container["HealthCheck"])
 
     def test_the_server_ends_before_it_is_killed(self) -> None:
-        task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
+        task = template(FARGATE)["Resources"]["TaskDefinition"]["Properties"]
         (container,) = task["ContainerDefinitions"]
         names = ("DRAIN_SECONDS", "FINISH_SECONDS", "CUT_SECONDS")
         assert sum(map(self.server, names)) < container["StopTimeout"]
 
     def test_the_task_has_no_more_rights_than_it_needs(self) -> None:
-        task = template("fargate/template.yaml")["Resources"]["TaskDefinition"]["Properties"]
+        task = template(FARGATE)["Resources"]["TaskDefinition"]["Properties"]
         (container,) = task["ContainerDefinitions"]
         assert container["ReadonlyRootFilesystem"] is True
         assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
 
     def test_a_task_has_no_more_processor_than_its_one_process_uses(self) -> None:
         assert "workers" not in (ROOT / "src/app/entrypoints/server.py").read_text()
-        assert max(template()["Parameters"]["FargateCpuUnits"]["AllowedValues"]) == 1024
+        sizes = template()["Parameters"]["FargateCpuUnits"]["AllowedValues"]
+        assert max(sizes) == 1024
+        assert list(template(FARGATE)["Mappings"]["TaskSizes"]) == list(map(str, sizes))
 
     def test_a_bad_deployment_is_taken_back_and_scaling_is_left_alone(self) -> None:
-        service = template("fargate/template.yaml")["Resources"]["Service"]["Properties"]
+        service = template(FARGATE)["Resources"]["Service"]["Properties"]
         assert "DesiredCount" not in service
         deployment = service["DeploymentConfiguration"]
         assert deployment["MinimumHealthyPercent"] == 100
@@ -493,10 +502,9 @@ class TestServer:
         assert deployment["Alarms"]["AlarmNames"]
 
     def test_shares_of_spot_leave_the_first_task_on_demand(self) -> None:
-        nested = template("fargate/template.yaml")
+        nested = template(FARGATE)
         weights = nested["Mappings"]["CapacityWeights"]
-        shares = template()["Parameters"]["FargateSpotPercent"]["AllowedValues"]
-        assert list(weights) == nested["Parameters"]["SpotPercent"]["AllowedValues"] == list(map(str, shares))
+        assert list(weights) == nested["Parameters"]["SpotPercent"]["AllowedValues"]
         for percent, weight in weights.items():
             assert weight["OnDemand"] > 0  # ECS places no task by a weight of 0, not even as the base
             assert weight["Spot"] * 100 == int(percent) * (weight["OnDemand"] + weight["Spot"])
@@ -514,7 +522,7 @@ class TestServer:
         from a cluster if it's not being used by any existing tasks".
         https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_PutClusterCapacityProviders.html
         """
-        source = template("fargate/template.yaml")
+        source = template(FARGATE)
         stack = Evaluator(source, **{"AWS::Partition": partition, "SpotPercent": percent})
         resources = source["Resources"]
         providers = stack.resolved(resources["ClusterCapacity"]["Properties"]["CapacityProviders"])
@@ -522,12 +530,10 @@ class TestServer:
         assert providers == ["FARGATE", "FARGATE_SPOT"][: 1 + named]
         assert [provider["CapacityProvider"] for provider in strategy] == providers
 
-    def test_production_functions_shift_by_canary(self) -> None:
-        group = expanded()["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]
-        condition, production, other = group["DeploymentConfigName"]["Fn::If"]
-        assert condition == "IsProduction"
-        assert production["Fn::Sub"][1]["ConfigName"].startswith("Canary")
-        assert other["Fn::Sub"][1]["ConfigName"] == "AllAtOnce"
+    @pytest.mark.parametrize(("stage", "how"), [("prod", "Canary10Percent5Minutes"), ("dev", "AllAtOnce")])
+    def test_production_functions_shift_by_canary(self, stage: str, how: str) -> None:
+        group = stacks(Stage=stage)[API]["Resources"]["ApiFunctionDeploymentGroup"]["Properties"]
+        assert group["DeploymentConfigName"] == f"CodeDeployDefault.Lambda{how}"
         # Of the new version alone: test_alarms.TestDeployment has their series.
         assert group["AlarmConfiguration"] == {
             "Enabled": True,
@@ -560,8 +566,8 @@ class TestNetwork:
         """Return the ranges of the VPC and of its subnets."""
         source = template("fargate/network.yaml")
         defaults = {
-            "Cidr": template()["Parameters"]["NetworkCidr"]["Default"],
-            "AvailabilityZones": template()["Parameters"]["AvailabilityZones"]["Default"],
+            "Cidr": template(FARGATE)["Parameters"]["NetworkCidr"]["Default"],
+            "AvailabilityZones": template(FARGATE)["Parameters"]["AvailabilityZones"]["Default"],
         }
         stack = Evaluator(source, **(defaults | parameters))
         return {
@@ -602,7 +608,7 @@ class TestNetwork:
             "A": "ap-northeast-1c",
             "B": "ap-northeast-1d",
         }
-        pattern = template()["Parameters"]["AvailabilityZones"]["AllowedPattern"]
+        pattern = template(FARGATE)["Parameters"]["AvailabilityZones"]["AllowedPattern"]
         for given, good in {
             "": True,
             "ap-northeast-1c,ap-northeast-1d": True,
@@ -619,7 +625,7 @@ class TestNetwork:
 
     @pytest.mark.parametrize("given", ["10.0.0.0/16", "10.255.0.0/16", "172.16.0.0/16", "192.168.0.0/16"])
     def test_another_range_is_cut_up_the_same_way(self, given: str) -> None:
-        pattern = template()["Parameters"]["NetworkCidr"]["AllowedPattern"]
+        pattern = template(FARGATE)["Parameters"]["NetworkCidr"]["AllowedPattern"]
         assert re.fullmatch(pattern, given)
         found = {name: ip_network(network) for name, network in self.addresses(Cidr=given).items()}
         vpc = found.pop("Vpc")
@@ -641,7 +647,7 @@ class TestNetwork:
         ],
     )
     def test_a_range_that_is_not_private_or_not_a_16_is_rejected(self, given: str) -> None:
-        assert not re.fullmatch(template()["Parameters"]["NetworkCidr"]["AllowedPattern"], given)
+        assert not re.fullmatch(template(FARGATE)["Parameters"]["NetworkCidr"]["AllowedPattern"], given)
 
     def test_in_china_the_endpoints_of_the_registry_have_their_own_prefix(self) -> None:
         """By the list of the CDK, which names those that have it.
@@ -665,7 +671,7 @@ class TestNetwork:
         }
 
     def test_only_the_load_balancer_reaches_the_tasks(self) -> None:
-        resources = template("fargate/template.yaml")["Resources"]
+        resources = template(FARGATE)["Resources"]
         tasks = resources["ServiceSecurityGroup"]["Properties"]
         assert "SecurityGroupIngress" not in tasks
         (ingress,) = of_type(resources, "AWS::EC2::SecurityGroupIngress").values()
