@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 from scripts.cli import CliError, one_line, say
-from scripts.delivery.decide import stack_policy
+from scripts.delivery.decide import let_go, retained_by, stack_policy
 from scripts.templates import load_template
 
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
@@ -25,12 +24,7 @@ NOT_COMPARED = {
     "AWS::ECS::TaskDefinition",
     "AWS::SecretsManager::Secret",
 }
-# What CloudFormation says if a function has a version of this code and configuration, with its ARN or number.
-# https://github.com/aws/aws-cdk/issues/35540, https://github.com/service-cloud-voice/ServiceCloudVoiceLambdas/issues/30
-_VERSION_EXISTS = re.compile(
-    r"Version already exists: \[?arn:[^:]+:lambda:[^:]+:\d+:function:([^:]+):(\d+)"
-    r"|A version for this Lambda function exists \( ?(\d+) ?\)"
-)
+_CONSUMER = {"Name", "Handler", "QueueUrl", "DeadLetterQueueUrl"}
 _NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 
 
@@ -42,20 +36,15 @@ class Stack:
     ) -> None:
         self._cfn, self.name, self._say, self._poll = cloudformation, name, say, poll
 
-    def _known(self) -> dict[str, Any] | None:
-        """Return what CloudFormation says of the stack; a deleted one is known by its id."""
+    def describe(self) -> dict[str, Any] | None:
+        """Return what CloudFormation says of the stack, or None if there is none or it was deleted."""
         try:
             found: dict[str, Any] = self._cfn.describe_stacks(StackName=self.name)["Stacks"][0]
         except ClientError as error:
             if "does not exist" in str(error):
                 return None
             raise
-        return found
-
-    def describe(self) -> dict[str, Any] | None:
-        """Return what CloudFormation says of the stack, or None if there is none."""
-        found = self._known()
-        return None if not found or found["StackStatus"] == "DELETE_COMPLETE" else found
+        return None if found["StackStatus"] == "DELETE_COMPLETE" else found
 
     def require(self) -> dict[str, Any]:
         """Return what CloudFormation says of the stack. Raises CliError if there is none."""
@@ -85,34 +74,57 @@ class Stack:
         found = reversed(self.resources())
         return {r["LogicalResourceId"]: r["PhysicalResourceId"] for r in found if r.get("PhysicalResourceId")}
 
+    def consumers(self) -> dict[str, dict[str, str]]:
+        """Return the outputs of each stack of lambda/consumer.yaml by its consumer's name.
+
+        Two consumers have the same logical ids, so `ids` knows only one of them.
+        """
+        _, own = next(self._tree(self.name))
+        nested = (r for r in own if r["ResourceType"] == "AWS::CloudFormation::Stack" and _stands(r))
+        found = [Stack(self._cfn, r["PhysicalResourceId"]).outputs() for r in nested]
+        return {each["Name"]: each for each in found if each.keys() >= _CONSUMER}
+
     def template(self) -> str:
         """Return the template as it was deployed."""
-        body = self._cfn.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
+        return self._template(self.name)
+
+    def _template(self, stack: str) -> str:
+        body = self._cfn.get_template(StackName=stack, TemplateStage="Original")["TemplateBody"]
         return body if isinstance(body, str) else json.dumps(body)
+
+    def _declared(self, stack: str) -> dict[str, Any]:
+        declared: dict[str, Any] = load_template(self._template(stack)).get("Resources", {})
+        return declared
 
     def resources(self) -> list[dict[str, Any]]:
         """Return the resources of the stack and of the stacks nested in it."""
-        return list(self._resources(self.name))
+        return [resource for _, own in self._tree(self.name) for resource in own]
 
-    def _resources(self, stack: str) -> Iterator[dict[str, Any]]:
-        for resource in self._own(stack):
-            yield resource
-            if _nested(resource):
-                yield from self._resources(resource["PhysicalResourceId"])
+    def retained(self) -> list[dict[str, Any]]:
+        """Return the resources that stand and that their templates retain, of nested stacks too."""
+        found = []
+        for stack, own in self._tree(self.name):
+            kept = retained_by(self._declared(stack))
+            found += [r for r in own if r["LogicalResourceId"] in kept and _stands(r)]
+        return found
 
-    def _own(self, stack: str) -> Iterator[dict[str, Any]]:
-        for page in self._cfn.get_paginator("list_stack_resources").paginate(StackName=stack):
-            yield from page["StackResourceSummaries"]
+    def _tree(self, stack: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield the stack, and those nested in it, each with its own resources."""
+        pages = self._cfn.get_paginator("list_stack_resources").paginate(StackName=stack)
+        own = [resource for page in pages for resource in page["StackResourceSummaries"]]
+        yield stack, own
+        for each in own:
+            if each["ResourceType"] == "AWS::CloudFormation::Stack" and _stands(each):
+                yield from self._tree(each["PhysicalResourceId"])
 
     def drifted(self) -> list[str]:
         """Return what is not as the templates say, a line each, here and in the stacks nested in it.
 
         Raises CliError if CloudFormation could not compare all of it.
         """
-        return self._drifted(self.name)
+        return [line for stack, own in self._tree(self.name) for line in self._drifted(stack, own)]
 
-    def _drifted(self, stack: str) -> list[str]:
-        own = list(self._own(stack))
+    def _drifted(self, stack: str, own: list[dict[str, Any]]) -> Iterator[str]:
         compared = [r["LogicalResourceId"] for r in own if r["ResourceType"] not in NOT_COMPARED]
         chosen = {"LogicalResourceIds": compared} if len(compared) < len(own) else {}
         run = self._cfn.detect_stack_drift(StackName=stack, **chosen)["StackDriftDetectionId"]
@@ -123,34 +135,23 @@ class Stack:
                 break
         if found["DetectionStatus"] == "DETECTION_FAILED":
             raise CliError(f"drift of {stack}: {found.get('DetectionStatusReason', 'detection failed')}")
-        asked: dict[str, Any] = {
-            "StackName": stack,
-            "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"],
-        }
-        drifts: list[dict[str, Any]] = []
+        asked = {"StackName": stack, "StackResourceDriftStatusFilters": ["MODIFIED", "DELETED"]}
         while True:  # the SDK has no paginator for it
             page = self._cfn.describe_stack_resource_drifts(**asked)
-            drifts += page["StackResourceDrifts"]
+            for each in page["StackResourceDrifts"]:
+                if (changed := _changed(each)) or not each.get("PropertyDifferences"):
+                    what = f"{each['LogicalResourceId']} ({each['ResourceType']})"
+                    yield " ".join([f"{what}: {each['StackResourceDriftStatus'].lower()}", *changed])
             if not page.get("NextToken"):
-                break
+                return
             asked["NextToken"] = page["NextToken"]
-        lines = [
-            f"{r['LogicalResourceId']} ({r['ResourceType']}): {r['StackResourceDriftStatus'].lower()}"
-            + "".join(f" {path}" for path in _changed(r))
-            for r in drifts
-            if _changed(r) or not r.get("PropertyDifferences")
-        ]
-        nested = [r["PhysicalResourceId"] for r in own if _nested(r)]
-        return lines + [line for each in nested for line in self._drifted(each)]
 
     def load_balancers(self) -> list[str]:
         """Return the ARNs of the load balancers in the stack and in the stacks nested in it."""
         return [
             r["PhysicalResourceId"]
             for r in self.resources()
-            if r["ResourceType"] == "AWS::ElasticLoadBalancingV2::LoadBalancer"
-            and r.get("PhysicalResourceId")
-            and _stands(r)
+            if r["ResourceType"] == "AWS::ElasticLoadBalancingV2::LoadBalancer" and _stands(r)
         ]
 
     def skipped(self, stack_id: str = "") -> list[dict[str, Any]]:
@@ -180,14 +181,9 @@ class Stack:
         found = self.describe()
         if not found or found["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             return False
-        deployed = parameters_of(found)
-        given = all(deployed.get(name) == value for name, value in parameters.items())
         declared = load_template(template).get("Parameters", {})
-        rest = all(
-            deployed.get(name) == str(declared[name].get("Default", ""))
-            for name in set(declared) - set(parameters)
-        )
-        return given and rest and self.template() == template
+        given = {name: str(each.get("Default", "")) for name, each in declared.items()} | dict(parameters)
+        return parameters_of(found) == given and self.template() == template
 
     def apply(
         self,
@@ -196,14 +192,15 @@ class Stack:
         parameters: Mapping[str, str],
         tags: Mapping[str, str] = MappingProxyType({}),
         role: str | None = None,
+        url: str = "",
     ) -> bool:
-        """Carry out a change set; return False if there was nothing to change.
+        """Carry out a change set of a template; return False if there was nothing to change.
 
-        `template` is the text, or the address of one that lies in a bucket.
+        `url` is where the template lies in a bucket: a text of more than 51,200 bytes must lie in one.
         """
         change_set = f"deploy-{time.time_ns()}"
         request: dict[str, Any] = {
-            "TemplateURL" if template.startswith("http") else "TemplateBody": template,
+            **({"TemplateURL": url} if url else {"TemplateBody": template}),
             **({"RoleARN": role} if role else {}),
             "Tags": [{"Key": k, "Value": v} for k, v in tags.items()],
             "StackName": self.name,
@@ -215,8 +212,35 @@ class Stack:
         self._cfn.create_change_set(**request)
         if not self._await_change_set(change_set):
             return False
-        self._complete(lambda: self._cfn.execute_change_set(StackName=self.name, ChangeSetName=change_set))
+        update = kind == "UPDATE"
+        before = self.retained() if update else []
+        if update:
+            self._release(template)
+        # What an update that fails made anew goes again, whatever an older template retains: a version of a
+        # function would otherwise stay and be in the way. Not what a creation made: a load balancer's log is
+        # in its bucket before the first request, and CloudFormation deletes no bucket that holds something.
+        # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ExecuteChangeSet.html
+        # And what fails is rolled back: the same page names another default.
+        how = {"RetainExceptOnCreate": update, "DisableRollback": False}
+        named = {"StackName": self.name, "ChangeSetName": change_set}
+        self._complete(lambda: self._cfn.execute_change_set(**named, **how))
+        there = {each.get("PhysicalResourceId") for each in self.resources()} if before else set()
+        for each in before:
+            if each["PhysicalResourceId"] not in there:
+                what = f"{each['LogicalResourceId']} ({each['PhysicalResourceId']})"
+                self._say(f"  {what} left the stack: it stays in the account, with what it holds")
         return True
+
+    def _release(self, template: str) -> None:
+        """Let the stack policy allow what the template says may leave the stack.
+
+        Its metadata names that in `LeavesTheStack`; what is only missing may have been forgotten. A change
+        set brings no policy of its own for the time of the update, so the stack's is set before:
+        https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_ExecuteChangeSet.html
+        """
+        deployed, following = self._declared(self.name), load_template(template)
+        if leaving := let_go(deployed, following):
+            self._set_policy({name: each for name, each in deployed.items() if name not in leaving})
 
     def change(self, **changes: str) -> None:
         """Update the stack to other values of some parameters; all else stays as it is."""
@@ -242,42 +266,10 @@ class Stack:
         start()
         end = self.wait(seen)
         if end not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise CliError(f"{self.name} is {end}: {self.reason(seen)}{self._fix(seen)}")
+            raise CliError(f"{self.name} is {end}: {self.reason(seen)}")
 
     def _seen(self) -> set[str]:
         return {event["EventId"] for event in self._events()}
-
-    def _fix(self, seen: set[str]) -> str:
-        """Return the command for a failure that would come back with every try, if it was one.
-
-        The rollback of an older template left the functions' new versions standing, and Lambda makes no
-        second version of the same code and configuration.
-        https://docs.aws.amazon.com/lambda/latest/api/API_PublishVersion.html
-        """
-        commands = []
-        for event in self._events():
-            text = event.get("ResourceStatusReason", "")
-            if event["EventId"] in seen or event.get("ResourceType") != "AWS::Lambda::Version":
-                continue
-            if found := _VERSION_EXISTS.search(text):
-                function = found[1] or self._function_of(event["LogicalResourceId"])
-                number = found[2] or found[3]
-                commands.append(
-                    f"`aws lambda delete-function --function-name {function} --qualifier {number}`"
-                )
-        if not commands:
-            return ""
-        return f"; an earlier rollback left it, nothing uses it: {' and '.join(commands)}, then deploy again"
-
-    def _function_of(self, version: str) -> str:
-        """Return the name of the function whose version it is: SAM names it after the function."""
-        functions = (r for r in self.resources() if r["ResourceType"] == "AWS::Lambda::Function")
-        names = [
-            r["PhysicalResourceId"]
-            for r in functions
-            if version.startswith(f"{r['LogicalResourceId']}Version")
-        ]
-        return str(names[0]) if names else "<its function>"
 
     def _await_change_set(self, change_set: str) -> bool:
         name = {"StackName": self.name, "ChangeSetName": change_set}
@@ -303,7 +295,7 @@ class Stack:
             seen = self._seen()
             self._start_deletion(named)
             end = self.wait(seen)
-            if end not in (None, "DELETE_COMPLETE"):
+            if end:
                 raise CliError(f"{named} is {end}: {self.reason(seen)}")
         finally:
             self.name = named
@@ -322,20 +314,23 @@ class Stack:
 
     def protect(self, template: str, *, termination: bool) -> None:
         """Forbid updates that would replace or delete retained resources, and deletion if asked."""
-        policy = stack_policy(load_template(template).get("Resources", {}))
-        self._cfn.set_stack_policy(StackName=self.name, StackPolicyBody=json.dumps(policy))
+        self._set_policy(load_template(template).get("Resources", {}))
         if termination:
             self.protect_from_deletion(on=True)
+
+    def _set_policy(self, declared: Mapping[str, Any]) -> None:
+        policy = json.dumps(stack_policy(declared))
+        self._cfn.set_stack_policy(StackName=self.name, StackPolicyBody=policy)
 
     def protect_from_deletion(self, *, on: bool) -> None:
         self._cfn.update_termination_protection(StackName=self.name, EnableTerminationProtection=on)
 
     def wait(self, seen: set[str] | None = None) -> str | None:
-        """Wait for the running operation, saying each step; return the status it ends in."""
+        """Wait for the running operation, saying each step; return the status it ends in, if it stands."""
         known = self._seen() if seen is None else set(seen)
         started = time.monotonic()
         for _ in self._ticks(self.name):
-            found = self._known()  # before its events, so that none of them is missed
+            found = self.describe()  # before its events, so that none of them is missed
             for event in reversed(list(self._events())):
                 if event["EventId"] not in known:
                     known.add(event["EventId"])
@@ -404,12 +399,6 @@ def _changed(drift: Mapping[str, Any]) -> list[str]:
     return [path for path in paths if not (hidden and path.startswith("/Environment"))]
 
 
-def _nested(resource: Mapping[str, Any]) -> bool:
-    """Tell whether it is a stack that there is."""
-    kind, there = resource["ResourceType"], resource.get("PhysicalResourceId")
-    return kind == "AWS::CloudFormation::Stack" and bool(there) and _stands(resource)
-
-
 def _stands(resource: Mapping[str, Any]) -> bool:
-    """Tell whether it is still there; what could not be deleted is."""
-    return bool(resource["ResourceStatus"] != "DELETE_COMPLETE")
+    """Tell whether it was made and is still there; what could not be deleted is."""
+    return bool(resource.get("PhysicalResourceId")) and resource["ResourceStatus"] != "DELETE_COMPLETE"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,19 +16,12 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 from scripts.cli import CliError, run_program
+from scripts.templates import load_template
 
 ROOT = Path(__file__).resolve().parents[2]
 SAM = ROOT / ".venv-tools" / "bin" / "sam"
-# All that the image and the templates are made of; tests/delivery holds it against Dockerfile and templates.
-SOURCES = (
-    "template.yaml",
-    "fargate",
-    "monitoring",
-    "Dockerfile",
-    ".dockerignore",
-    "requirements.txt",
-    "src",
-)
+# What the image is made of; tests/delivery holds it against the Dockerfile.
+_OF_IMAGE = ("Dockerfile", ".dockerignore", "requirements.txt", "src")
 _LOCAL_IMAGE = re.compile(r"(?m)^( +ImageUri:) (\w+:\w+)$")  # as `sam build` leaves it
 _NESTED = re.compile(r"(?m)^( +TemplateURL:) (?!https?:)(\S+)$")
 # What an attestation is made of; a workflow's step reads it.
@@ -49,8 +43,24 @@ def source_key(root: Path = ROOT, architecture: str = "x86_64") -> str:
     return digest.hexdigest()[:32]
 
 
+def sources(root: Path = ROOT) -> list[str]:
+    """Return all that the image and the templates are made of: files and folders of the root."""
+    nested = _nested_sources(root, Path("template.yaml"))
+    return sorted({"template.yaml", *_OF_IMAGE, *(path.parts[0] for path in nested)})
+
+
+def _nested_sources(root: Path, template: Path) -> Iterator[Path]:
+    """Yield the paths of the templates that a template names by a local path, and of those in them."""
+    for resource in load_template((root / template).read_text()).get("Resources", {}).values():
+        url = resource.get("Properties", {}).get("TemplateURL", "")
+        if isinstance(url, str) and url and "://" not in url:
+            nested = Path(os.path.normpath(template.parent / url))
+            yield nested
+            yield from _nested_sources(root, nested)
+
+
 def _files(root: Path) -> Iterator[Path]:
-    for name in SOURCES:
+    for name in sources(root):
         source = root / name
         found = sorted(source.rglob("*")) if source.is_dir() else [source]
         yield from (p for p in found if p.is_file() and "__pycache__" not in p.parts)
@@ -110,10 +120,10 @@ class Artifacts:
             bodies[file] = body
         return manifest, bodies["template.yaml"].decode()
 
-    def newest(self, sources: str) -> str | None:
+    def newest(self, hashed: str) -> str | None:
         """Return the newest artifact of the sources: `<hash>`, or `<hash>-<time>` if that was taken."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=f"{self.prefix}/{sources}"
+            Bucket=self.bucket, Prefix=f"{self.prefix}/{hashed}"
         )
         names = [o["Key"] for page in pages for o in page.get("Contents", [])]
         return max((n.split("/")[1] for n in names if n.endswith("/template.yaml")), default=None)
@@ -126,19 +136,18 @@ class Artifacts:
         With `force`, another artifact beside the one that is there: what runs, and what awaits its approval,
         stays as it is. So too beside an image that an earlier try pushed: what is attested was built here.
         """
-        sources = source_key(architecture=architecture)
-        known = self.newest(sources)
+        hashed = source_key(architecture=architecture)
+        known = self.newest(hashed)
         if known and not force:
             say(f"artifact {known}: unchanged sources, nothing to build")
             return self.named(known), False
-        taken = known or self._digest(sources)
-        key = f"{sources}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if taken else sources
+        taken = known or self._digest(hashed)
+        key = f"{hashed}-{datetime.now(UTC):%Y%m%dT%H%M%S}" if taken else hashed
         say(f"artifact {key}: building the image and packaging the templates")
         built = ROOT / ".aws-sam" / "build" / "template.yaml"
         _sam("build", "--parameter-overrides", f"Architecture={architecture}")
-        built.write_text(self._with_pushed_image(built.read_text(), key))
-        nested: dict[str, str] = {}
-        name = self.keep(key, self._packaged(built, key, nested), version, architecture, nested)
+        image, nested = self._push(_one_image(built), key), dict[str, str]()
+        name = self.keep(key, self._packaged(built, key, image, nested), version, architecture, nested)
         self._list_subjects(key)
         say(f"artifact {key}: kept in s3://{self.bucket}/{self.prefix}/{key}/")
         return name, True
@@ -151,19 +160,20 @@ class Artifacts:
         lines = [f"{digest}  {name}\n" for name, digest in [("release.json", _sha256(manifest)), *images]]
         path.write_text("".join(lines))
 
-    def _packaged(self, path: Path, key: str, nested: dict[str, str]) -> str:
-        """Return a built template that has the addresses of those nested in it; add these to `nested`.
+    def _packaged(self, path: Path, key: str, image: str, nested: dict[str, str]) -> str:
+        """Return a built template that names the image, and the addresses of those nested in it; add these.
 
-        As `sam package` does, which cannot write conditionally, as the bucket demands.
+        As `sam package` does, which cannot write conditionally, as the bucket demands, and which would push
+        the image once for each function, under one tag; ECR takes an immutable tag once.
         """
 
         def address(found: re.Match[str]) -> str:
-            text = self._packaged(path.parent / found[2], key, nested)
+            text = self._packaged(path.parent / found[2], key, image, nested)
             name = f"{_sha256(text.encode())}.template"
             nested[name] = text
             return f"{found[1]} {self.url(key, name)}"
 
-        return _NESTED.sub(address, path.read_text())
+        return _NESTED.sub(address, _LOCAL_IMAGE.sub(rf"\1 {image}", path.read_text()))
 
     def keep(
         self,
@@ -174,8 +184,10 @@ class Artifacts:
         nested: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         """Store a packaged template with those nested in it; return the artifact's name."""
-        files = {name: text.encode() for name, text in {**nested, "template.yaml": packaged}.items()}
-        images = sorted(set(re.findall(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}", packaged)))
+        texts = {**nested, "template.yaml": packaged}
+        files = {name: text.encode() for name, text in texts.items()}
+        pushed = re.compile(re.escape(self.repository) + r"@sha256:[0-9a-f]{64}")
+        images = sorted({image for text in texts.values() for image in pushed.findall(text)})
         release = {
             "artifact": key,
             "version": version,
@@ -188,26 +200,15 @@ class Artifacts:
             put_once(self._s3, self.bucket, f"{self.prefix}/{key}/{name}", body)
         return f"{key}@{_sha256(manifest)}"
 
-    def _with_pushed_image(self, built: str, key: str) -> str:
-        """Push the image that all functions share, and name it by digest, which `sam package` leaves alone.
-
-        `sam package` itself would push it once for each function, under one tag; ECR takes an immutable tag
-        once, even if the image is the same.
-        """
-        images = {found[2] for found in _LOCAL_IMAGE.finditer(built)}
-        if len(images) != 1:
-            raise CliError(f"sam build must make one image for all functions, not {sorted(images)}")
-        digest = self._push(images.pop(), key)
-        return _LOCAL_IMAGE.sub(rf"\1 {self.repository}@{digest}", built)
-
-    def _push(self, image: str, tag: str) -> str | None:
+    def _push(self, image: str, tag: str) -> str:
+        """Push the image that all functions share; return its name by digest."""
         given = self._ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
         user, _, password = base64.b64decode(given).decode().partition(":")
         registry = self.repository.partition("/")[0]
         _docker("login", "--username", user, "--password-stdin", registry, put=password)
         _docker("tag", image, f"{self.repository}:{tag}")
         _docker("push", f"{self.repository}:{tag}")
-        return self._digest(tag)
+        return f"{self.repository}@{self._digest(tag)}"
 
     def _digest(self, tag: str) -> str | None:
         name = self.repository.partition("/")[2]
@@ -217,6 +218,20 @@ class Artifacts:
             return None
         found = asked["imageDetails"]  # the local AWS emulator answers with none, and does not raise
         return str(found[0]["imageDigest"]) if found else None
+
+
+def _one_image(built: Path) -> str:
+    """Return the image that `sam build` made for all functions, of the nested templates too."""
+    images = {found[2] for path in _built(built) for found in _LOCAL_IMAGE.finditer(path.read_text())}
+    if len(images) != 1:
+        raise CliError(f"sam build must make one image for all functions, not {sorted(images)}")
+    return images.pop()
+
+
+def _built(path: Path) -> Iterator[Path]:
+    yield path
+    for found in _NESTED.finditer(path.read_text()):
+        yield from _built(path.parent / found[2])
 
 
 def put_once(s3: Any, bucket: str, key: str, body: bytes) -> None:

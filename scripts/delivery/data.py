@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
-from scripts.aws import explained, is_denied, messages_in
+from scripts.aws import explained, is_denied
 from scripts.cli import batches, one_line
 
 # List prices of us-east-1 in USD, a month: rough figures for a report, not a bill.
@@ -17,8 +17,6 @@ KEY_PRICE = 1.00
 TABLE_PRICE_PER_GB = 0.25 + 0.20  # storage and point-in-time recovery
 BUCKET_PRICE_PER_GB = 0.023
 KEY_REMOVAL_DAYS = 7  # the shortest that KMS allows
-# Their objects are of no order. Setting up a load balancer's log puts the first there, before any request.
-_LOGS = ("AccessLogsBucket", "LogsBucket")  # the second is a CDN's
 _GONE = ("NotFound", "NoSuch", "404", "NonExistent", "DoesNotExist")
 _BATCH = 1000  # of DeleteObjects
 # How often a removal is tried that AWS rejects for now. With the usual pause that is two minutes.
@@ -26,21 +24,15 @@ _TRIES = 60
 # What passes by itself: others at work on the resource, throttling, logs that still arrive. A bus says that
 # it has rules for a while after they went: https://github.com/anomalyco/ion/issues/809
 _FOR_NOW = (
-    "BucketNotEmpty",
-    "ConcurrentModification",
-    "InternalError",
-    "InternalException",
-    "InternalServerError",
-    "KMSInternal",
-    "LimitExceeded",
-    "OperationAborted",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "ResourceInUse",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttl",
-    "TooManyRequests",
+    *(
+        "BucketNotEmpty",
+        "ConcurrentModification",
+        "InternalError",
+        "InternalException",
+        "InternalServerError",
+    ),
+    *("KMSInternal", "LimitExceeded", "OperationAborted", "RequestLimitExceeded", "RequestThrottled"),
+    *("ResourceInUse", "ServiceUnavailable", "SlowDown", "Throttl", "TooManyRequests"),
 )
 _HAS_RULES = "since it has rules"
 
@@ -59,17 +51,6 @@ def kept_of(resources: Iterable[Mapping[str, Any]]) -> list[Kept]:
     return [Kept(r["ResourceType"], r["LogicalResourceId"], r["PhysicalResourceId"]) for r in resources]
 
 
-def retained(resources: Iterable[Mapping[str, Any]], declared: Mapping[str, Mapping[str, Any]]) -> list[Kept]:
-    """Return the stack's resources that its template retains and that stand."""
-    return kept_of(
-        r
-        for r in resources
-        if r.get("PhysicalResourceId")
-        and r["ResourceStatus"] != "DELETE_COMPLETE"
-        and str(declared.get(r["LogicalResourceId"], {}).get("DeletionPolicy", "")).startswith("Retain")
-    )
-
-
 class Data:
     """Looks into and removes retained resources. `connect` makes a client by service name.
 
@@ -81,46 +62,27 @@ class Data:
     ) -> None:
         self._connect, self._say, self._pause = connect, say, pause_seconds
 
-    def held(self, kept: Iterable[Kept]) -> bool:
-        """Tell whether any of it holds data. What cannot be looked into counts as holding some."""
-        looks: dict[str, Callable[[str], bool]] = {
-            "AWS::DynamoDB::Table": self._table_holds,
-            "AWS::S3::Bucket": self._bucket_holds,
-            "AWS::SQS::Queue": lambda url: messages_in(self._connect("sqs"), url) > 0,
-        }
-        return any(
-            self._holds(looks[k.kind], k.physical_id)
-            for k in kept
-            if k.kind in looks and k.logical_id not in _LOGS
-        )
-
-    def _holds(self, look: Callable[[str], bool], name: str) -> bool:
-        try:
-            return look(name)
-        except ClientError as error:
-            return not _is_gone(error)
-
-    def _table_holds(self, name: str) -> bool:
-        # One item is enough, and DescribeTable's count is hours old.
-        return bool(self._connect("dynamodb").scan(TableName=name, Limit=1, Select="COUNT")["Count"])
-
-    def _bucket_holds(self, name: str) -> bool:
-        found = self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
-        return bool(found.get("Versions") or found.get("DeleteMarkers"))
-
     def stand(self, kept: Iterable[Kept]) -> bool:
         """Tell whether any of it is still to be removed. A stack's bus and archive are never the last."""
-        looks: dict[str, Callable[[str], bool]] = {
-            "AWS::KMS::Key": self._key_stands,
-            "AWS::DynamoDB::Table": self._table_stands,
-            "AWS::S3::Bucket": lambda name: bool(
-                self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
-            ),
-            "AWS::SQS::Queue": lambda url: bool(
-                self._connect("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-            ),
-        }
-        return any(self._holds(looks[k.kind], k.physical_id) for k in kept if k.kind in looks)
+        return any(self._stands(each.kind, each.physical_id) for each in kept)
+
+    def _stands(self, kind: str, name: str) -> bool:
+        try:
+            match kind:
+                case "AWS::KMS::Key":
+                    return self._key_stands(name)
+                case "AWS::DynamoDB::Table":
+                    found = self._connect("dynamodb").describe_table(TableName=name)["Table"]
+                    return bool(found["TableStatus"] != "DELETING")
+                case "AWS::S3::Bucket":
+                    self._connect("s3").list_object_versions(Bucket=name, MaxKeys=1)
+                case "AWS::SQS::Queue":
+                    self._connect("sqs").get_queue_attributes(QueueUrl=name, AttributeNames=["QueueArn"])
+                case _:
+                    return False
+        except ClientError as error:
+            return not _is_gone(error)
+        return True
 
     def _key_stands(self, key: str) -> bool:
         try:
@@ -131,10 +93,6 @@ class Data:
                 return False
             raise
         return not str(state).startswith("Pending")
-
-    def _table_stands(self, name: str) -> bool:
-        found = self._connect("dynamodb").describe_table(TableName=name)["Table"]
-        return bool(found["TableStatus"] != "DELETING")
 
     def empty(self, bucket: str) -> int:
         """Delete every version of every object; return how many."""
@@ -261,7 +219,7 @@ def _size(size: float) -> str:
 
 def _for_now(error: ClientError) -> bool:
     code = str(error.response["Error"]["Code"])
-    return _HAS_RULES in str(error) or any(code.startswith(word) for word in _FOR_NOW)
+    return _HAS_RULES in str(error) or code.startswith(_FOR_NOW)
 
 
 def _is_gone(error: ClientError) -> bool:

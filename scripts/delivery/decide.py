@@ -51,16 +51,18 @@ _HELP = {
     "`aws cloudformation continue-update-rollback --stack-name {stack}`, and deploy again",
     "UPDATE_FAILED": f"{_EVENTS}; go back with `aws cloudformation rollback-stack --stack-name {{stack}}`, "
     "and deploy again",
-    "CREATE_FAILED": f"{_EVENTS}; then `make destroy`, and deploy again",
+    **dict.fromkeys(
+        ("CREATE_FAILED", *_FAILED_CREATION), f"{_EVENTS}; then `make destroy`, and deploy again"
+    ),
     "DELETE_FAILED": f"{_EVENTS}; then `make destroy` again",
 }
 
 
-def decide(status: str | None, *, holds_data: bool, stack: str = "it") -> Decision:
+def decide(status: str | None, *, may_delete: bool = False, stack: str = "it") -> Decision:
     """Return what a deployment may do to a stack in this status; `None` is no stack.
 
-    A stack is deleted in one case only: its first creation failed and was rolled back, and nothing that
-    it left behind holds data. A stack that was ever complete is updated or left alone.
+    A stack is deleted in one case only: its first creation failed and was rolled back, so it never served.
+    A stack that was ever complete is updated or left alone.
     """
     if status is None or status == "DELETE_COMPLETE":
         return Decision(Action.CREATE, "there is no stack yet")
@@ -70,14 +72,8 @@ def decide(status: str | None, *, holds_data: bool, stack: str = "it") -> Decisi
         return Decision(Action.WAIT, f"another operation runs ({status})")
     if status in _HEALTHY:
         return Decision(Action.UPDATE, f"the stack is {status}")
-    if status in _FAILED_CREATION:
-        if holds_data:
-            return Decision(
-                Action.REJECT,
-                "its creation failed, and what is left of it holds data or cannot be looked into; "
-                "look at it, then `make destroy`",
-            )
-        return Decision(Action.DELETE_THEN_CREATE, "its creation failed and it never held data")
+    if status in _FAILED_CREATION and may_delete:
+        return Decision(Action.DELETE_THEN_CREATE, "its creation failed")
     return Decision(Action.REJECT, f"the stack is {status}: {_HELP.get(status, _EVENTS).format(stack=stack)}")
 
 
@@ -231,16 +227,6 @@ def check_destroy(stage: str, *, yes: bool, data: bool) -> None:
         raise CliError("YES and DATA are not for production: type the stack's name, remove data by hand")
 
 
-def may_destroy(stack: str, stage: str, *, yes: bool, data: bool, typed: str | None) -> None:
-    """Return if the stack may go. Raises CliError.
-
-    Production is never destroyed without typing its name, and its data never by this command.
-    """
-    check_destroy(stage, yes=yes, data=data)
-    if not yes and typed != stack:
-        raise CliError("the name typed is not the stack's; nothing was done")
-
-
 @dataclass(frozen=True)
 class Record:
     """One finished deployment, as kept in the stage's own bucket. `artifact` is `<key>@<hash>`."""
@@ -299,23 +285,29 @@ def open_pull_requests(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def retained_by(resources: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the names of the resources that outlive their stack."""
+    return {n for n, each in resources.items() if str(each.get("DeletionPolicy", "")).startswith("Retain")}
+
+
+def let_go(deployed: Mapping[str, Mapping[str, Any]], following: Mapping[str, Any]) -> set[str]:
+    """Return what the deployed template retains, and the following one has no more and says so.
+
+    CloudFormation keeps it by its last policy, and knows it no longer.
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-attribute-deletionpolicy.html
+    """
+    leaves = set(following.get("Metadata", {}).get("LeavesTheStack", []))
+    return (retained_by(deployed) & leaves) - following.get("Resources", {}).keys()
+
+
 def stack_policy(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the stack policy: no update may replace or delete what the template retains."""
-    retained = sorted(
-        name
-        for name, resource in resources.items()
-        if str(resource.get("DeletionPolicy", "")).startswith("Retain")
-    )
-    statements: list[dict[str, Any]] = [
-        {"Effect": "Allow", "Principal": "*", "Action": "Update:*", "Resource": "*"}
-    ]
-    if retained:
-        statements.append(
-            {
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": ["Update:Replace", "Update:Delete"],
-                "Resource": [f"LogicalResourceId/{name}" for name in retained],
-            }
-        )
-    return {"Statement": statements}
+    """Return the stack policy: no update may replace or delete what the template retains.
+
+    It is of one stack, and not of those nested in it.
+    https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/protect-stack-resources.html
+    https://github.com/aws-cloudformation/cloudformation-coverage-roadmap/issues/1512
+    """
+    allow = {"Effect": "Allow", "Principal": "*", "Action": "Update:*", "Resource": "*"}
+    kept = [f"LogicalResourceId/{name}" for name in sorted(retained_by(resources))]
+    deny = allow | {"Effect": "Deny", "Action": ["Update:Replace", "Update:Delete"], "Resource": kept}
+    return {"Statement": [allow, deny] if kept else [allow]}

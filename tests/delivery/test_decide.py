@@ -16,7 +16,7 @@ from scripts.delivery.decide import (
     check_stage,
     checked_parameters,
     decide,
-    may_destroy,
+    let_go,
     open_pull_requests,
     rollback_target,
     stack_name,
@@ -61,11 +61,11 @@ ACTIONS: dict[str | None, Action] = {
 class TestDecide:
     def test_every_status_of_cloudformation_has_its_action(self) -> None:
         assert {None, *STATUSES} == set(ACTIONS)
-        assert {status: decide(status, holds_data=False).action for status in ACTIONS} == ACTIONS
+        assert {status: decide(status, may_delete=True).action for status in ACTIONS} == ACTIONS
 
     @pytest.mark.parametrize("status", STATUSES)
-    def test_nothing_that_holds_data_is_deleted(self, status: str) -> None:
-        assert decide(status, holds_data=True).action is not Action.DELETE_THEN_CREATE
+    def test_nothing_is_deleted_where_it_may_not_be(self, status: str) -> None:
+        assert decide(status).action is not Action.DELETE_THEN_CREATE
 
     @pytest.mark.parametrize(
         ("status", "command"),
@@ -73,13 +73,14 @@ class TestDecide:
             ("UPDATE_ROLLBACK_FAILED", "aws cloudformation continue-update-rollback --stack-name orders-dev"),
             ("UPDATE_FAILED", "aws cloudformation rollback-stack --stack-name orders-dev"),
             ("CREATE_FAILED", "make destroy"),
+            ("ROLLBACK_COMPLETE", "make destroy"),
             ("DELETE_FAILED", "make destroy"),
             ("IMPORT_ROLLBACK_FAILED", "aws cloudformation describe-stack-events --stack-name orders-dev"),
             ("SOMETHING_NEW", "aws cloudformation describe-stack-events --stack-name orders-dev"),
         ],
     )
     def test_what_is_rejected_comes_with_the_command_that_fixes_it(self, status: str, command: str) -> None:
-        decision = decide(status, holds_data=False, stack="orders-dev")
+        decision = decide(status, stack="orders-dev")
         assert decision.action is Action.REJECT
         assert command in decision.reason
         assert "\n" not in decision.reason
@@ -154,7 +155,7 @@ class TestParameters:
                 checked_parameters({"Name": value}, {"Name": declared})
 
     def test_defaults_and_examples_of_every_template_are_taken(self) -> None:
-        for path in [ROOT / "template.yaml", *ROOT.glob("*/template.yaml")]:
+        for path in [ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml")]:
             declared = load_template(path.read_text())["Parameters"]
             defaults = {name: str(each["Default"]) for name, each in declared.items() if "Default" in each}
             assert checked_parameters(defaults, declared) == defaults, path
@@ -180,25 +181,6 @@ class TestParameters:
     def test_previews_share_a_bootstrap(self) -> None:
         stages = {"dev": "dev", "prod": "prod", "preview12": "preview", "previewer": "previewer"}
         assert {stage: bootstrap_stage(stage) for stage in stages} == stages
-
-
-class TestDestroy:
-    def test_a_typed_name_lets_it_go(self) -> None:
-        may_destroy("orders-dev", "dev", yes=False, data=True, typed="orders-dev")
-        may_destroy("orders-prod", "prod", yes=False, data=False, typed="orders-prod")
-
-    def test_yes_is_enough_outside_production(self) -> None:
-        may_destroy("orders-dev", "dev", yes=True, data=True, typed=None)
-
-    @pytest.mark.parametrize("typed", [None, "", "y", "orders", "orders-prod"])
-    def test_another_answer_stops_it(self, typed: str | None) -> None:
-        with pytest.raises(CliError):
-            may_destroy("orders-dev", "dev", yes=False, data=False, typed=typed)
-
-    @pytest.mark.parametrize(("yes", "data"), [(True, False), (False, True), (True, True)])
-    def test_production_is_neither_waved_through_nor_emptied(self, yes: bool, data: bool) -> None:
-        with pytest.raises(CliError):
-            may_destroy("orders-prod", "prod", yes=yes, data=data, typed="orders-prod")
 
 
 class TestArtifact:
@@ -273,17 +255,28 @@ class TestStalePreviews:
                 open_pull_requests(text)
 
 
+RESOURCES = {
+    "OrdersTable": {"DeletionPolicy": "Retain"},
+    "DataKey": {"DeletionPolicy": "RetainExceptOnCreate"},
+    "ApiFunction": {},
+    "Scratch": {"DeletionPolicy": "Delete"},
+}
+
+
 def test_the_stack_policy_guards_what_the_template_retains() -> None:
-    policy = stack_policy(
-        {
-            "OrdersTable": {"DeletionPolicy": "Retain"},
-            "DataKey": {"DeletionPolicy": "RetainExceptOnCreate"},
-            "ApiFunction": {},
-            "Scratch": {"DeletionPolicy": "Delete"},
-        }
-    )
-    allow, deny = policy["Statement"]
-    assert (allow["Effect"], allow["Resource"]) == ("Allow", "*")
-    assert deny["Effect"] == "Deny"
-    assert deny["Action"] == ["Update:Replace", "Update:Delete"]
+    allow, deny = stack_policy(RESOURCES)["Statement"]
+    assert (allow["Effect"], allow["Action"], allow["Resource"]) == ("Allow", "Update:*", "*")
+    assert (deny["Effect"], deny["Action"]) == ("Deny", ["Update:Replace", "Update:Delete"])
     assert deny["Resource"] == ["LogicalResourceId/DataKey", "LogicalResourceId/OrdersTable"]
+
+
+@pytest.mark.parametrize(
+    ("following", "gone"),
+    [
+        ({"Metadata": {"LeavesTheStack": ["DataKey"]}, "Resources": {}}, {"DataKey"}),
+        ({"Metadata": {"LeavesTheStack": ["DataKey"]}, "Resources": RESOURCES}, set()),
+        ({"Resources": {}}, set()),
+    ],
+)
+def test_only_what_a_template_has_no_more_and_says_so_is_let_go(following: Any, gone: set[str]) -> None:
+    assert let_go(RESOURCES, following) == gone

@@ -6,12 +6,14 @@ tests/cloud/test_first_hour.py does it once with the real image and templates.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,14 +21,27 @@ import pytest
 from botocore.exceptions import ClientError
 from localcloud.running import Emulator
 from scripts.cli import CliError
-from scripts.delivery import artifact, destroy
-from scripts.delivery.__main__ import Delivery
+from scripts.delivery import artifact
+from scripts.delivery.__main__ import samconfig, tell
 from scripts.delivery.artifact import Artifacts
 from scripts.delivery.data import Data
-from scripts.delivery.decide import stack_name
+from scripts.delivery.decide import stack_name, stage_parameters
+from scripts.delivery.deploy import (
+    Deployed,
+    bootstrap,
+    deploy,
+    deploy_cdn,
+    drift,
+    package,
+    records,
+    roll_back,
+)
+from scripts.delivery.destroy import clean_up_previews, destroy
+from scripts.delivery.stacks import Stacks
 from scripts.stack import Stack, parameters_of
 from tests.delivery.conftest import ROOT, Bootstrap, client, parameters, token
 
+destroying = importlib.import_module("scripts.delivery.destroy")
 pytestmark = pytest.mark.xdist_group("bootstrap")
 
 ACCOUNT = "444444444444"
@@ -44,7 +59,7 @@ Conditions:
 Resources:
   OrdersTable:
     Type: AWS::DynamoDB::Table
-    DeletionPolicy: Retain
+    DeletionPolicy: RetainExceptOnCreate
     UpdateReplacePolicy: Retain
     Properties:
       BillingMode: PAY_PER_REQUEST
@@ -52,7 +67,7 @@ Resources:
       KeySchema: [{ AttributeName: pk, KeyType: HASH }]
   DocumentsBucket:
     Type: AWS::S3::Bucket
-    DeletionPolicy: Retain
+    DeletionPolicy: RetainExceptOnCreate
     UpdateReplacePolicy: Retain
     Properties: { VersioningConfiguration: { Status: Enabled } }
   AccessLogsBucket:
@@ -61,7 +76,7 @@ Resources:
     UpdateReplacePolicy: Retain
   DataKey:
     Type: AWS::KMS::Key
-    DeletionPolicy: Retain
+    DeletionPolicy: RetainExceptOnCreate
     UpdateReplacePolicy: Retain
     Properties: { Description: data }
   ScratchBucket:
@@ -107,8 +122,8 @@ Outputs:
   LambdaOriginDomain: { Condition: UseLambda, Value: lambda.example.com }
   FargateOriginDomain: { Condition: UseFargate, Value: fargate.example.com }
 """
+POLICIES = "DeletionPolicy: RetainExceptOnCreate, UpdateReplacePolicy: Retain"
 LOAD_BALANCER = """
-Resources:
   LoadBalancer:
     Type: AWS::ElasticLoadBalancingV2::LoadBalancer
     Properties:
@@ -116,6 +131,7 @@ Resources:
       LoadBalancerAttributes: [{ Key: deletion_protection.enabled, Value: "true" }]
 """
 NESTED = "  Stack:\n    Properties:\n      TemplateURL: {}\n"
+WEB_ACL = "Resources: { Group: { Type: AWS::Logs::LogGroup } }"
 EDGE = """
 Parameters: { ActiveOrigin: { Type: String } }
 Resources:
@@ -132,6 +148,7 @@ class Session:
     def __init__(self, endpoint: str, account: str = ACCOUNT, keys: Mapping[str, str] | None = None) -> None:
         self.endpoint, self._who = endpoint, (endpoint, account, keys)
         self.calls: list[str] = []
+        self.requests: list[tuple[str, dict[str, Any]]] = []  # to CloudFormation, as the SDK takes them
         self.regions: dict[str, set[str | None]] = defaultdict(set)
 
     def client(self, service: str, region_name: str | None = None) -> Any:
@@ -139,31 +156,48 @@ class Session:
         self.regions[service].add(region_name)
         made = client(endpoint, account, service, keys)
         made.meta.events.register("before-call", lambda model, **_: self.calls.append(model.name))
+        made.meta.events.register("before-parameter-build.cloudformation", self._keep)
         return made
+
+    def _keep(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        self.requests.append((model.name, dict(params)))
 
 
 class Rig:
     """The commands, with artifacts named after what the code says."""
 
-    def __init__(self, session: Session, environ: Mapping[str, str]) -> None:
-        self.session, self.delivery = session, Delivery(session, environ, poll=0.05)
+    def __init__(self, session: Session, environ: Mapping[str, str], stacks: Stacks | None = None) -> None:
+        self.session, self.stacks = session, stacks or Stacks(session, environ, poll=0.05)
 
     def artifact(self, code: str, stage: str = "dev", template: str = TEMPLATE) -> str:
         """Keep an artifact as `package` does; return its name."""
         key = f"{code}-{zlib.crc32(template.encode())}"  # nothing is kept twice
-        return self.delivery.artifacts(stage).keep(key, template.replace("CODE", code), f"1.0.{code}")
+        return self.stacks.artifacts(stage).keep(key, template.replace("CODE", code), f"1.0.{code}")
 
-    def deploy(self, code: str, stage: str = "dev", *extra: str, template: str = TEMPLATE) -> None:
-        self.delivery.deploy(stage, self.artifact(code, stage, template), extra)
+    def deploy(self, code: str, stage: str = "dev", *extra: str, template: str = TEMPLATE) -> Deployed:
+        return self.run(stage, self.artifact(code, stage, template), *extra)
+
+    def run(self, stage: str, artifact: str, *extra: str) -> Deployed:
+        """Deploy an artifact with the parameters of the stage and these."""
+        return deploy(self.stacks, stage, artifact, stage_parameters(samconfig(), stage, extra))
+
+    def nested(self, name: str, resources: str) -> str:
+        """Keep a template with these resources; return the usual template, which nests it."""
+        self.client("s3").put_object(
+            Bucket="orders-artifacts", Key=f"{name}.yaml", Body=f"Resources:\n{resources}".encode()
+        )
+        url = f"{self.session.endpoint}/orders-artifacts/{name}.yaml"
+        stack = f"  {name}: {{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{url}' }} }}\n"
+        return TEMPLATE.replace("Resources:\n", f"Resources:\n{stack}")
 
     def client(self, service: str) -> Any:
         return self.session.client(service)
 
     def status(self, stage: str = "dev") -> str | None:
-        return self.delivery.stack(stack_name("orders", stage)).status()
+        return self.stacks.of(stage).status()
 
     def outputs(self, stage: str = "dev") -> dict[str, str]:
-        return self.delivery.stack(stack_name("orders", stage)).outputs()
+        return self.stacks.of(stage).outputs()
 
     def code(self, stage: str = "dev") -> str:
         """Return what runs."""
@@ -178,30 +212,19 @@ class Rig:
             self.client("s3").put_object(Bucket=out["BucketName"], Key="receipts/1.html", Body=body)
             self.client("s3").put_object(Bucket=out["ScratchName"], Key="scratch", Body=body)
 
-    def left_behind(self, stage: str) -> dict[str, str]:
-        """Return what a failed creation retains, by logical id."""
-        return {
-            k.logical_id: k.physical_id
-            for k in self.delivery._retained(self.delivery.stack(f"orders-{stage}"))
-        }
-
     def edge(self, stage: str, origin: str) -> None:
         """Put a CDN before the stage, or point it to another origin."""
-        stack = self.delivery.stack(f"orders-{stage}-edge")
+        stack = self.stacks.edge(stage)
         stack.apply("UPDATE" if stack.status() else "CREATE", EDGE, {"ActiveOrigin": origin})
 
     def switch_edge(self, stage: str, origin: str) -> None:
         """Send requests to another origin, as `make switch` does."""
-        orders = self.outputs(stage)
-        stack = self.delivery.stack(f"orders-{stage}-edge")
-        given = {
-            "ActiveOrigin": origin,
-            **{
-                name: orders[name]
-                for name in ("LambdaOriginDomain", "FargateOriginDomain", "DocumentsBucketName")
-            },
-        }
-        stack.apply("UPDATE", stack.template(), given)
+        stack, names = (
+            self.stacks.edge(stage),
+            ("LambdaOriginDomain", "FargateOriginDomain", "DocumentsBucketName"),
+        )
+        given = {name: self.outputs(stage)[name] for name in names}
+        stack.apply("UPDATE", stack.template(), given | {"ActiveOrigin": origin})
 
     def orders(self, table: str) -> int:
         return int(self.client("dynamodb").scan(TableName=table)["Count"])
@@ -238,118 +261,74 @@ class TestDeploy:
         assert "LogicalResourceId/OrdersTable" in denied
         assert "LogicalResourceId/Code" not in denied
 
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [("", "nothing to do"), ("\n# a comment\n", "nothing to change")],
+        ids=["by us", "in other words, by CloudFormation"],
+    )
     def test_without_a_change_it_is_skipped(
-        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+        self, rig: Rig, stage: str, words: str, said: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage)
-        before = rig.delivery.stack(f"orders-{stage}").describe()
+        before = rig.stacks.of(stage).require()
         capsys.readouterr()
-        rig.deploy("a", stage)
-        assert "nothing to do" in capsys.readouterr().out
-        after = rig.delivery.stack(f"orders-{stage}").describe()
-        assert before is not None
-        assert after is not None
-        assert before.get("LastUpdatedTime") == after.get("LastUpdatedTime")
-        assert len(rig.delivery.records(stage)) == 1
-
-    def test_the_same_in_other_words_is_skipped_by_cloudformation(
-        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        rig.deploy("a", stage)
-        capsys.readouterr()
-        rig.deploy("a", stage, template=TEMPLATE + "\n# a comment\n")
-        assert "nothing to change" in capsys.readouterr().out
-        assert len(rig.delivery.records(stage)) == 1
-
-    def test_changed_code_rolls_out(self, rig: Rig, stage: str) -> None:
-        rig.deploy("a", stage)
-        rig.place(stage)
-        rig.deploy("b", stage)
-        assert rig.status(stage) == "UPDATE_COMPLETE"
-        assert rig.code(stage) == "b"
-        assert rig.orders(rig.outputs(stage)["TableName"]) == 1
+        rig.deploy("a", stage, template=TEMPLATE + words)
+        assert said in capsys.readouterr().out
+        assert before.get("LastUpdatedTime") == rig.stacks.of(stage).require().get("LastUpdatedTime")
+        assert len(records(rig.stacks, stage)) == 1
 
     def test_a_changed_parameter_rolls_out(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage)
         rig.deploy("a", stage, "Runtime=fargate")
         assert rig.status(stage) == "UPDATE_COMPLETE"
-        assert [r.parameters["Runtime"] for r in rig.delivery.records(stage)] == ["lambda", "fargate"]
+        assert [r.parameters["Runtime"] for r in records(rig.stacks, stage)] == ["lambda", "fargate"]
         rig.deploy("a", stage)  # nothing is remembered
-        assert rig.delivery.records(stage)[-1].parameters["Runtime"] == "lambda"
+        assert records(rig.stacks, stage)[-1].parameters["Runtime"] == "lambda"
 
+    @pytest.mark.parametrize("empty", [True, False])
     def test_a_failed_first_one_is_cleaned_by_the_next(
-        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], empty: bool
     ) -> None:
+        """CloudFormation takes back what it made but for the log bucket, and may not take that either."""
         with pytest.raises(CliError, match="Failure"):
             rig.deploy("a", stage, "Broken=true")
         assert rig.status(stage) == "ROLLBACK_COMPLETE"
-        assert rig.delivery.records(stage) == []
-        assert len(rig.tables(stage)) == 1
+        assert records(rig.stacks, stage) == []
+        (logs,) = rig.stacks.retained(rig.stacks.of(stage))
+        assert (logs.logical_id, rig.tables(stage)) == ("AccessLogsBucket", [])
+        if not empty:  # turning on a load balancer's log writes a first object, before any request
+            rig.client("s3").put_object(
+                Bucket=logs.physical_id, Key="AWSLogs/ELBAccessLogTestFile", Body=b"1"
+            )
         capsys.readouterr()
         rig.deploy("a", stage)
-        said = capsys.readouterr().out
-        for what in ("OrdersTable", "DocumentsBucket", "AccessLogsBucket", "DataKey"):
-            assert re.search(rf"{what} \(.*\): (removed|gone in 7 days)", said), (
-                "what it left, empty, goes too"
+        assert rig.status(stage) == "CREATE_COMPLETE"
+        what = "removed, it was empty" if empty else "stays in the account"
+        assert f"AccessLogsBucket ({logs.physical_id}) {what}" in capsys.readouterr().out
+        assert rig.exists(logs.physical_id) is not empty
+
+    def test_of_production_nothing_is_deleted(self, rig: Rig) -> None:
+        with pytest.raises(CliError, match="Failure"):
+            rig.deploy("a", "prod", "Broken=true")
+        with pytest.raises(CliError, match=r"left alone: .* then `make destroy`"):
+            rig.deploy("a", "prod")
+        destroy(rig.stacks, "prod", data=False, ask=lambda _: "orders-prod")
+
+    def test_what_a_failed_update_made_is_taken_back(self, rig: Rig, stage: str) -> None:
+        """Though the template retains it, as older ones do with versions of functions."""
+        retained = "{ Type: AWS::S3::Bucket, DeletionPolicy: Retain, UpdateReplacePolicy: Retain }"
+        more = TEMPLATE.replace("Resources:\n", f"Resources:\n  Extra: {retained}\n")
+        rig.deploy("a", stage)
+        with pytest.raises(CliError, match="Failure"):
+            rig.deploy(
+                "b", stage, "Broken=true", template=more.replace("DependsOn: [", "DependsOn: [Extra, ")
             )
-        assert rig.status(stage) == "CREATE_COMPLETE"
-        assert rig.tables(stage) == [rig.outputs(stage)["TableName"]]
-
-    def test_a_log_is_no_data(self, rig: Rig, stage: str) -> None:
-        """Turning on a load balancer's log writes a first object, before any request."""
-        with pytest.raises(CliError, match="Failure"):
-            rig.deploy("a", stage, "Broken=true")
-        left = rig.left_behind(stage)
-        rig.client("s3").put_object(
-            Bucket=left["AccessLogsBucket"], Key="load-balancer/AWSLogs/1/ELBAccessLogTestFile", Body=b"1"
-        )
-        rig.deploy("a", stage)
-        assert rig.status(stage) == "CREATE_COMPLETE"
-        assert not rig.exists(left["AccessLogsBucket"])
-
-    def test_a_rollback_that_a_log_stopped_is_cleaned_up(
-        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """ROLLBACK_FAILED: CloudFormation deletes no bucket that holds something, here a first object."""
-        with pytest.raises(CliError, match="Failure"):
-            rig.deploy("a", stage, "Broken=true")
-        logs = rig.left_behind(stage)["AccessLogsBucket"]
-        rig.client("s3").put_object(Bucket=logs, Key="AWSLogs/1/ELBAccessLogTestFile", Body=b"1")
-        status, resources, skipped = Stack.status, Stack.resources, Stack.skipped
-
-        def failed(of: Stack) -> bool:
-            return status(of) == "ROLLBACK_COMPLETE"
-
-        def left(of: Stack) -> list[dict[str, Any]]:
-            bucket = {"ResourceType": "AWS::S3::Bucket", "LogicalResourceId": "AccessLogsBucket"}
-            there = bucket | {"PhysicalResourceId": logs, "ResourceStatus": "DELETE_FAILED"}
-            return [there] if failed(of) else resources(of)
-
-        monkeypatch.setattr(Stack, "status", lambda of: "ROLLBACK_FAILED" if failed(of) else status(of))
-        monkeypatch.setattr(Stack, "resources", left)
-        monkeypatch.setattr(Stack, "skipped", lambda of: [] if failed(of) else skipped(of))
-        rig.deploy("a", stage)
-        assert status(rig.delivery.stack(f"orders-{stage}")) == "CREATE_COMPLETE"
-        assert not rig.exists(logs)
-
-    @pytest.mark.parametrize("where", ["table", "bucket", "unknown"])
-    def test_a_failed_first_one_that_holds_data_is_left_alone(
-        self, rig: Rig, stage: str, where: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with pytest.raises(CliError):
-            rig.deploy("a", stage, "Broken=true")
-        left = rig.left_behind(stage)
-        assert set(left) == {"OrdersTable", "DocumentsBucket", "AccessLogsBucket", "DataKey"}
-        if where == "table":
-            rig.client("dynamodb").put_item(TableName=left["OrdersTable"], Item={"pk": {"S": "order#1"}})
-        elif where == "bucket":
-            rig.client("s3").put_object(Bucket=left["DocumentsBucket"], Key="receipts/1.html", Body=b"1")
-        else:  # no right to look
-            denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "Scan")
-            monkeypatch.setattr(Data, "_table_holds", lambda *_: (_ for _ in ()).throw(denied))
-        with pytest.raises(CliError, match="left alone"):
-            rig.deploy("a", stage)
-        assert rig.status(stage) == "ROLLBACK_COMPLETE"
+        made = [e for e in rig.stacks.of(stage)._events() if e["LogicalResourceId"] == "Extra"]
+        assert made[0]["ResourceStatus"] == "DELETE_COMPLETE"
+        assert not rig.exists(made[0]["PhysicalResourceId"])
+        executed = [asked for name, asked in rig.session.requests if name == "ExecuteChangeSet"]
+        assert [each["RetainExceptOnCreate"] for each in executed] == [False, True]
+        assert not any(each["DisableRollback"] for each in executed), "whatever the default is"
 
     def test_a_failed_update_is_kept_with_its_data_and_fixed(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage)
@@ -365,81 +344,51 @@ class TestDeploy:
         assert rig.outputs(stage)["TableName"] == table
         assert rig.orders(table) == 1
 
-    @pytest.mark.parametrize(
-        ("reason", "names"),
-        [
-            # https://github.com/aws/aws-cdk/issues/35540
-            (
-                'Resource handler returned message: "Version already exists: [arn:aws:lambda:eu-west-1:1:'
-                "function:orders-dev-ApiFunction-1a:7]. Please modify the function to create a new version. "
-                '(Service: Lambda, Status Code: 409, Request ID: aa44)" (HandlerErrorCode: AlreadyExists)',
-                "orders-dev-ApiFunction-1a --qualifier 7`",
-            ),
-            # https://github.com/aws-samples/siem-on-amazon-opensearch-service/issues/261
-            (
-                "A version for this Lambda function exists ( 7 ). Modify the function to create a new "
-                "version.",
-                "orders-dev-ApiFunction-1a --qualifier 7`",
-            ),
-            ("Resource limit exceeded", ""),
-        ],
-    )
-    def test_a_version_that_a_rollback_left_is_named(self, reason: str, names: str) -> None:
-        """As older templates let it; those of today delete the version."""
-        version = {"ResourceType": "AWS::Lambda::Version", "LogicalResourceId": "ApiFunctionVersion0a1b2c"}
-        function = {"ResourceType": "AWS::Lambda::Function", "LogicalResourceId": "ApiFunction"}
-
-        class CloudFormation:
-            done = False
-
-            def __getattr__(self, name: str) -> Callable[..., dict[str, Any]]:
-                return lambda **_: {"Status": "CREATE_COMPLETE"}
-
-            def execute_change_set(self, **_: str) -> None:
-                self.done = True
-
-            def describe_stacks(self, **_: str) -> dict[str, Any]:
-                return {"Stacks": [{"StackId": "s", "StackStatus": "UPDATE_ROLLBACK_COMPLETE"}]}
-
-            def get_paginator(self, name: str) -> Any:
-                failed = {"ResourceStatus": "CREATE_FAILED", "ResourceStatusReason": reason, "EventId": "1"}
-                events = [{"StackId": "s", **version, **failed}] if self.done else []
-                made = {
-                    "PhysicalResourceId": "orders-dev-ApiFunction-1a",
-                    "ResourceStatus": "UPDATE_COMPLETE",
-                }
-                pages = {"StackEvents": events, "StackResourceSummaries": [function | made]}
-                return SimpleNamespace(paginate=lambda **_: [pages])
-
-        with pytest.raises(CliError, match="UPDATE_ROLLBACK_COMPLETE") as failed:
-            Stack(CloudFormation(), "orders-dev", lambda _: None, poll=0).apply("UPDATE", "", {})
-        assert ("aws lambda delete-function" in str(failed.value)) == bool(names)
-        assert names in str(failed.value)
-
     def test_an_artifact_that_is_not_there_is_rejected(self, rig: Rig, stage: str) -> None:
         with pytest.raises(CliError, match="no artifact"):
-            rig.delivery.deploy(stage, "f" * 32, [])
+            rig.run(stage, "f" * 32)
         assert rig.status(stage) is None
 
-    def test_an_unknown_parameter_is_rejected_before_anything_is_done(self, rig: Rig, stage: str) -> None:
-        with pytest.raises(CliError, match="Runtme"):
-            rig.deploy("a", stage, "Runtme=fargate")
-        assert rig.status(stage) is None
+    def test_what_the_next_template_has_no_more_leaves_the_stack_with_what_it_holds(
+        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Of a nested stack, too. The emulator enforces no stack policy, so the requests are looked at."""
+        queue = f"{{ Type: AWS::SQS::Queue, {POLICIES} }}\n"
+        both = rig.nested("Consumer", f"  Dead: {queue}")
+        rig.deploy("a", stage, template=both.replace("Resources:\n", f"Resources:\n  Queue: {queue}"))
+        left = {k.logical_id: k.physical_id for k in rig.stacks.retained(rig.stacks.of(stage))}
+        for name in ("Queue", "Dead"):
+            rig.client("sqs").send_message(QueueUrl=left[name], MessageBody="1")
+        capsys.readouterr()
+        rig.session.requests.clear()
+        rig.deploy("a", stage, template="Metadata: { LeavesTheStack: [Queue] }\n" + TEMPLATE)
+        said = capsys.readouterr().out
+        for name in ("Queue", "Dead"):
+            assert f"  {name} ({left[name]}) left the stack: it stays in the account" in said
+            assert rig.client("sqs").receive_message(QueueUrl=left[name])["Messages"]
+        assert said.count("left the stack") == 2
+        relevant = ("SetStackPolicy", "ExecuteChangeSet")
+        asked = [(name, request) for name, request in rig.session.requests if name in relevant]
+        assert [name for name, _ in asked] == ["SetStackPolicy", "ExecuteChangeSet", "SetStackPolicy"]
+        kept = ["AccessLogsBucket", "DataKey", "DocumentsBucket", "OrdersTable"]
+        for _, request in asked[::2]:
+            denied = json.loads(request["StackPolicyBody"])["Statement"][1]["Resource"]
+            assert denied == [f"LogicalResourceId/{name}" for name in kept]
 
 
 class TestPromotion:
     def test_prod_runs_what_dev_ran(self, rig: Rig, stage: str) -> None:
         key = rig.artifact("a")
-        rig.delivery.deploy(stage, key, [])
+        rig.run(stage, key)
         second = f"{stage}2"
-        rig.delivery.deploy(second, key, ["LogRetentionDays=365"])
-        stacks = [rig.delivery.stack(f"orders-{s}") for s in (stage, second)]
+        rig.run(second, key, "LogRetentionDays=365")
+        stacks = [rig.stacks.stack(f"orders-{s}") for s in (stage, second)]
         assert stacks[0].template() == stacks[1].template()
 
     def test_previews_cannot_reach_what_prod_deploys(self, rig: Rig) -> None:
         rig.artifact("only-a-preview", "preview1")
         with pytest.raises(CliError, match="no artifact"):
-            rig.delivery.deploy("prod", f"only-a-preview@{'0' * 64}", [])
+            rig.run("prod", f"only-a-preview@{'0' * 64}")
 
 
 class TestRollback:
@@ -447,30 +396,48 @@ class TestRollback:
         rig.deploy("a", stage, "LogRetentionDays=3")
         rig.deploy("b", stage)
         rig.place(stage)
-        rig.delivery.rollback(stage)
+        roll_back(rig.stacks, stage)
         assert rig.code(stage) == "a"
-        assert rig.delivery.records(stage)[-1].parameters["LogRetentionDays"] == "3"
+        assert records(rig.stacks, stage)[-1].parameters["LogRetentionDays"] == "3"
         assert rig.orders(rig.outputs(stage)["TableName"]) == 1
         with pytest.raises(CliError, match="no earlier"):
-            rig.delivery.rollback(stage)
+            roll_back(rig.stacks, stage)
 
 
 class TestDestroy:
-    def test_keeps_the_data_and_says_what_it_costs(
+    def test_keeps_the_data_until_it_is_asked_to_remove_it(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        rig.deploy("a", stage)
+        """By what CloudFormation says of a stack that is gone: it says so for 90 days."""
+        rig.deploy(
+            "a", stage, template=rig.nested("Consumer", f"  Mail: {{ Type: AWS::S3::Bucket, {POLICIES} }}\n")
+        )
         rig.place(stage)
-        out = rig.outputs(stage)
-        rig.delivery.destroy(stage, yes=True, data=False)
+        out, mail = rig.outputs(stage), rig.stacks.of(stage).ids()["Mail"]
+        rig.client("s3").put_object(Bucket=mail, Key="1", Body=b"1")
+        capsys.readouterr()
+        destroy(rig.stacks, stage, data=False)
         assert rig.status(stage) is None
         assert rig.orders(out["TableName"]) == 1
         assert rig.exists(out["BucketName"])
+        assert "Contents" in rig.client("s3").list_objects_v2(Bucket=mail), "of a nested stack, too"
         assert not rig.exists(out["ScratchName"]), "a versioned bucket that is not kept is emptied first"
-        said = capsys.readouterr().out
-        assert "Retained:" in said
-        for name in (out["TableName"], out["BucketName"], "$1.00 a month"):
+        announced, _, said = capsys.readouterr().out.partition("Retained:")
+        for name in (out["TableName"], out["BucketName"], mail):
+            assert name in announced
             assert name in said
+        assert "$1.00 a month" in said
+        destroy(rig.stacks, stage, data=False)
+        said = capsys.readouterr().out
+        assert re.search(rf"^orders-{stage}, deleted [-0-9]+ [:0-9]+, left:$", said, re.MULTILINE)
+        assert f"{out['TableName']}  table of" in said, "with what it costs"
+        with pytest.raises(CliError, match="nothing was done"):
+            destroy(rig.stacks, stage, data=True, ask=lambda _: "no")
+        assert rig.orders(out["TableName"]) == 1
+        destroy(rig.stacks, stage, data=True)
+        assert rig.tables(stage) == []
+        assert not rig.exists(out["BucketName"])
+        assert not rig.exists(mail)
 
     def test_removes_the_data_when_asked(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -480,7 +447,7 @@ class TestDestroy:
         out = rig.outputs(stage)
         # As a queue does: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_DeleteQueue.html
         monkeypatch.setattr(Data, "stand", lambda *_: True)  # for a minute after it was deleted
-        rig.delivery.destroy(stage, yes=True, data=True)
+        destroy(rig.stacks, stage, data=True)
         assert rig.status(stage) is None
         assert rig.tables(stage) == []
         assert not rig.exists(out["BucketName"])
@@ -489,45 +456,28 @@ class TestDestroy:
         assert "An earlier" not in said
 
     @pytest.mark.parametrize(("typed", "goes"), [("orders-{}", True), ("yes", False), (None, False)])
-    def test_asks_for_the_name(
-        self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch, typed: str | None, goes: bool
-    ) -> None:
+    def test_asks_for_the_name(self, rig: Rig, stage: str, typed: str | None, goes: bool) -> None:
         rig.deploy("a", stage)
-        monkeypatch.setattr(destroy, "ask", lambda _: typed.format(stage) if typed else None)
-        if goes:
-            rig.delivery.destroy(stage, yes=False, data=False)
-        else:
-            with pytest.raises(CliError, match="nothing was done"):
-                rig.delivery.destroy(stage, yes=False, data=False)
+        rejected = nullcontext() if goes else pytest.raises(CliError, match="nothing was done")
+        with rejected:
+            destroy(rig.stacks, stage, data=False, ask=lambda _: typed.format(stage) if typed else None)
         assert (rig.status(stage) is None) == goes
 
-    def test_production_asks_is_protected_and_keeps_its_data(
-        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_production_asks_is_protected_and_keeps_its_data(self, rig: Rig) -> None:
         rig.deploy("a", "prod")
         rig.place("prod")
         out = rig.outputs("prod")
-        described = rig.delivery.stack("orders-prod").describe()
-        assert described is not None
-        assert described["EnableTerminationProtection"]
-        for rejected in ({"yes": True, "data": False}, {"yes": False, "data": True}):
-            monkeypatch.setattr(destroy, "ask", lambda _: "orders-prod")
+        assert rig.stacks.of("prod").require()["EnableTerminationProtection"]
+        for data, ask in ((False, None), (True, lambda _: "orders-prod")):
             with pytest.raises(CliError, match="not for production"):
-                rig.delivery.destroy("prod", **rejected)
-        rig.delivery.destroy("prod", yes=False, data=False)
+                destroy(rig.stacks, "prod", data=data, ask=ask)
+        destroy(rig.stacks, "prod", data=False, ask=lambda _: "orders-prod")
         assert rig.status("prod") is None
         assert rig.orders(out["TableName"]) == 1
 
-    def test_productions_load_balancer_is_let_go_first(
-        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_productions_load_balancer_is_let_go_first(self, rig: Rig) -> None:
         """CloudFormation deletes none that is protected, neither with the stack nor in an update."""
-        rig.client("s3").put_object(Bucket="orders-artifacts", Key="front.yaml", Body=LOAD_BALANCER.encode())
-        url = f"{rig.client('s3').meta.endpoint_url}/orders-artifacts/front.yaml"
-        front = (
-            f"  FargateStack: {{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{url}' }} }}"
-        )
-        both = TEMPLATE.replace("Resources:", f"Resources:\n{front}")
+        both = rig.nested("FargateStack", LOAD_BALANCER)
         calls = rig.session.calls
 
         def done() -> list[str]:
@@ -543,8 +493,7 @@ class TestDestroy:
         assert done() == ["ModifyLoadBalancerAttributes", "ExecuteChangeSet"]
         rig.deploy("d", "prod", "Runtime=fargate", template=both)
         done()
-        monkeypatch.setattr(destroy, "ask", lambda _: "orders-prod")
-        rig.delivery.destroy("prod", yes=False, data=False)
+        destroy(rig.stacks, "prod", data=False, ask=lambda _: "orders-prod")
         assert done() == ["ModifyLoadBalancerAttributes", "DeleteStack"]
 
     def test_a_load_balancer_that_could_not_be_deleted_is_found_again(self) -> None:
@@ -576,23 +525,23 @@ class TestDestroy:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for data in (False, True):
-            rig.delivery.destroy(stage, yes=True, data=data)
+            destroy(rig.stacks, stage, data=data)
             assert capsys.readouterr().out == f"there is no stack orders-{stage}, and nothing left of it\n"
 
     def test_one_that_was_only_reviewed_goes(
         self, rig: Rig, stage: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rig.client("cloudformation").create_change_set(
-            StackName=f"orders-{stage}", ChangeSetName="x", ChangeSetType="CREATE", TemplateBody=LOAD_BALANCER
+            StackName=f"orders-{stage}", ChangeSetName="x", ChangeSetType="CREATE", TemplateBody=WEB_ACL
         )
         assert rig.status(stage) == "REVIEW_IN_PROGRESS"
 
-        def none(_: Stack) -> str:
+        def none(*_: Any) -> str:
             """Answer as AWS does of a template that it does not have."""
             raise ClientError({"Error": {"Code": "ValidationError", "Message": "none"}}, "GetTemplate")
 
-        monkeypatch.setattr(Stack, "template", none)
-        rig.delivery.destroy(stage, yes=True, data=True)
+        monkeypatch.setattr(Stack, "_template", none)
+        destroy(rig.stacks, stage, data=True)
         assert rig.status(stage) is None
 
     def test_a_deletion_under_way_is_waited_for(
@@ -607,7 +556,7 @@ class TestDestroy:
             going = found and stack.name == f"orders-{stage}" and next(deleting, False)
             return found | {"StackStatus": "DELETE_IN_PROGRESS"} if found and going else found
 
-        stage_stack = rig.delivery.stack(f"orders-{stage}")
+        stage_stack = rig.stacks.of(stage)
 
         def ends(stack: Stack, seen: set[str] | None = None) -> str | None:
             if seen is None:
@@ -618,30 +567,9 @@ class TestDestroy:
         monkeypatch.setattr(Stack, "describe", under_way)
         monkeypatch.setattr(Stack, "wait", ends)
         rig.session.calls.clear()
-        rig.delivery.destroy(stage, yes=True, data=True)
+        destroy(rig.stacks, stage, data=True)
         assert rig.session.calls.count("DeleteStack") == 1
         assert rig.tables(stage) == []
-
-    def test_what_was_kept_can_be_removed_later(
-        self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """By what CloudFormation says of a stack that is gone: it says so for 90 days."""
-        rig.deploy("a", stage)
-        rig.place(stage)
-        out = rig.outputs(stage)
-        rig.delivery.destroy(stage, yes=True, data=False)
-        capsys.readouterr()
-        rig.delivery.destroy(stage, yes=True, data=False)
-        said = capsys.readouterr().out
-        assert re.search(rf"^orders-{stage}, deleted [-0-9]+ [:0-9]+, left:$", said, re.MULTILINE)
-        assert f"{out['TableName']}  table of" in said, "with what it costs"
-        monkeypatch.setattr(destroy, "ask", lambda _: "no")
-        with pytest.raises(CliError, match="nothing was done"):
-            rig.delivery.destroy(stage, yes=False, data=True)
-        assert rig.orders(out["TableName"]) == 1
-        rig.delivery.destroy(stage, yes=True, data=True)
-        assert rig.tables(stage) == []
-        assert not rig.exists(out["BucketName"])
 
     def test_data_that_an_earlier_stack_kept_is_not_that_of_the_one_that_stands(
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -649,29 +577,26 @@ class TestDestroy:
         rig.deploy("a", stage)
         rig.place(stage)
         first = rig.outputs(stage)
-        rig.delivery.destroy(stage, yes=True, data=False)
+        destroy(rig.stacks, stage, data=False)
         # CloudFormation remembers all stacks of a name, the emulator one.
-        gone, skipped = Delivery._gone, Stack.skipped
-        earlier = next(s for s in rig.delivery._gone() if s["StackName"] == f"orders-{stage}")
-        kept = rig.delivery.stack(f"orders-{stage}").skipped(earlier["StackId"])
+        gone, skipped = destroying._gone, Stack.skipped
+        earlier = next(s for s in gone(rig.stacks) if s["StackName"] == f"orders-{stage}")
+        kept = rig.stacks.of(stage).skipped(earlier["StackId"])
         rig.deploy("a", stage)
+
+        def both(stacks: Stacks) -> list[dict[str, Any]]:
+            return [*(s for s in gone(stacks) if s["StackId"] != earlier["StackId"]), earlier]
+
+        monkeypatch.setattr(destroying, "_gone", both)
         monkeypatch.setattr(
-            Delivery,
-            "_gone",
-            lambda self: [*(s for s in gone(self) if s["StackId"] != earlier["StackId"]), earlier],
-        )
-        monkeypatch.setattr(
-            Stack,
-            "skipped",
-            lambda self, by="": kept if by == earlier["StackId"] else skipped(self, by),
+            Stack, "skipped", lambda self, by="": kept if by == earlier["StackId"] else skipped(self, by)
         )
         for _ in ("of the one that stands", "of one that is gone"):
             capsys.readouterr()
-            rig.delivery.destroy(stage, yes=True, data=True)
+            destroy(rig.stacks, stage, data=True)
             assert rig.exists(first["BucketName"]), "nobody was asked, and it may be kept on purpose"
             assert "An earlier" in capsys.readouterr().out
-        monkeypatch.setattr(destroy, "ask", lambda _: f"orders-{stage}")
-        rig.delivery.destroy(stage, yes=False, data=True)
+        destroy(rig.stacks, stage, data=True, ask=lambda _: f"orders-{stage}")
         assert f"And all that orders-{stage}, deleted 2" in capsys.readouterr().out
         assert not rig.exists(first["BucketName"])
 
@@ -679,15 +604,15 @@ class TestDestroy:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         logs = next(
             r["PhysicalResourceId"]
-            for r in rig.delivery.stack(f"orders-{stage}-edge").resources()
+            for r in rig.stacks.edge(stage).resources()
             if r["LogicalResourceId"] == "LogsBucket"
         )
         rig.client("s3").put_object(Bucket=logs, Key="E1.2026-11-30-12.gz", Body=b"1")
         capsys.readouterr()
-        rig.delivery.destroy(stage, yes=True, data=True)
+        destroy(rig.stacks, stage, data=True)
         said = capsys.readouterr().out
         gone = re.findall(r"^(\S+) is gone$", said, re.MULTILINE)
         assert gone[0] == f"orders-{stage}-edge"
@@ -709,7 +634,7 @@ class TestDestroy:
         )
         name = f"orders-{stage}-waf-us-east-1"
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.stack(name, "us-east-1").apply("CREATE", EDGE, {"ActiveOrigin": "x"})
+        rig.stacks.stack(name, "us-east-1").apply("CREATE", EDGE, {"ActiveOrigin": "x"})
         delete, rejected = Stack.delete, iter(range(rejections))
 
         def associated(stack: Stack) -> None:
@@ -719,22 +644,20 @@ class TestDestroy:
 
         with monkeypatch.context() as patch:
             patch.setattr(Stack, "delete", associated)
-            patch.setattr(destroy.time, "sleep", lambda _: None)
-            if goes:
-                rig.delivery.destroy(stage, yes=True, data=True)
-            else:
-                with pytest.raises(CliError, match=f"not removed: {name}; `make destroy` again"):
-                    rig.delivery.destroy(stage, yes=True, data=True)
+            patch.setattr(destroying.time, "sleep", lambda _: None)
+            failed = pytest.raises(CliError, match=f"not removed: {name}; `make destroy` again")
+            with nullcontext() if goes else failed:
+                destroy(rig.stacks, stage, data=True)
         assert rig.status(stage) is None
-        rig.delivery.destroy(stage, yes=True, data=True)
-        assert rig.delivery.stack(name, "us-east-1").status() is None
+        destroy(rig.stacks, stage, data=True)
+        assert rig.stacks.stack(name, "us-east-1").status() is None
 
     def test_a_web_acl_that_another_regions_edge_may_have_is_left(self, rig: Rig, stage: str) -> None:
         """Its stack was once named after no region."""
         rig.deploy("a", stage, template=ORIGINS)
-        old = rig.delivery.stack(f"orders-{stage}-waf", "us-east-1")
+        old = rig.stacks.stack(f"orders-{stage}-waf", "us-east-1")
         old.apply("CREATE", EDGE, {"ActiveOrigin": "x"})
-        rig.delivery.destroy(stage, yes=True, data=True)
+        destroy(rig.stacks, stage, data=True)
         assert old.status() == "CREATE_COMPLETE"
         old.delete()
 
@@ -750,11 +673,11 @@ class TestDestroy:
                 return SimpleNamespace(meta=SimpleNamespace(partition="aws-cn", region_name="cn-north-1"))
 
         monkeypatch.setattr(Stack, "describe", lambda _: None)
-        monkeypatch.setattr(Delivery, "_gone", lambda _: [])
-        Delivery(China(), {}).destroy("dev", yes=True, data=True)
+        monkeypatch.setattr(destroying, "_gone", lambda _: [])
+        destroy(Stacks(China(), {}), "dev", data=True)
         monkeypatch.setattr(Stack, "describe", lambda _: {"StackStatus": "CREATE_COMPLETE"})
         monkeypatch.setattr(Stack, "drifted", lambda _: [])
-        Delivery(China(), {}).drift("dev")
+        drift(Stacks(China(), {}), "dev")
         assert regions == {None}
 
     def test_a_role_that_is_gone_comes_with_the_command(self) -> None:
@@ -776,15 +699,11 @@ class TestDestroy:
 
 
 class TestEdge:
-    def test_the_workflow_is_told_the_cdn(self, rig: Rig, stage: str, tmp_path: Any) -> None:
+    def test_the_address_is_that_of_the_cdn(self, rig: Rig, stage: str) -> None:
         """Behind a CDN the API answers 403 to everyone else, a smoke test too."""
-        outputs = tmp_path / "outputs"
-        told = Rig(rig.session, {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)})
-        told.deploy("a", stage)
-        assert "api_url=http://127.0.0.1/" in outputs.read_text()
-        told.edge(stage, "lambda")
-        told.deploy("b", stage)
-        assert outputs.read_text().splitlines()[-2:] == ["api_url=https://edge.example.com", "changed=true"]
+        assert rig.deploy("a", stage).api_url == "http://127.0.0.1/"
+        rig.edge(stage, "lambda")
+        assert rig.deploy("b", stage).api_url == "https://edge.example.com"
 
     def test_what_it_sends_requests_to_is_not_taken_away(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage)
@@ -793,7 +712,7 @@ class TestEdge:
         with pytest.raises(CliError, match="make switch"):
             rig.deploy("c", stage)
         with pytest.raises(CliError, match="Runtime=fargate"):
-            rig.delivery.rollback(stage)
+            roll_back(rig.stacks, stage)
         assert rig.code(stage) == "b"
         rig.deploy("c", stage, "Runtime=fargate")
         assert rig.code(stage) == "c"
@@ -815,16 +734,20 @@ class TestPackage:
             "repositoryUri"
         ]
         built = tmp_path / ".aws-sam/build/template.yaml"
-        functions = "".join(f"  F{n}:\n    Properties:\n      ImageUri: f1:orders\n" for n in range(4))
+        functions = "".join(f"  F{n}:\n    Properties:\n      ImageUri: {{}}\n" for n in range(2))
 
         def sam(*words: str) -> None:
+            """As `sam build` writes them: each nested template in a folder named after its stack."""
             assert words[0] == "build"
-            for folder, nested in {"Front": "Network", "Front/Network": ""}.items():
+            files = {"": "Lambda", "Lambda": "Consumer", "Lambda/Consumer": ""}
+            for (folder, nested), image in zip(files.items(), ("f1:orders", *self.built), strict=True):
                 path = built.parent / folder / "template.yaml"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"# {folder}\n" + NESTED.format(f"{nested}/template.yaml") * bool(nested))
-            front = NESTED.format("Front/template.yaml")
-            built.write_text(f"Resources:\n{functions}{front}Outputs:\n  ImageUri:\n    Value: x\n")
+                text = f"# {folder}\nResources:\n{functions.replace('{}', image)}"
+                text += NESTED.format(f"{nested}/template.yaml") * bool(nested)
+                path.write_text(f"{text}Outputs:\n  ImageUri:\n    Value: x\n")
+
+        self.built = ["f1:orders", "f1:orders"]
 
         def docker(*words: str, put: str = "") -> None:
             self.docker.append(words[0])
@@ -849,8 +772,9 @@ class TestPackage:
         )[0]
 
     def images(self, name: str) -> set[str]:
-        found = re.findall(r"ImageUri: (\S+)", self.artifacts.verified(name)[1])
-        assert len(found) == 4
+        texts = [body.decode() for file, body in self.stored(name).items() if file != "release.json"]
+        found = re.findall(r"ImageUri: (\S+)", "".join(texts))
+        assert len(found) == 6, "two functions in each of three templates"
         return set(found)
 
     def stored(self, name: str) -> dict[str, bytes]:
@@ -874,12 +798,23 @@ class TestPackage:
         assert package() == name
         assert self.docker == ["login", "tag", "push"], "unchanged sources push nothing"
 
+    def test_functions_of_two_images_are_rejected(self, package: Callable[..., str]) -> None:
+        self.built = ["f1:orders", "f2:orders"]
+        with pytest.raises(CliError, match=r"one image for all functions, not \['f1:orders', 'f2:orders'\]"):
+            package()
+        assert self.docker == []
+
+    def test_images_of_nested_templates_are_in_the_manifest(self, package: Callable[..., str]) -> None:
+        image = f"{self.artifacts.repository}@sha256:{'0' * 64}"
+        name = self.artifacts.keep("k", "Resources: {}", "1.0.0", nested={"a.template": f"ImageUri: {image}"})
+        assert json.loads(self.artifacts.verified(name)[0])["images"] == [image]
+
     def test_nested_templates_lie_beside_it_under_their_hashes(self, package: Callable[..., str]) -> None:
         name = package()
         files = self.stored(name)
         (front,) = re.findall(rb"TemplateURL: (\S+)", files["template.yaml"])
-        (network,) = re.findall(rb"TemplateURL: (\S+)", files[front.decode().rsplit("/", 1)[1]])
-        assert files[network.decode().rsplit("/", 1)[1]] == b"# Front/Network\n"
+        (consumer,) = re.findall(rb"TemplateURL: (\S+)", files[front.decode().rsplit("/", 1)[1]])
+        assert files[consumer.decode().rsplit("/", 1)[1]].startswith(b"# Lambda/Consumer\n")
         for file, body in files.items():
             if file.endswith(".template"):
                 assert file == f"{hashlib.sha256(body).hexdigest()}.template"
@@ -936,7 +871,7 @@ class TestVerification:
 
     def kept(self, rig: Rig, stage: str) -> tuple[str, str]:
         """Return the name of an artifact of the test's own, and where it lies."""
-        name = rig.delivery.artifacts(stage).keep(
+        name = rig.stacks.artifacts(stage).keep(
             stage, TEMPLATE.replace("CODE", "a"), "1.0", nested=self.NESTED
         )
         return name, f"artifacts/{stage}"
@@ -950,27 +885,27 @@ class TestVerification:
             body = json.dumps({"architecture": "x86_64", "version": "1", "files": {}}).encode()
             rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/{file}", Body=body)
         with pytest.raises(CliError, match=r"not what was built|no artifact"):
-            rig.delivery.deploy(stage, name, [])
+            rig.run(stage, name)
         assert rig.status(stage) is None
 
     def test_one_that_was_wholly_replaced_is_told_by_its_hash(self, rig: Rig, stage: str) -> None:
         name, place = self.kept(rig, stage)
         for file in ("template.yaml", "abc.template", "release.json"):
             rig.client("s3").delete_object(Bucket="orders-artifacts", Key=f"{place}/{file}")
-        other = rig.delivery.artifacts(stage).keep(stage, TEMPLATE.replace("CODE", "evil"), "1.0")
+        other = rig.stacks.artifacts(stage).keep(stage, TEMPLATE.replace("CODE", "evil"), "1.0")
         with pytest.raises(CliError, match="its hash is"):
-            rig.delivery.deploy(stage, name, [])
-        rig.delivery.deploy(stage, other, [])
+            rig.run(stage, name)
+        rig.run(stage, other)
         assert rig.code(stage) == "evil", "the control: by its own name it is deployed"
 
     def test_a_rollback_takes_what_was_recorded(self, rig: Rig, stage: str) -> None:
         name, place = self.kept(rig, stage)
-        rig.delivery.deploy(stage, name.partition("@")[0], [])
+        rig.run(stage, name.partition("@")[0])
         rig.deploy("b", stage)
-        assert next(record.artifact for record in rig.delivery.records(stage)) == name
+        assert next(record.artifact for record in records(rig.stacks, stage)) == name
         rig.client("s3").put_object(Bucket="orders-artifacts", Key=f"{place}/release.json", Body=b"{}")
         with pytest.raises(CliError, match="its hash is"):
-            rig.delivery.rollback(stage)
+            roll_back(rig.stacks, stage)
 
     @pytest.mark.parametrize("genuine", [True, False])
     def test_the_pipeline_asks_github_who_built_it(
@@ -988,10 +923,10 @@ class TestVerification:
         environ = {"ARTIFACT_BUCKET": "orders-artifacts", "ATTESTED_BY": workflow}
         pipeline = Rig(rig.session, environ | {"GITHUB_REPOSITORY": "acme/orders"})
         if genuine:
-            pipeline.delivery.deploy(stage, name, [])
+            pipeline.run(stage, name)
         else:
             with pytest.raises(CliError, match="no attestation that"):
-                pipeline.delivery.deploy(stage, name, [])
+                pipeline.run(stage, name)
         assert (rig.status(stage) is not None) == genuine
         asked = (tmp_path / "asked").read_text()
         assert asked.startswith(name.partition("@")[2]), (
@@ -1002,71 +937,66 @@ class TestVerification:
 
 class TestDrift:
     def test_a_stage_without_a_stack_has_none(self, rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
-        rig.delivery.drift("none")
+        drift(rig.stacks, "none")
         assert "nothing to compare" in capsys.readouterr().out
 
     def test_is_found_and_named(self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]) -> None:
         rig.deploy("a", stage)
-        rig.delivery.drift(stage)
+        drift(rig.stacks, stage)
         assert "as its templates say" in capsys.readouterr().out
         rig.client("ssm").put_parameter(Name=rig.outputs(stage)["CodeName"], Value="x", Overwrite=True)
         with pytest.raises(CliError, match="drifted in 1 resources"):
-            rig.delivery.drift(stage)
+            drift(rig.stacks, stage)
         assert "Code (AWS::SSM::Parameter): modified /Value" in capsys.readouterr().out
 
-    def test_every_page_counts_and_a_failed_search_is_an_error(self, rig: Rig) -> None:
+    class CloudFormation:
+        """Answers with these drifts, one a page."""
+
+        status = "DETECTION_COMPLETE"
+
+        def __init__(self, *drifts: dict[str, Any]) -> None:
+            self._drifts = drifts
+
+        def get_paginator(self, _: str) -> Any:
+            return SimpleNamespace(paginate=lambda **_: [{"StackResourceSummaries": []}])
+
+        def detect_stack_drift(self, **_: Any) -> dict[str, str]:
+            return {"StackDriftDetectionId": "1"}
+
+        def describe_stack_drift_detection_status(self, **_: str) -> dict[str, str]:
+            return {"DetectionStatus": self.status, "DetectionStatusReason": "no right to read"}
+
+        def describe_stack_resource_drifts(self, NextToken: str = "0", **_: Any) -> dict[str, Any]:  # noqa: N803
+            page = int(NextToken)
+            more = {"NextToken": str(page + 1)} if page + 1 < len(self._drifts) else {}
+            return {"StackResourceDrifts": [self._drifts[page]], **more}
+
+    def drifted(self, cloudformation: CloudFormation) -> list[str]:
+        return Stack(cloudformation, "any", lambda _: None, poll=0).drifted()
+
+    def test_every_page_counts_and_a_failed_search_is_an_error(self) -> None:
         found = {"LogicalResourceId": "A", "ResourceType": "T", "StackResourceDriftStatus": "DELETED"}
-        own = {"StackResourceSummaries": [found]}
-
-        class CloudFormation:
-            status = "DETECTION_COMPLETE"
-
-            def get_paginator(self, _: str) -> Any:
-                return SimpleNamespace(paginate=lambda **_: [own])
-
-            def detect_stack_drift(self, **_: str) -> dict[str, str]:
-                return {"StackDriftDetectionId": "1"}
-
-            def describe_stack_drift_detection_status(self, **_: str) -> dict[str, str]:
-                return {"DetectionStatus": self.status, "DetectionStatusReason": "no right to read"}
-
-            def describe_stack_resource_drifts(self, NextToken: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
-                return {"StackResourceDrifts": [found]} | ({} if NextToken else {"NextToken": "2"})
-
-        fake = CloudFormation()
-        stack = Stack(fake, "any", lambda _: None, poll=0)
-        assert stack.drifted() == ["A (T): deleted"] * 2
+        fake = self.CloudFormation(found, found)
+        assert self.drifted(fake) == ["A (T): deleted"] * 2
         fake.status = "DETECTION_FAILED"
         with pytest.raises(CliError, match="no right to read"):
-            stack.drifted()
+            self.drifted(fake)
 
     def test_an_environment_that_the_role_cannot_read_is_not_compared(self) -> None:
         """Lambda hides one that is encrypted with the stack's key; CloudFormation calls that a difference."""
         encrypted, plain = json.dumps({"KmsKeyArn": "k"}), json.dumps({"MemorySize": 1024})
         hidden, seen = {"PropertyPath": "/Environment/Variables"}, {"PropertyPath": "/MemorySize"}
-
-        class CloudFormation:
-            def get_paginator(self, _: str) -> Any:
-                return SimpleNamespace(paginate=lambda **_: [{"StackResourceSummaries": []}])
-
-            def detect_stack_drift(self, **_: Any) -> dict[str, str]:
-                return {"StackDriftDetectionId": "1"}
-
-            def describe_stack_drift_detection_status(self, **_: str) -> dict[str, str]:
-                return {"DetectionStatus": "DETECTION_COMPLETE"}
-
-            def describe_stack_resource_drifts(self, **_: Any) -> dict[str, Any]:
-                drifts = [(encrypted, [hidden]), (encrypted, [hidden, seen]), (plain, [hidden])]
-                function = {"LogicalResourceId": "F", "ResourceType": "AWS::Lambda::Function"}
-                modified = {**function, "StackResourceDriftStatus": "MODIFIED"}
-                return {
-                    "StackResourceDrifts": [
-                        {**modified, "ExpectedProperties": properties, "PropertyDifferences": differences}
-                        for properties, differences in drifts
-                    ]
-                }
-
-        assert Stack(CloudFormation(), "any", lambda _: None, poll=0).drifted() == [
+        function = {"LogicalResourceId": "F", "ResourceType": "AWS::Lambda::Function"}
+        modified = {**function, "StackResourceDriftStatus": "MODIFIED"}
+        drifts = [
+            {**modified, "ExpectedProperties": properties, "PropertyDifferences": differences}
+            for properties, differences in (
+                (encrypted, [hidden]),
+                (encrypted, [hidden, seen]),
+                (plain, [hidden]),
+            )
+        ]
+        assert self.drifted(self.CloudFormation(*drifts)) == [
             "F (AWS::Lambda::Function): modified /MemorySize",
             "F (AWS::Lambda::Function): modified /Environment/Variables",
         ]
@@ -1075,20 +1005,20 @@ class TestDrift:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         capsys.readouterr()
-        rig.delivery.drift(stage)
+        drift(rig.stacks, stage)
         name = f"orders-{stage}"
         assert capsys.readouterr().out.splitlines() == [
             f"{each} is as its templates say" for each in (name, f"{name}-edge", f"{name}-waf-us-east-1")
         ]
-        secret = rig.delivery.stack(f"{name}-edge").outputs()["OriginSecretArn"]
+        secret = rig.stacks.stack(f"{name}-edge").outputs()["OriginSecretArn"]
         rig.client("secretsmanager").update_secret(SecretId=secret, Description="changed")
-        rig.delivery.drift(stage)
-        logs = rig.delivery.client("logs", "us-east-1")
+        drift(rig.stacks, stage)
+        logs = rig.stacks.client("logs", "us-east-1")
         logs.put_retention_policy(logGroupName=f"aws-waf-logs-{name}-waf-us-east-1", retentionInDays=1)
         with pytest.raises(CliError, match="drifted in 1 resources"):
-            rig.delivery.drift(stage)
+            drift(rig.stacks, stage)
         assert "(AWS::Logs::LogGroup): modified /RetentionInDays" in capsys.readouterr().out
 
 
@@ -1096,7 +1026,7 @@ class TestMakeEdge:
     """`make deploy-cdn`; tests/local/test_edge.py calls the API through what it makes."""
 
     def parameters(self, rig: Rig, stack: str) -> dict[str, str]:
-        found = rig.delivery.stack(stack).describe()
+        found = rig.stacks.stack(stack).describe()
         assert found is not None
         return parameters_of(found)
 
@@ -1105,10 +1035,10 @@ class TestMakeEdge:
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
         assert rig.session.regions["cloudformation"] == {None}
-        rig.delivery.deploy_cdn(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        deploy_cdn(rig.stacks, stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
         assert rig.session.regions["cloudformation"] == {None, "us-east-1"}
         assert rig.session.regions["cloudfront"] == rig.session.regions["s3"] == {None}
-        web_acl = rig.delivery.stack(f"orders-{stage}-waf-us-east-1")
+        web_acl = rig.stacks.stack(f"orders-{stage}-waf-us-east-1")
         of_web_acl = self.parameters(rig, web_acl.name)
         assert (of_web_acl["Scope"], of_web_acl["Mode"]) == ("CLOUDFRONT", "count")
         edge = self.parameters(rig, f"orders-{stage}-edge")
@@ -1116,7 +1046,7 @@ class TestMakeEdge:
         assert edge["LambdaOriginDomain"] == "lambda.example.com"
         assert (edge["FargateOriginDomain"], edge["ActiveOrigin"]) == ("", "lambda")
         assert (edge["PriceClass"], edge["LogRetentionDays"]) == ("PriceClass_All", "30")
-        outputs = rig.delivery.stack(f"orders-{stage}-edge").outputs()
+        outputs = rig.stacks.edge(stage).outputs()
         said = capsys.readouterr().out
         assert f"OriginSecretArn={outputs['OriginSecretArn']} CorsOrigins={outputs['EdgeUrl']}" in said
         keys = rig.client("s3").list_objects_v2(Bucket=outputs["ConsoleBucketName"])["Contents"]
@@ -1124,7 +1054,7 @@ class TestMakeEdge:
         kept = [f"OriginSecretArn={outputs['OriginSecretArn']}", f"CorsOrigins={outputs['EdgeUrl']}"]
         rig.deploy("a", stage, *kept, template=ORIGINS)
         capsys.readouterr()
-        rig.delivery.deploy_cdn(stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
+        deploy_cdn(rig.stacks, stage, ["Mode=count", "PriceClass=PriceClass_All", "LogRetentionDays=30"])
         said = capsys.readouterr().out
         assert said.count("nothing to change") == 2
         assert "OriginSecretArn" not in said
@@ -1133,28 +1063,28 @@ class TestMakeEdge:
         self, rig: Rig, stage: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         assert "another web ACL" not in capsys.readouterr().out
-        edge = rig.delivery.stack(f"orders-{stage}-edge")
+        edge = rig.stacks.edge(stage)
         old = "arn:aws:wafv2:us-east-1:111122223333:global/webacl/WebAcl-old/1"
         known = self.parameters(rig, edge.name) | {"WebAclArn": old}
         edge.apply("UPDATE", (ROOT / "edge" / "template.yaml").read_text(), known)
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         assert f"orders-{stage}-waf in us-east-1.\n  That stack is left" in capsys.readouterr().out
         assert self.parameters(rig, edge.name)["WebAclArn"] != old
 
     def test_where_a_switch_sent_requests_they_stay(self, rig: Rig, stage: str) -> None:
         rig.deploy("a", stage, template=ORIGINS)
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         rig.deploy("a", stage, "BothRuntimes=true", template=ORIGINS)
         rig.switch_edge(stage, "fargate")
-        rig.delivery.deploy_cdn(stage, [])
+        deploy_cdn(rig.stacks, stage, [])
         edge = self.parameters(rig, f"orders-{stage}-edge")
         assert (edge["ActiveOrigin"], edge["LambdaOriginDomain"]) == ("fargate", "lambda.example.com")
 
     def test_bad_input_changes_nothing(self, rig: Rig, stage: str) -> None:
         with pytest.raises(CliError, match="deploy it first"):
-            rig.delivery.deploy_cdn(stage, [])
+            deploy_cdn(rig.stacks, stage, [])
         rig.deploy("a", stage, template=ORIGINS)
         for pair, why in {
             "Nonsense=1": "has a parameter Nonsense",
@@ -1166,9 +1096,9 @@ class TestMakeEdge:
             "DomainName=orders.example.com": "DomainName and CertificateArn go together",
         }.items():
             with pytest.raises(CliError, match=why):
-                rig.delivery.deploy_cdn(stage, [pair])
-        assert rig.delivery.stack(f"orders-{stage}-waf-us-east-1").status() is None
-        assert rig.delivery.stack(f"orders-{stage}-edge").status() is None
+                deploy_cdn(rig.stacks, stage, [pair])
+        assert rig.stacks.stack(f"orders-{stage}-waf-us-east-1").status() is None
+        assert rig.stacks.edge(stage).status() is None
 
 
 class TestJobs:
@@ -1180,62 +1110,53 @@ class TestJobs:
         )["Credentials"]
         return Rig(Session(made.endpoint, made.account, keys), {})
 
-    def test_dev_prod_and_drift(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        of_dev, of_prod = by_cloudformation["dev"], by_cloudformation["prod"]
+    def test_dev_prod_and_drift(self, stages: dict[str, Bootstrap]) -> None:
+        of_dev, of_prod = stages["dev"], stages["prod"]
         branch = "ref:refs/heads/main"
         dev, prod = self.rig(of_dev, "deploy", branch), self.rig(of_prod, "deploy", "environment:prod")
         first = dev.artifact("a")
-        dev.delivery.deploy("dev", first, [])
+        dev.run("dev", first)
         dev.deploy("b")
-        dev.delivery.rollback("dev")
+        roll_back(dev.stacks, "dev")
         assert Rig(Session(of_dev.endpoint, of_dev.account), {}).code() == "a"
-        prod.delivery.deploy("prod", first, [])
-        self.rig(of_prod, "drift", branch).delivery.drift("prod")
+        prod.run("prod", first)
+        drift(self.rig(of_prod, "drift", branch).stacks, "prod")
         dev.deploy("edged", template=ORIGINS)
-        dev.delivery.deploy_cdn("dev", [])
-        self.rig(of_dev, "drift", branch).delivery.drift("dev")
+        deploy_cdn(dev.stacks, "dev", [])
+        drift(self.rig(of_dev, "drift", branch).stacks, "dev")
         for forbidden in (
-            lambda: dev.delivery.deploy_cdn("prod", []),
+            lambda: deploy_cdn(dev.stacks, "prod", []),
             lambda: prod.artifact("c", "prod"),
-            lambda: dev.delivery.deploy("prod", first, []),
-            lambda: self.rig(of_dev, "drift", branch).delivery.drift("prod"),
+            lambda: dev.run("prod", first),
+            lambda: drift(self.rig(of_dev, "drift", branch).stacks, "prod"),
         ):
             with pytest.raises(ClientError, match="not authorized"):
                 forbidden()
-        dev.delivery.destroy("dev", yes=True, data=True)
+        destroy(dev.stacks, "dev", data=True)
         assert dev.status("dev") is None
 
-    def test_previews_and_the_clean_up(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        made = by_cloudformation["preview"]
+    def test_previews_and_the_clean_up(self, stages: dict[str, Bootstrap]) -> None:
+        made = stages["preview"]
         rig = self.rig(made, "deploy", "environment:preview")
-        rig.deploy("a", "preview3")
-        Rig(Session(made.endpoint, made.account), {}).place("preview3")
-        rig.delivery.clean_up_previews([])
+        for stage in ("preview3", "preview4"):
+            rig.deploy("a", stage)
+        root = Rig(Session(made.endpoint, made.account), {})
+        root.place("preview3")
+        clean_up_previews(rig.stacks, [4])
         assert rig.status("preview3") is None
+        assert root.tables("preview3") == []
+        assert rig.status("preview4") == "CREATE_COMPLETE"
+        clean_up_previews(rig.stacks, [])
+        assert rig.status("preview4") is None
         with pytest.raises(ClientError, match="not authorized"):
             rig.artifact("b", "dev")
 
 
-def test_clean_up_removes_previews_of_closed_pull_requests_with_their_data(rig: Rig, stage: str) -> None:
-    for each in ("preview3", "preview4", stage):
-        rig.deploy("a", each)
-    rig.place("preview3")
-    rig.delivery.clean_up_previews([4])
-    assert rig.status("preview3") is None
-    assert rig.tables("preview3") == []
-    assert rig.status("preview4") == "CREATE_COMPLETE"
-    assert rig.status(stage) == "CREATE_COMPLETE"
-    rig.delivery.clean_up_previews([])
-    assert rig.status("preview4") is None
-
-
-def test_results_are_handed_to_the_workflow(bare_aws: Emulator, rig: Rig, stage: str, tmp_path: Any) -> None:
+def test_results_are_handed_to_the_workflow(rig: Rig, stage: str, tmp_path: Any) -> None:
     outputs = tmp_path / "outputs"
-    environ = {"ARTIFACT_BUCKET": "orders-artifacts", "GITHUB_OUTPUT": str(outputs)}
-    told = Rig(rig.session, environ)
-    name = told.artifact("a")
+    name = rig.artifact("a")
     for _ in range(2):
-        told.delivery.deploy(stage, name, [])
+        tell(rig.run(stage, name), {"GITHUB_OUTPUT": str(outputs)})
     assert outputs.read_text().splitlines() == [
         *(f"artifact={name}", "api_url=http://127.0.0.1/", "changed=true"),
         *(f"artifact={name}", "api_url=http://127.0.0.1/", "changed=false"),
@@ -1248,11 +1169,9 @@ def test_the_image_is_built_for_the_architecture_asked_for(rig: Rig, monkeypatch
 
     monkeypatch.setattr("scripts.delivery.artifact._sam", build)
     monkeypatch.setattr(Artifacts, "_digest", lambda *_: None)
-    for extra, built_for in (([], "x86_64"), (["Architecture=arm64"], "arm64")):
+    for given, built_for in (({}, "x86_64"), ({"Architecture": "arm64"}, "arm64")):
         with pytest.raises(CliError, match=f"^build --parameter-overrides Architecture={built_for}$"):
-            rig.delivery.deploy("dev", "", extra)
-        with pytest.raises(CliError, match=f"Architecture={built_for}$"):
-            rig.delivery.package("dev", extra, force=False)
+            package(rig.stacks, "dev", {"Stage": "dev", **given})
 
 
 def test_what_the_rules_reject_is_rejected_before_packaging(
@@ -1263,7 +1182,7 @@ def test_what_the_rules_reject_is_rejected_before_packaging(
 
     monkeypatch.setattr(Artifacts, "package", nobody)
     with pytest.raises(CliError, match="AuthIssuer needs AuthAudience"):  # by the sources' template
-        rig.delivery.deploy(stage, "", ["AuthIssuer=https://issuer.example"])
+        package(rig.stacks, stage, {"AuthIssuer": "https://issuer.example"})
     ruled = f"{TEMPLATE}Rules: {{ R: {{ Assertions: [{{ Assert: !Equals [!Ref AWS::Region, xx-west-1], "
     ruled += "AssertDescription: Only there. }] } }\n"
     with pytest.raises(CliError, match="Only there"):  # by the artifact's
@@ -1275,11 +1194,11 @@ def test_an_artifact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None
     template = TEMPLATE.replace(
         "Parameters:", "Parameters:\n  Architecture: { Type: String, Default: x86_64 }"
     )
-    rig.delivery.artifacts(stage).keep("arm", template.replace("CODE", "arm"), "1.0", "arm64")
+    rig.stacks.artifacts(stage).keep("arm", template.replace("CODE", "arm"), "1.0", "arm64")
     with pytest.raises(CliError, match="give Architecture=arm64"):
-        rig.delivery.deploy(stage, "arm", [])
+        rig.run(stage, "arm")
     assert rig.status(stage) is None
-    rig.delivery.deploy(stage, "arm", ["Architecture=arm64"])
+    rig.run(stage, "arm", "Architecture=arm64")
     assert rig.code(stage) == "arm"
     with pytest.raises(CliError, match="give Architecture=x86_64"):
         rig.deploy("intel", stage, "Architecture=arm64", template=template)
@@ -1287,51 +1206,41 @@ def test_an_artifact_runs_on_no_other_architecture(rig: Rig, stage: str) -> None
 
 def test_without_a_bootstrap_it_says_what_to_do(bare_aws: Emulator) -> None:
     with pytest.raises(CliError, match="make bootstrap"):
-        Delivery(Session(bare_aws.endpoint), {}).package("dev", force=False)
+        package(Stacks(Session(bare_aws.endpoint), {}), "dev", {})
 
 
+@pytest.mark.parametrize(("stage", "of"), [("dev", "dev"), ("preview12", "preview")])
 def test_the_bootstrap_is_made_once_and_found_by_the_other_commands(
-    bare_aws: Emulator, capsys: pytest.CaptureFixture[str]
+    bare_aws: Emulator, stage: str, of: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
+    stacks = Stacks(Session(bare_aws.endpoint), {}, poll=0.05)
     # The emulator has no AWS::IAM::OIDCProvider, so it is given one.
-    provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
-    given = [f"{name}={value}" for name, value in parameters("dev", {}, provider).items()]
+    given = parameters(of, {}, f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com")
     with pytest.raises(CliError, match="give Repository, OwnerId, RepositoryId"):
-        delivery.bootstrap("dev", [])
+        bootstrap(stacks, stage, {})
     with pytest.raises(CliError, match="ArtifactBucketName and ImageRepositoryArn go together"):
-        delivery.bootstrap("dev", [*given, "ArtifactBucketName=orders-artifacts"])
-    delivery.bootstrap("dev", given)
+        bootstrap(stacks, stage, {**given, "ArtifactBucketName": "orders-artifacts"})
+    bootstrap(stacks, stage, {**given, "Stage": stage})
     assert "DeployRoleArn: arn:aws:iam::" in capsys.readouterr().out
-    delivery.bootstrap("dev", given)
+    bootstrap(stacks, stage, given)
     assert "nothing to change" in capsys.readouterr().out
-    artifacts = delivery.artifacts("dev")
-    assert artifacts.bucket.startswith("orders-bootstrap-dev-")
+    stack, artifacts = stacks.stack(f"orders-bootstrap-{of}"), stacks.artifacts(stage)
+    assert stack.parameters()["Stage"] == of, "all previews share one"
+    assert artifacts.bucket.startswith(f"orders-bootstrap-{of}-")
     assert "imagerepository" in artifacts.repository
-    delivery.stack("orders-bootstrap-dev").delete()
+    stack.delete()
 
 
 def test_a_bootstrap_that_could_not_be_made_says_why_and_what_to_do(bare_aws: Emulator) -> None:
     """For example because the account has GitHub's provider already."""
-    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
-    stack = delivery.stack("orders-bootstrap-dev")
+    stacks = Stacks(Session(bare_aws.endpoint), {}, poll=0.05)
+    stack = stacks.stack("orders-bootstrap-dev")
     nested = "https://s3.us-east-1.amazonaws.com/orders-artifacts/no-such-template"
     provider = f"{{ Type: AWS::CloudFormation::Stack, Properties: {{ TemplateURL: '{nested}' }} }}"
     failure = f"Resources: {{ Provider: {provider} }}"
     with pytest.raises(CliError):
         stack.apply("CREATE", failure, {})
-    given = [f"{name}={value}" for name, value in parameters("dev", {}, "").items()]
+    given = parameters("dev", {}, "")
     with pytest.raises(CliError, match=r"Provider: .*delete-stack --stack-name orders-bootstrap-dev"):
-        delivery.bootstrap("dev", given)
+        bootstrap(stacks, "dev", given)
     stack.delete()
-
-
-def test_the_bootstrap_of_one_preview_is_that_of_all(bare_aws: Emulator) -> None:
-    delivery = Delivery(Session(bare_aws.endpoint), {}, poll=0.05)
-    provider = f"arn:aws:iam::{ACCOUNT}:oidc-provider/token.actions.githubusercontent.com"
-    given = [f"{name}={value}" for name, value in parameters("preview", {}, provider).items()]
-    delivery.bootstrap("preview12", given)
-    stack = delivery.stack("orders-bootstrap-preview")
-    made = {p["ParameterKey"]: p["ParameterValue"] for p in (stack.describe() or {})["Parameters"]}
-    stack.delete()
-    assert made["Stage"] == "preview"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from scripts import release
 from scripts.cli import CliError
-from scripts.delivery.destroy import github_pull_requests
+from scripts.delivery.__main__ import github_pull_requests
 from scripts.release import CYCLONEDX, notes_of, version_of, write_files, write_sbom
 from tests.delivery.conftest import ROOT
 

@@ -126,7 +126,7 @@ def test_bad_input_is_judged_before_aws_is_asked(
 def test_a_samconfig_that_cannot_be_read(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("scripts.delivery.deploy.ROOT", tmp_path)
+    monkeypatch.setattr("scripts.delivery.__main__.ROOT", tmp_path)
     if text:
         (tmp_path / "samconfig.toml").write_text(text)
     assert delivery.main(["deploy"]) == 1

@@ -338,7 +338,7 @@ class TestChange:
         self.events(stub)
         self.updated(stub)
         self.described(stub, "UPDATE_ROLLBACK_COMPLETE")
-        for _ in range(3):
+        for _ in range(2):
             self.events(stub, failure)
         with pytest.raises(CliError, match="s is UPDATE_ROLLBACK_COMPLETE: Service: no quota"):
             self.change(stub, Runtime="fargate")
