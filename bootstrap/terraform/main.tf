@@ -1,5 +1,5 @@
 # The same as ../template.yaml, for teams that keep IAM and ECR in Terraform. Use one of the two; apply it once per stage.
-# tests/delivery compares every policy of both, so they cannot drift apart.
+# The policies are the template's own: `make generate` writes policies.json.tftpl, which tests hold against the template.
 
 terraform {
   required_version = ">= 1.2"
@@ -19,28 +19,50 @@ locals {
   partition = data.aws_partition.current.partition
   account   = data.aws_caller_identity.current.account_id
   region    = data.aws_region.current.name
-  here      = "${local.region}:${local.account}"
   name      = "${var.name}-${var.stage}"
   prefix    = "${var.service}-${var.stage}"
   issuer    = "token.actions.githubusercontent.com"
   provider  = var.oidc_provider_arn == "" ? aws_iam_openid_connect_provider.github[0].arn : var.oidc_provider_arn
 
   builds               = var.image_repository_arn == ""
-  artifacts            = local.builds ? aws_s3_bucket.store.arn : "arn:${local.partition}:s3:::${var.artifact_bucket_name}"
   image_repository_arn = local.builds ? aws_ecr_repository.image[0].arn : var.image_repository_arn
-  prod_root            = "arn:${local.partition}:iam::${var.prod_account_id}:root"
+  # By their names, for the policies name the roles that they are of.
+  boundary_arn  = "arn:${local.partition}:iam::${local.account}:policy/${local.name}-WorkloadBoundary"
+  execution_arn = "arn:${local.partition}:iam::${local.account}:role/${local.name}-ExecutionRole"
+
+  # Names as in ../template.yaml, with _ for :: and .
+  policies_of = { for id, document in jsondecode(templatefile("${path.module}/policies.json.tftpl", {
+    AWS_AccountId       = local.account
+    AWS_Partition       = local.partition
+    AWS_Region          = local.region
+    AWS_StackName       = local.name
+    ArtifactBucketName  = var.artifact_bucket_name
+    Builds              = local.builds
+    ExecutionRole_Arn   = local.execution_arn
+    ForPreviews         = var.stage == "preview"
+    HasProdAccount      = var.prod_account_id != ""
+    HostedZoneId        = var.hosted_zone_id
+    ImageRepositoryArn  = var.image_repository_arn
+    ImageRepository_Arn = local.image_repository_arn
+    ProdAccountId       = var.prod_account_id
+    RecordNames         = var.record_names
+    Service             = var.service
+    Stage               = var.stage
+    Store_Arn           = aws_s3_bucket.store.arn
+    WorkloadBoundary    = local.boundary_arn
+  })) : id => jsonencode(document) }
 
   branch = "ref:refs/heads/${var.branch}"
   every_role = {
     deploy = {
       description = "Jobs that deploy ${local.prefix}"
       job         = var.environment == "" ? local.branch : "environment:${var.environment}"
-      policies    = merge({ Stacks = local.deploy }, local.builds ? { Build = local.build } : {}, var.stage == "prod" ? {} : { Remove = local.remove })
+      policies    = merge({ Stacks = local.policies_of.DeployRole }, local.builds ? { Build = local.policies_of.BuildPolicy } : {}, var.stage == "prod" ? {} : { Remove = local.policies_of.RemovePolicy })
     }
     drift = {
       description = "Scheduled jobs on the branch look for drift in ${local.prefix}"
       job         = local.branch
-      policies    = { Stacks = local.drift }
+      policies    = { Stacks = local.policies_of.DriftRole }
     }
   }
   roles = { for name, role in local.every_role : name => role if name != "drift" || var.stage != "preview" }
@@ -104,43 +126,7 @@ resource "aws_s3_bucket_lifecycle_configuration" "store" {
 
 resource "aws_s3_bucket_policy" "store" {
   bucket = aws_s3_bucket.store.id
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = concat(
-      [
-        {
-          Sid       = "RefusePlainHttp"
-          Effect    = "Deny"
-          Principal = "*"
-          Action    = "s3:*"
-          Resource  = [aws_s3_bucket.store.arn, "${aws_s3_bucket.store.arn}/*"]
-          Condition = { Bool = { "aws:SecureTransport" = "false" } }
-        },
-        {
-          Sid       = "NothingIsReplaced"
-          Effect    = "Deny"
-          Principal = "*"
-          Action    = "s3:PutObject"
-          Resource  = "${aws_s3_bucket.store.arn}/*"
-          Condition = { Null = { "s3:if-none-match" = "true" }, Bool = { "s3:ObjectCreationOperation" = "true" } }
-        },
-        {
-          Sid       = "NothingIsDeleted"
-          Effect    = "Deny"
-          Principal = "*"
-          Action    = ["s3:DeleteObject", "s3:DeleteObjectVersion", "s3:Replicate*"]
-          Resource  = "${aws_s3_bucket.store.arn}/*"
-        },
-      ],
-      var.prod_account_id == "" ? [] : [{
-        Sid       = "ProdReads"
-        Effect    = "Allow"
-        Principal = { AWS = local.prod_root }
-        Action    = ["s3:GetObject", "s3:ListBucket"]
-        Resource  = [aws_s3_bucket.store.arn, "${aws_s3_bucket.store.arn}/artifacts/*"]
-      }],
-    )
-  })
+  policy = local.policies_of.StorePolicy
 }
 
 resource "aws_ecr_repository" "image" {
@@ -172,27 +158,7 @@ resource "aws_ecr_lifecycle_policy" "image" {
 resource "aws_ecr_repository_policy" "image" {
   count      = local.builds ? 1 : 0
   repository = aws_ecr_repository.image[0].name
-  policy = jsonencode({
-    Version = "2012-10-17"
-    Statement = concat(
-      [{
-        Sid       = "LambdaPulls"
-        Effect    = "Allow"
-        Principal = { Service = "lambda.amazonaws.com" }
-        Action    = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-        Condition = { ArnLike = { "aws:SourceArn" = concat(
-          ["arn:${local.partition}:lambda:${local.here}:function:${var.service}-*"],
-          var.prod_account_id == "" ? [] : ["arn:${local.partition}:lambda:${local.region}:${var.prod_account_id}:function:${var.service}-prod-*"],
-        ) } }
-      }],
-      var.prod_account_id == "" ? [] : [{
-        Sid       = "ProdPulls"
-        Effect    = "Allow"
-        Principal = { AWS = local.prod_root }
-        Action    = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-      }],
-    )
-  })
+  policy     = local.policies_of.ImageRepository
 }
 
 # Identity.
@@ -206,7 +172,7 @@ resource "aws_iam_openid_connect_provider" "github" {
 resource "aws_iam_policy" "boundary" {
   name        = "${local.name}-WorkloadBoundary"
   description = "Boundary of every role in the ${local.prefix} stacks"
-  policy      = local.boundary
+  policy      = local.policies_of.WorkloadBoundary
 }
 
 resource "aws_iam_role" "execution" {
@@ -224,7 +190,7 @@ resource "aws_iam_role" "execution" {
 resource "aws_iam_role_policy" "execution" {
   name   = "Stacks"
   role   = aws_iam_role.execution.name
-  policy = local.execution
+  policy = local.policies_of.ExecutionRole
 }
 
 resource "aws_iam_role" "jobs" {

@@ -37,6 +37,7 @@ STAGES = {
 TARGETS = [
     "aws_ecr_lifecycle_policy.image",
     "aws_ecr_repository_policy.image",
+    "aws_iam_policy.boundary",
     "aws_iam_role_policy.execution",
     "aws_iam_role_policy.jobs",
     "aws_s3_bucket_policy.store",
@@ -156,20 +157,14 @@ def bare_aws() -> Iterator[Emulator]:
         yield aws
 
 
-@pytest.fixture(scope="session", params=ACCOUNTS)
-def stages(request: pytest.FixtureRequest) -> dict[str, Bootstrap]:
-    """All stages of one account, by name."""
-    made: dict[str, Bootstrap] = request.getfixturevalue(f"by_{request.param}")
-    return made
-
-
 @pytest.fixture(params=STAGES)
 def bootstrap(request: pytest.FixtureRequest, stages: dict[str, Bootstrap]) -> Bootstrap:
     return stages[request.param]
 
 
 @pytest.fixture(scope="session")
-def by_cloudformation(bare_aws: Emulator) -> dict[str, Bootstrap]:
+def stages(bare_aws: Emulator) -> dict[str, Bootstrap]:
+    """All stages of one account, by name."""
     account = ACCOUNTS["cloudformation"]
     # The emulator has no AWS::IAM::OIDCProvider: the template is given a provider, Terraform makes one.
     provider = client(bare_aws.endpoint, account, "iam").create_open_id_connect_provider(
@@ -177,7 +172,7 @@ def by_cloudformation(bare_aws: Emulator) -> dict[str, Bootstrap]:
     )["OpenIDConnectProviderArn"]
     made: dict[str, Bootstrap] = {}
     for stage in STAGES:
-        made[stage] = _by_cloudformation(bare_aws, account, parameters(stage, made, provider))
+        made[stage] = _stages(bare_aws, account, parameters(stage, made, provider))
     return made
 
 
@@ -191,7 +186,7 @@ def parameters(stage: str, made: Mapping[str, Bootstrap], provider: str) -> dict
     return {**who, "Stage": stage, "OidcProviderArn": provider, **STAGES[stage], **stores}
 
 
-def _by_cloudformation(bare_aws: Emulator, account: str, given: Mapping[str, str]) -> Bootstrap:
+def _stages(bare_aws: Emulator, account: str, given: Mapping[str, str]) -> Bootstrap:
     cloudformation = client(bare_aws.endpoint, account, "cloudformation")
     name = f"orders-bootstrap-{given['Stage']}"
     cloudformation.create_stack(

@@ -609,9 +609,9 @@ class TestBothWays:
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_terraform_says_what_the_template_says(
-        self, by_cloudformation: dict[str, Bootstrap], by_terraform: dict[str, Bootstrap], stage: str
+        self, stages: dict[str, Bootstrap], by_terraform: dict[str, Bootstrap], stage: str
     ) -> None:
-        first, second = by_cloudformation[stage], by_terraform[stage]
+        first, second = stages[stage], by_terraform[stage]
         assert first.roles == second.roles
         for role in ("execution", *first.roles):
             assert _meaning(first, first.statements(role)) == _meaning(second, second.statements(role)), role
@@ -621,10 +621,10 @@ class TestBothWays:
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_terraform_has_the_same_boundary_and_stores(
-        self, by_cloudformation: dict[str, Bootstrap], by_terraform: dict[str, Bootstrap], stage: str
+        self, stages: dict[str, Bootstrap], by_terraform: dict[str, Bootstrap], stage: str
     ) -> None:
         meanings, stores = [], []
-        for made in (by_cloudformation[stage], by_terraform[stage]):
+        for made in (stages[stage], by_terraform[stage]):
             meanings.append(_meaning(made, made.managed(made.boundary_arn)["Statement"]))
             s3, ecr, name = made.client("s3"), made.client("ecr"), made.repository_arn.rsplit("/", 1)[1]
             repository = ecr.describe_repositories(repositoryNames=[name])["repositories"][0]
@@ -679,9 +679,9 @@ class TestBothWays:
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_the_templates_rules_take_what_the_documentation_gives(
-        self, by_cloudformation: dict[str, Bootstrap], stage: str
+        self, stages: dict[str, Bootstrap], stage: str
     ) -> None:
-        given = parameters(stage, by_cloudformation, "")
+        given = parameters(stage, stages, "")
         assert Evaluator(template("bootstrap/template.yaml"), **given).rejections() == []
 
     def test_terraform_is_formatted(self, terraform_format: subprocess.CompletedProcess[str]) -> None:
@@ -732,7 +732,7 @@ STACK_TEMPLATES = [
     ROOT / "template.yaml",
     *(
         path
-        for each in ("fargate", "monitoring", "edge", "waf")
+        for each in ("fargate", "lambda", "monitoring", "edge", "waf")
         for path in sorted((ROOT / each).glob("*.yaml"))
     ),
 ]
@@ -776,31 +776,31 @@ BESIDES = {
 }
 # Types that have a name, made from the stack's unless the template gives one: the rights on them end there.
 NAMED = {
-    "CloudFormation::CustomResource": "lambda:{here}:function:orders-dev-ImageVersionFunction-1",
+    "CloudFormation::CustomResource": "lambda:{here}:function:orders-dev-custom-resources",
     "CloudFront::Function": "cloudfront::{account}:function/orders-dev-edge-us-east-1-index",
-    "CodeDeploy::Application": "codedeploy:{here}:application:orders-dev-ServerlessDeploymentApplication-1",
+    "CodeDeploy::Application": "codedeploy:{here}:application:orders-dev-LambdaStack-1-Application-1",
     "CodeDeploy::DeploymentGroup": "codedeploy:{here}:deploymentgroup:orders-dev-App-1/orders-dev-Group-1",
     "CloudFormation::Stack": "cloudformation:{here}:stack/orders-dev-FargateStack-1/1a2b",
     "DynamoDB::Table": "dynamodb:{here}:table/orders-dev-OrdersTable-1",
     "Events::Archive": "events:{here}:archive/orders-dev-1a2b3c4d",
     "Events::EventBus": "events:{here}:event-bus/orders-dev-1a2b3c4d",
-    "Events::Rule": "events:{here}:rule/orders-dev-1a2b3c4d/orders-dev-ReceiptsRule-1",
+    "Events::Rule": "events:{here}:rule/orders-dev-1a2b3c4d/orders-dev-ReceiptsConsumer-1-Rule-1",
     "IAM::ManagedPolicy": "iam::{account}:policy/orders-dev-AppPolicy-1",
-    "IAM::Role": "iam::{account}:role/orders-dev-ApiFunctionRole-1",
+    "IAM::Role": "iam::{account}:role/orders-dev-LambdaStack-1-ApiFunctionRole-1",
     "KMS::Alias": "kms:{here}:alias/orders-dev",
-    "Lambda::Alias": "lambda:{here}:function:orders-dev-ApiFunction-1:live",
-    "Lambda::Function": "lambda:{here}:function:orders-dev-ApiFunction-1",
-    "Lambda::Permission": "lambda:{here}:function:orders-dev-ApiFunction-1:live",
-    "Lambda::Version": "lambda:{here}:function:orders-dev-ApiFunction-1:1",
-    "Logs::LogGroup": "logs:{here}:log-group:/aws/vendedlogs/orders-dev/http-api",
+    "Lambda::Alias": "lambda:{here}:function:orders-dev-api:live",
+    "Lambda::Function": "lambda:{here}:function:orders-dev-api",
+    "Lambda::Permission": "lambda:{here}:function:orders-dev-api:live",
+    "Lambda::Version": "lambda:{here}:function:orders-dev-api:1",
+    "Logs::LogGroup": "logs:{here}:log-group:/aws/vendedlogs/orders-dev/api-gateway",
     "Logs::MetricFilter": "logs:{here}:log-group:/orders-dev/api",
     "S3::Bucket": "s3:::orders-dev-documentsbucket-1",
     "S3::BucketPolicy": "s3:::orders-dev-documentsbucket-1",
     "SNS::Subscription": "sns:{here}:orders-dev-MonitoringStack-1-AlarmTopic-1",
     "SNS::Topic": "sns:{here}:orders-dev-MonitoringStack-1-AlarmTopic-1",
     "SNS::TopicPolicy": "sns:{here}:orders-dev-MonitoringStack-1-AlarmTopic-1",
-    "SQS::Queue": "sqs:{here}:orders-dev-ReceiptsQueue-1",
-    "SQS::QueuePolicy": "sqs:{here}:orders-dev-ReceiptsQueue-1",
+    "SQS::Queue": "sqs:{here}:orders-dev-receipts-1a2b3c4d",
+    "SQS::QueuePolicy": "sqs:{here}:orders-dev-receipts-1a2b3c4d",
     "SecretsManager::Secret": "secretsmanager:{here}:secret:OriginSecret-1a2b",
 }
 # Calls to these services that know no resource, so that a right on names is none.
@@ -868,10 +868,10 @@ def _permitted(made: Bootstrap, role: str, kind: str, calls: set[str]) -> set[st
         "aws:RequestedRegion": REGION,
         "iam:PermissionsBoundary": made.boundary_arn,
         "ecs:cluster": f"arn:aws:ecs:{REGION}:{made.account}:cluster/orders-{made.stage}-FargateStack-1-C-1",
-        "lambda:FunctionArn": f"arn:aws:lambda:{REGION}:{made.account}:function:orders-{made.stage}-R-1:live",
+        "lambda:FunctionArn": f"arn:aws:lambda:{REGION}:{made.account}:function:orders-{made.stage}-relay",
         "events:TargetArn": [
-            f"arn:aws:sqs:{REGION}:{made.account}:orders-{made.stage}-ReceiptsQueue-1",
-            f"arn:aws:logs:{REGION}:{made.account}:log-group:/aws/events/orders-{made.stage}/orders",
+            f"arn:aws:sqs:{REGION}:{made.account}:orders-{made.stage}-receipts-1a2b3c4d",
+            f"arn:aws:logs:{REGION}:{made.account}:log-group:/aws/events/orders-{made.stage}/bus",
         ],
         "route53:ChangeResourceRecordSetsNormalizedRecordNames": STAGES[made.stage]["RecordNames"].split(","),
     }
@@ -933,24 +933,20 @@ class TestCoverage:
 
     @pytest.mark.parametrize("kind", sorted(_types(STACK_TEMPLATES)))
     def test_cloudformation_may_make_read_change_and_delete_each_type(
-        self, by_cloudformation: dict[str, Bootstrap], kind: str
+        self, stages: dict[str, Bootstrap], kind: str
     ) -> None:
-        assert _used(_rejected(by_cloudformation["dev"], kind)) == set()
+        assert _used(_rejected(stages["dev"], kind)) == set()
 
-    def test_nothing_is_called_unused_in_vain(self, by_cloudformation: dict[str, Bootstrap]) -> None:
-        rejected = {
-            call for kind in _types(STACK_TEMPLATES) for call in _rejected(by_cloudformation["dev"], kind)
-        }
+    def test_nothing_is_called_unused_in_vain(self, stages: dict[str, Bootstrap]) -> None:
+        rejected = {call for kind in _types(STACK_TEMPLATES) for call in _rejected(stages["dev"], kind)}
         unused = [pattern for patterns in UNUSED.values() for pattern in patterns]
         assert [pattern for pattern in unused if not any(like(pattern, call) for call in rejected)] == []
 
-    def test_roles_are_handed_and_made_for_the_services_in_use(
-        self, by_cloudformation: dict[str, Bootstrap]
-    ) -> None:
-        made, used = by_cloudformation["dev"], _types(STACK_TEMPLATES)
+    def test_roles_are_handed_and_made_for_the_services_in_use(self, stages: dict[str, Bootstrap]) -> None:
+        made, used = stages["dev"], _types(STACK_TEMPLATES)
         statements = made.statements("execution")
         assert (HANDED.keys() | SERVICE_LINKED.keys()) <= used
-        role = f"arn:aws:iam::{made.account}:role/orders-dev-ApiFunctionRole-1"
+        role = f"arn:aws:iam::{made.account}:role/orders-dev-LambdaStack-1-ApiFunctionRole-1"
         linked = f"arn:aws:iam::{made.account}:role/aws-service-role/x"
         for service in HANDED.values():
             assert allowed(statements, "iam:PassRole", role, **{"iam:PassedToService": service}), service
@@ -1007,10 +1003,10 @@ class TestCoverage:
                     assert preference is None or preference["Role"], (path, name)
 
     def test_what_the_roles_ask_for_lies_inside_the_boundary(
-        self, by_cloudformation: dict[str, Bootstrap], aws: Emulator
+        self, stages: dict[str, Bootstrap], aws: Emulator
     ) -> None:
         """As deployed: every statement of every role, its own resources held against the boundary's."""
-        iam, made = client(aws.endpoint, "000000000000", "iam"), by_cloudformation["dev"]
+        iam, made = client(aws.endpoint, "000000000000", "iam"), stages["dev"]
         boundary = json.dumps(made.managed(made.boundary_arn)["Statement"])
         fence = json.loads(
             boundary.replace(made.account, "000000000000").replace("orders-dev", "orders-local")
@@ -1027,10 +1023,8 @@ class TestCoverage:
                             f"{role}: {action} on {resource}"
                         )
 
-    def test_what_fargate_roles_ask_for_lies_inside_the_boundary(
-        self, by_cloudformation: dict[str, Bootstrap]
-    ) -> None:
-        made = by_cloudformation["dev"]
+    def test_what_fargate_roles_ask_for_lies_inside_the_boundary(self, stages: dict[str, Bootstrap]) -> None:
+        made = stages["dev"]
         fence = made.managed(made.boundary_arn)["Statement"]
         patterns = [p for s in fence for p in _list(s["Action"])]
         asked = set()

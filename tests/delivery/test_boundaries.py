@@ -78,15 +78,15 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("application-autoscaling:RegisterScalableTarget", "application-autoscaling:{here}:scalable-target/1a2b", TAGGED),
     ],
     "Events": [
-        ("events:PutRule", "events:{here}:rule/{s}-1a2b3c4d/{s}-ReceiptsRule-1", {}),
-        ("events:PutTargets", "events:{here}:rule/{s}-1a2b3c4d/{s}-ReceiptsRule-1", {"events:TargetArn": ["arn:aws:sqs:{here}:{s}-ReceiptsQueue-1"]}),
+        ("events:PutRule", "events:{here}:rule/{s}-1a2b3c4d/{s}-ReceiptsConsumer-1-Rule-1", {}),
+        ("events:PutTargets", "events:{here}:rule/{s}-1a2b3c4d/{s}-ReceiptsConsumer-1-Rule-1", {"events:TargetArn": ["arn:aws:sqs:{here}:{s}-receipts-1a2b3c4d"]}),
         ("events:DisableRule", "events:{here}:rule/{s}-MonitoringStack-1-TaskStopsRule-1", {}),
         ("events:DeleteEventBus", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
         ("events:PutEvents", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
         ("events:DeleteArchive", "events:{here}:archive/{s}-1a2b3c4d", {}),
         ("events:CreateArchive", "events:{here}:event-bus/{s}-1a2b3c4d", {}),
-        ("sqs:SendMessage", "sqs:{here}:{s}-ReceiptsQueue-1", {}),
-        ("sqs:SetQueueAttributes", "sqs:{here}:{s}-ReceiptsQueue-1", {}),
+        ("sqs:SendMessage", "sqs:{here}:{s}-receipts-1a2b3c4d", {}),
+        ("sqs:SetQueueAttributes", "sqs:{here}:{s}-receipts-1a2b3c4d", {}),
         ("sns:Publish", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
         ("sns:SetTopicAttributes", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
         ("sns:Subscribe", "sns:{here}:{s}-MonitoringStack-1-AlarmTopic-1", {}),
@@ -146,13 +146,13 @@ CALLS: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "Logs and alarms": [
         ("logs:PutLogEvents", "logs:{here}:log-group:/{s}/api:log-stream:1", {}),
         ("logs:GetLogEvents", "logs:{here}:log-group:/{s}/api:log-stream:1", {}),
-        ("logs:DeleteLogGroup", "logs:{here}:log-group:/aws/vendedlogs/{s}/http-api", {}),
+        ("logs:DeleteLogGroup", "logs:{here}:log-group:/aws/vendedlogs/{s}/api-gateway", {}),
         ("logs:PutSubscriptionFilter", "logs:{here}:log-group:/{s}/api", {}),
         ("logs:DeleteLogGroup", "logs:us-east-1:{account}:log-group:aws-waf-logs-{s}-waf-us-east-1", {}),
-        ("cloudwatch:PutMetricAlarm", "cloudwatch:{here}:alarm:{s}-api-version-1-5xx", TAGGED),
-        ("cloudwatch:PutAlarmMuteRule", "cloudwatch:{here}:alarm:{s}-api-version-1-5xx", TAGGED),
+        ("cloudwatch:PutMetricAlarm", "cloudwatch:{here}:alarm:{s}-api-1-5xx", TAGGED),
+        ("cloudwatch:PutAlarmMuteRule", "cloudwatch:{here}:alarm:{s}-api-1-5xx", TAGGED),
         ("cloudwatch:PutDashboard", "cloudwatch::{account}:dashboard/Dashboard-1", TAGGED),
-        ("cloudwatch:DeleteAlarms", "cloudwatch:{here}:alarm:{s}-MonitoringStack-1-AvailabilityFastBurnAlarm-1", TAGGED),
+        ("cloudwatch:DeleteAlarms", "cloudwatch:{here}:alarm:{s}-MonitoringStack-1-AvailabilityStack-1-FastBurnAlarm-1", TAGGED),
     ],
 }  # fmt: skip
 
@@ -331,10 +331,8 @@ def test_what_is_not_told_by_its_name_carries_the_stages_tags() -> None:
 class TestEnforced:
     """The local AWS emulator, which enforces names in policies and boundaries, denies a function of dev what is prod's."""
 
-    def test_a_role_inside_devs_boundary_reads_devs_table_only(
-        self, by_cloudformation: dict[str, Bootstrap]
-    ) -> None:
-        made = by_cloudformation["dev"]
+    def test_a_role_inside_devs_boundary_reads_devs_table_only(self, stages: dict[str, Bootstrap]) -> None:
+        made = stages["dev"]
         iam, root = made.client("iam"), f"arn:aws:iam::{made.account}:root"
         trust = {"Effect": "Allow", "Principal": {"AWS": root}, "Action": "sts:AssumeRole"}
         role = iam.create_role(
@@ -439,8 +437,8 @@ def _shown(arn: str, given: dict[str, Any], made: Bootstrap) -> str:
     return str(_filled(named, made)).split(":", 3)[-1].lstrip(":")
 
 
-def test_the_table_is_what_the_policies_say(by_cloudformation: dict[str, Bootstrap]) -> None:
-    text = _document(by_cloudformation)
+def test_the_table_is_what_the_policies_say(stages: dict[str, Bootstrap]) -> None:
+    text = _document(stages)
     if os.environ.get("UPDATE_DOCS"):
         DOCUMENT.write_text(text)
     assert DOCUMENT.read_text() == text
