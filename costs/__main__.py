@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from costs.model import MEASURED, PRICES, Prices, Setup, Traffic, load_measured
-from costs.report import SIZES, page, plot, table, verdict
-
-ROOT = Path(__file__).parents[1]
+from costs.report import SIZES, table, verdict
 
 
 def main(argv: list[str]) -> int:
-    """Print the tables; with no argument, write docs/costs.md and its plot too."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="make cost", description=__doc__)
     parser.add_argument("--requests", type=float, help="a month; default: three sizes")
     parser.add_argument(
@@ -28,11 +26,12 @@ def main(argv: list[str]) -> int:
         "--response-kb", type=float, default=Traffic.response_kb, help="an answer, headers included"
     )
     parser.add_argument("--item-kb", type=float, default=Traffic.item_kb, help="an order in the table")
-    parser.add_argument("--memory", type=int, default=Setup.lambda_memory_mb, help="LambdaMemoryMb")
+    parser.add_argument("--memory", type=int, default=Setup.lambda_memory_mb, help="MemorySize in lambda/")
     parser.add_argument("--cpu", type=int, default=Setup.fargate_cpu_units, help="FargateCpuUnits")
-    parser.add_argument("--task-memory", type=int, default=Setup.fargate_memory_mb, help="FargateMemoryMb")
     parser.add_argument("--min-tasks", type=int, default=Setup.fargate_min_tasks, help="FargateMinTasks")
-    parser.add_argument("--spot", type=int, default=Setup.fargate_spot_percent, help="FargateSpotPercent")
+    parser.add_argument(
+        "--spot", type=int, default=Setup.fargate_spot_percent, help="SpotPercent in fargate/"
+    )
     parser.add_argument("--egress", default=Setup.network_egress, help="NetworkEgress")
     parser.add_argument("--arch", default=Setup.architecture, help="Architecture: x86_64 or arm64")
     parser.add_argument("--cloudfront", action="store_true", help="with the CDN stack in front")
@@ -48,7 +47,6 @@ def main(argv: list[str]) -> int:
         setup = Setup(
             lambda_memory_mb=asked.memory,
             fargate_cpu_units=asked.cpu,
-            fargate_memory_mb=asked.task_memory,
             fargate_min_tasks=asked.min_tasks,
             fargate_spot_percent=asked.spot,
             network_egress=asked.egress,
@@ -61,10 +59,6 @@ def main(argv: list[str]) -> int:
     for size in [asked.requests] if asked.requests else SIZES:
         print(table(replace(traffic, requests=size), setup, measured, prices), end="\n\n")
     print(verdict(traffic, setup, measured, prices))
-    if not argv:
-        (ROOT / "docs/costs.md").write_text(page(traffic, setup, measured, prices))
-        (ROOT / "docs/costs.svg").write_text(plot(traffic, setup, measured, prices))
-        print("Wrote docs/costs.md and docs/costs.svg.")
     return 0
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
+from app.core.dynamodb.repository import INDEXES
+
 HOURS = 730.0
 # Not measured here, for there is no AWS here: a DynamoDB call as its users commonly see it, and a consumer
 # that makes one slower call to S3 or EventBridge, batched or not. Both are on the careful side.
@@ -24,16 +26,13 @@ PRICES = Path(__file__).with_name("prices.toml")
 MEASURED = Path(__file__).parents[1] / "bench" / "results" / "results.json"
 
 # What the templates make, and the log lines they lead to (tests compare).
+COPIES = 1 + len(INDEXES)  # of an item whose caller is known: the table's, and one in each index
 INTERFACE_ENDPOINTS = ("ecr.api", "ecr.dkr", "logs", "kms")  # NetworkEgress=endpoints
 ACCESS_LOG_KB = 0.3  # one line of the HTTP API; the load balancer's go to S3, for next to nothing
 CUSTOM_METRICS = 31  # of our own, once each of them was written
 ALARM_METRICS = 40  # looked at by alarms, with either runtime
 COMPOSITE_ALARMS = 4
-FARGATE_SIZES = {  # FargateMemoryMb by FargateCpuUnits
-    256: (512, 1024, 2048),
-    512: (1024, 2048, 3072, 4096),
-    1024: (2048, 3072, 4096, 5120, 6144, 7168, 8192),
-}
+FARGATE_SIZES = {256: 512, 512: 1024, 1024: 2048}  # memory in MB by FargateCpuUnits
 # Where scaling holds a task: this share of its processor, or requests a second for a quarter of a vCPU.
 TARGET_UTILIZATION, TARGET_REQUESTS = 0.5, 200.0
 # Container Insights with enhanced observability, for one service with one container: 24 metrics for each of
@@ -141,11 +140,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Setup:
-    """The sizes and choices, named after the template's parameters."""
+    """The sizes and choices, as the templates name them."""
 
     lambda_memory_mb: int = 1024
     fargate_cpu_units: int = 256
-    fargate_memory_mb: int = 512
     fargate_min_tasks: int = 2
     fargate_spot_percent: int = 0
     network_egress: str = "single-nat"
@@ -158,7 +156,6 @@ class Setup:
             "network_egress": ("nat-per-az", "single-nat", "endpoints"),
             "architecture": ("x86_64", "arm64"),
             "fargate_cpu_units": tuple(FARGATE_SIZES),
-            "fargate_memory_mb": FARGATE_SIZES.get(self.fargate_cpu_units, ()),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
@@ -212,7 +209,7 @@ def task_hour(setup: Setup, prices: Prices) -> float:
     """Return the USD of one task for an hour, on demand."""
     return (
         setup.fargate_cpu_units / 1024 * prices[f"fargate_vcpu_hour_{setup.architecture}"]
-        + setup.fargate_memory_mb / 1024 * prices[f"fargate_gb_hour_{setup.architecture}"]
+        + FARGATE_SIZES[setup.fargate_cpu_units] / 1024 * prices[f"fargate_gb_hour_{setup.architecture}"]
     )
 
 
@@ -250,13 +247,12 @@ def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -
     listed = traffic.requests * traffic.list_share
     read = traffic.requests - placed - changed - listed
     size = math.ceil(traffic.item_kb)
-    # Three indexes project the item when callers are known: one write each, beside the table's own.
-    writes = (placed + changed) * 4 * size
+    writes = (placed + changed) * COPIES * size
     # Reads of one order are consistent: a unit for 4 KB. Lists are not: half of one.
     reads = read * math.ceil(traffic.item_kb / 4) + listed * max(
         1.0, traffic.list_items * 1.5 * traffic.item_kb / 8
     )
-    stored_gb = traffic.stored_million_orders * 1e6 * traffic.item_kb * 4 / 1024**2
+    stored_gb = traffic.stored_million_orders * 1e6 * traffic.item_kb * COPIES / 1024**2
     event_gb = traffic.events * 1.0 / 1024**2
     handled = traffic.events + placed  # by the relay, and by the receipts function
     worker_seconds = handled * measured.worker_billed_ms / 1000
@@ -267,7 +263,7 @@ def shared(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -
         "DynamoDB: requests": writes / 1e6 * prices["dynamodb_million_writes"]
         + reads / 1e6 * prices["dynamodb_million_reads"],
         "DynamoDB: storage and recovery": stored_gb * prices["dynamodb_gb_month"]
-        + stored_gb / 4 * prices["dynamodb_pitr_gb_month"],
+        + stored_gb / COPIES * prices["dynamodb_pitr_gb_month"],
         # With bucket keys and DynamoDB's own key cache, requests to KMS grow with time, not with traffic.
         "KMS": 2 * prices["kms_key_month"] + HOURS * 12 / 1e4 * prices["kms_ten_thousand_requests"],
         "EventBridge: bus and archive": traffic.events / 1e6 * prices["eventbridge_million_events"]

@@ -1,10 +1,13 @@
-"""The model's answers as text: a table for the terminal, the page docs/costs.md, and its plot."""
+"""The model's answers as text: tables for the terminal, the page docs/generated/costs.md, and its plot."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+
+from scripts.permissions import BANNER
+from scripts.whole_stack import all_resources
 
 from costs.model import (
     RUNTIME_COSTS,
@@ -15,17 +18,19 @@ from costs.model import (
     Setup,
     Traffic,
     break_even,
+    load_measured,
     monthly,
 )
+from costs.services import rows
 
 SIZES = (1e5, 1e7, 1e9)
 _VARIANTS: dict[str, Setup] = {
     "as it stands": Setup(),
     "arm64": Setup(architecture="arm64"),
-    "LambdaMemoryMb=512": Setup(lambda_memory_mb=512),
-    "LambdaMemoryMb=1769": Setup(lambda_memory_mb=1769),
+    "MemorySize: 512": Setup(lambda_memory_mb=512),
+    "MemorySize: 1769": Setup(lambda_memory_mb=1769),
     "FargateMinTasks=1": Setup(fargate_min_tasks=1),
-    "FargateSpotPercent=75": Setup(fargate_spot_percent=75),
+    "SpotPercent: 75": Setup(fargate_spot_percent=75),
     "NetworkEgress=nat-per-az": Setup(network_egress="nat-per-az"),
     "NetworkEgress=endpoints": Setup(network_egress="endpoints"),
 }
@@ -67,7 +72,7 @@ def verdict(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) 
 
 
 def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> str:
-    """Return docs/costs.md."""
+    """Return docs/generated/costs.md."""
     sensitivity = []
     for name, variant in _VARIANTS.items():
         totals = [
@@ -79,10 +84,10 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         sensitivity.append([name, *map(money, totals), "never" if at is None else count(at)])
     heads = [f"{count(size)}: {runtime}" for size in SIZES for runtime in RUNTIME_COSTS]
     parts = [
-        "# What it costs, and which runtime is cheaper",
-        "Made by `make cost`; edit `costs/`, not this page.",
+        "# The costs in figures",
+        BANNER,
         f"List prices of {prices.region} as of {prices.as_of} (each with its source in "
-        "[costs/prices.toml](../costs/prices.toml)), without free tiers and discounts. Traffic: "
+        "[costs/prices.toml](../../costs/prices.toml)), without free tiers and discounts. Traffic: "
         f"{traffic.place_share:.0%} orders placed, {traffic.change_share:.0%} status changes, "
         f"{traffic.list_share:.0%} lists, the rest reads; the busiest hours run at "
         f"{traffic.peak_factor:g} times the mean. Measured: {measured.source}.",
@@ -101,13 +106,20 @@ def page(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
         "metrics of Container Insights. X-Ray records one call of a function a second and 5% of the "
         f"others; tasks send it nothing. Logs: a line of {traffic.log_kb:g} KB for each request, event and "
         "receipt, and the HTTP API's own; Lambda itself logs failed calls only.",
-        "Not counted: free tiers and tax; the web ACL and the secret of the CDN; backups in a vault; the "
-        "image in its registry; the storage of logs; queries, restores and replays; asking an empty queue.",
-        "Your own figures: `make cost "
-        'ARGS="--requests 5e6 --peak-factor 8 --memory 512"`; `--help` lists all. For another region: '
-        "`--prices` with a copy of [costs/prices.toml](../costs/prices.toml).",
+        "## What each resource type costs",
+        "Every resource type of every template, and its line item above.",
+        _services(),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _services() -> str:
+    templates: dict[str, set[str]] = {}
+    for each in all_resources().values():
+        templates.setdefault(each.type, set()).add(each.template)
+    found = rows({kind: sorted(paths) for kind, paths in templates.items()})
+    lines = [["resource type", "templates", "costs"], ["---"] * 3, *found]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> str:
@@ -154,6 +166,12 @@ def plot(traffic: Traffic, setup: Setup, measured: Measured, prices: Prices) -> 
     out.append(f'<text x="{middle}" y="{height - 8}" text-anchor="middle">')
     out.append("requests a month; USD a month upward</text>")
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def pages() -> tuple[str, str]:
+    """Return docs/generated/costs.md and its plot, of our own setup."""
+    figures = Traffic(requests=0), Setup(), load_measured(), Prices.load()
+    return page(*figures), plot(*figures)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,14 @@
 
     docs/openapi.json                 from the routes
     docs/events/<detail type>.json    from the event structs of every resource
-    docs/architecture.md              from the templates
+    docs/generated/architecture.md    from the templates
+    docs/generated/permissions.md     from the templates, and the steps of tests/privileges
+    docs/generated/settings.md        from app.core.settings, and from the template
+    docs/generated/costs.md, .svg     from the model in costs/ and the templates
+    bootstrap/terraform/policies.json.tftpl    from bootstrap/template.yaml
+
+Consumers fetch the first two by their paths, so these stay where they are. Nobody needs to read the others
+in a change, nor edit any: what they say stands in their sources.
 
 Events only grow within a schema version. This fails before it writes a schema that takes back what the
 committed one promises, or that has a new field without a default: older items do not have it.
@@ -20,7 +27,10 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import msgspec
-from scripts import diagram
+from costs import report
+from costs.services import UnknownCost
+from scripts import diagram, permissions, settings_page, terraform_policies
+from tests.privileges import scenario
 
 from app.core.events.event import Event
 from app.core.events.stream import Source
@@ -32,6 +42,8 @@ from app.resources import RESOURCES, load
 ROOT = Path(__file__).parents[1]
 EVENTS = ROOT / "docs" / "events"
 OPENAPI = ROOT / "docs" / "openapi.json"
+GENERATED = ROOT / "docs" / "generated"
+TERRAFORM = ROOT / "bootstrap" / "terraform" / "policies.json.tftpl"
 
 # Bounds of input. An event does not promise them, for they may grow.
 _INPUT_ONLY = ("default", "maxLength", "maximum", "exclusiveMaximum", "maxItems")
@@ -54,7 +66,16 @@ class CannotGenerate(Exception):
 
 def pages() -> dict[Path, str]:
     """Return every generated file and what belongs in it. Raises `CannotGenerate`."""
-    found = {OPENAPI: _text(openapi()), diagram.PAGE: diagram.page()}
+    costs, plot = report.pages()
+    found = {
+        OPENAPI: _text(openapi()),
+        GENERATED / "architecture.md": diagram.page(),
+        GENERATED / "permissions.md": permissions.page(scenario.step_names()),
+        GENERATED / "settings.md": settings_page.page(),
+        GENERATED / "costs.md": costs,
+        GENERATED / "costs.svg": plot,
+        TERRAFORM: terraform_policies.page(),
+    }
     for event, source in events():
         found[EVENTS / f"{event.__name__}.json"] = _text(event_schema(event, source))
     return found
@@ -215,11 +236,12 @@ def main() -> int:
     try:
         written = pages()
         check_growth(written)
-    except CannotGenerate as fault:
+    except (CannotGenerate, UnknownCost) as fault:
         print(f"make generate: {fault}", file=sys.stderr)
         return 1
     stale = [path for path, text in written.items() if not path.exists() or path.read_text() != text]
     for path in stale:
+        path.parent.mkdir(exist_ok=True)
         path.write_text(written[path])
         print(f"Wrote {path.relative_to(ROOT)}.")
     if not stale:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 from scripts import generate
+from scripts.permissions import BANNER
 
 from app.core.events.event import Event
 from app.core.events.stream import Source
@@ -23,6 +24,8 @@ def test_every_generated_file_is_up_to_date_and_events_have_only_grown() -> None
         # A renamed clone has the same names in another alphabetical sequence.
         read = json.loads if path.suffix == ".json" else str
         assert read(path.read_text()) == read(text), f"{path.name}: make generate"
+    assert set(generate.GENERATED.iterdir()) <= pages.keys(), "a page that nothing generates"
+    assert all(BANNER in text for path, text in pages.items() if path.suffix == ".md")
 
 
 class Parcel(Model):
@@ -116,7 +119,7 @@ class TestGrowth:
         monkeypatch.setattr(generate, "ROOT", tmp_path)
         monkeypatch.setattr(generate, "EVENTS", events)
         monkeypatch.setattr(generate, "OPENAPI", tmp_path / "docs" / "openapi.json")
-        monkeypatch.setattr(generate.diagram, "PAGE", tmp_path / "docs" / "architecture.md")
+        monkeypatch.setattr(generate, "GENERATED", tmp_path / "docs" / "generated")
         monkeypatch.setattr(generate, "events", lambda: iter([(_LargerSent, LARGER)]))
         assert generate.main() == 1
         assert "Parcel.weight is new and has no default" in capsys.readouterr().err

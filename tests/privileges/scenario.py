@@ -1,7 +1,8 @@
 """What each role of the stack does, as named steps that raise when a permission is missing.
 
 The API's steps go through the API itself. Lambda's own part (polling the stream and the queue, writing the
-log, setting a failed batch aside) happens in no code of ours, so those steps make Lambda's calls.
+log, setting a failed batch aside) happens in no code of ours: those steps make Lambda's calls, and follow
+from what the template says of the function. So a new function needs a step for its own work only.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import boto3
@@ -21,6 +22,8 @@ import httpx
 from fastapi import FastAPI
 from localcloud.issuer import Issuer
 from localcloud.running import REGION, Emulator
+from scripts.permissions import Role, functions_of, roles
+from scripts.whole_stack import Resource, named, resources_of
 from tests.builders import AN_ORDER, an_order, placed
 from tests.transports import ServerTransport
 
@@ -36,7 +39,22 @@ bearer = ISSUER.bearer
 ALICE = bearer("alice", "orders:read orders:write products:read products:write")
 ADMIN = bearer("root", "orders:admin products:admin")
 
-Step = Callable[[], Any]
+Step = Callable[["World"], Any]
+
+
+class Use(NamedTuple):
+    """A call that AWS makes with a role's rights during a step; of a key, with the resource it is for."""
+
+    step: str
+    action: str
+    on: str = ""  # a path; the key is used for it
+
+
+class Work(NamedTuple):
+    """The steps of a policy or a function, and what AWS does meanwhile with its rights."""
+
+    steps: dict[str, Step]
+    uses: tuple[Use, ...] = ()
 
 
 class Rejected(Exception):
@@ -49,10 +67,10 @@ class World:
 
     aws: Emulator
     settings: Settings
+    names: dict[str, str]  # by a resource's path, its physical name
     tried: dict[str, str] = field(default_factory=dict)  # the session that the scenarios run with
     order_id: str = ""
     product_id: str = ""
-    stream: str = ""
     _clients: dict[tuple[str, bool], Any] = field(default_factory=dict)
     _lean: list[AwsJsonClient] = field(default_factory=list)
 
@@ -95,8 +113,18 @@ class World:
         ):
             return build_app(self.settings)
 
+    @cached_property
+    def api(self) -> httpx.Client:
+        """A client of the API."""
+        return httpx.Client(transport=ServerTransport(self.app, self.loop), base_url="http://api.test")
+
+    def get(self, path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
+        """Read from the API."""
+        return _expect(self.api.get(path, headers=caller), 200)
+
     def close(self) -> None:
         """Close what the application has open, and the loop."""
+        self.api.close()
         for each in self._lean:
             each.close()
         self.loop.run_until_complete(asyncio.sleep(0))  # in which the connections go
@@ -114,154 +142,307 @@ def _expect(response: httpx.Response, *statuses: int) -> httpx.Response:
     return response
 
 
-@contextmanager
-def api(world: World) -> Iterator[dict[str, Step]]:
-    """Yield the steps of the API: every route, with all that it reads and writes."""
-    client = httpx.Client(transport=ServerTransport(world.app, world.loop), base_url="http://api.test")
+# The application's own work.
+
+
+def place_order(world: World) -> str:
+    """Place an order, and once more under the same key. Return its id."""
+    key = {"idempotency-key": uuid.uuid4().hex}
+    placed = _expect(world.api.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
+    again = _expect(world.api.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
+    if again.headers.get("idempotent-replayed") != "true":
+        raise Rejected("no replay")
+    return str(placed.json()["id"])
+
+
+def _change_status(world: World) -> None:
+    for status in ("cancelled", "pending"):  # the second is rejected: that reads the stored order
+        path = f"/orders/{world.order_id}/status"
+        _expect(world.api.put(path, json={"status": status}, headers=ALICE), 200, 409)
+
+
+def _next_page(world: World) -> None:
     for name in RESOURCES:
         getattr(world.app.state, name)._cursor_key._key = None  # as a new process, ask for it
-    order = f"/orders/{world.order_id}"
-
-    def get(path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
-        return _expect(client.get(path, headers=caller), 200)
-
-    def place() -> str:
-        key = {"idempotency-key": uuid.uuid4().hex}
-        placed = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
-        again = _expect(client.post("/orders", json=AN_ORDER, headers=ALICE | key), 201)
-        if again.headers.get("idempotent-replayed") != "true":
-            raise Rejected("no replay")
-        return str(placed.json()["id"])
-
-    def ship() -> None:
-        for status in ("cancelled", "pending"):  # the second is rejected: that reads the stored order
-            _expect(client.put(f"{order}/status", json={"status": status}, headers=ALICE), 200, 409)
-
-    def upload() -> None:
-        asked = {"name": "note.txt", "content_type": "text/plain"}
-        offer = _expect(client.post(f"{order}/attachments", json=asked, headers=ALICE), 200).json()
-        _expect(httpx.post(offer["url"], data=offer["fields"], files={"file": b"hello"}), 200, 201, 204)
-
-    def download() -> None:
-        listed = get(f"{order}/attachments").json()["items"]
-        _expect(httpx.get(listed[0]["url"]), 200)
-
-    def receipt() -> None:
-        link = _expect(client.get(f"{order}/receipt", headers=ALICE), 303).headers["location"]
-        _expect(httpx.get(link), 200)
-
-    with client:
-        yield {
-            "place an order, twice with one key": place,
-            "get an order": lambda: get(order),
-            "change an order's status": ship,
-            "list one's own orders": lambda: get("/orders"),
-            "list all orders": lambda: get("/orders", ADMIN),
-            "list a customer's orders": lambda: get("/orders?customer=John%20Doe", ADMIN),
-            **_products(world, client),
-            "turn to the next page": lambda: get(
-                "/orders?limit=1&cursor=" + get("/orders?limit=1").json()["next_cursor"]
-            ),
-            "upload an attachment": upload,
-            "list attachments": lambda: get(f"{order}/attachments"),
-            "download an attachment": download,
-            "fetch the receipt": receipt,
-            "be ready": lambda: get("/health/ready"),
-        }
+    world.get("/orders?limit=1&cursor=" + world.get("/orders?limit=1").json()["next_cursor"])
 
 
-def _products(world: World, client: httpx.Client) -> dict[str, Step]:
-    def add() -> str:
-        product = {"name": "Widget", "price_cents": 1999, "category": "tools"}
-        return str(_expect(client.post("/products", json=product, headers=ALICE), 201).json()["id"])
-
-    def get(path: str, caller: dict[str, str] = ALICE) -> httpx.Response:
-        return _expect(client.get(path, headers=caller), 200)
-
-    return {
-        "add a product": add,
-        "get a product": lambda: get(f"/products/{world.product_id}"),
-        "list one's own products": lambda: get("/products?category=tools"),
-        "list all products": lambda: get("/products", ADMIN),
-    }
+def upload(world: World) -> None:
+    """Upload an attachment."""
+    asked = {"name": "note.txt", "content_type": "text/plain"}
+    path = f"/orders/{world.order_id}/attachments"
+    offer = _expect(world.api.post(path, json=asked, headers=ALICE), 200).json()
+    _expect(httpx.post(offer["url"], data=offer["fields"], files={"file": b"hello"}), 200, 201, 204)
 
 
-def _writes_log(world: World, group: str) -> dict[str, Step]:
-    logs = world.client("logs")
-    name, stream = world.aws.resources[group], uuid.uuid4().hex
-    line = {"timestamp": int(time.time() * 1000), "message": "{}"}
-    put = {"logGroupName": name, "logStreamName": f"ready-{group}", "logEvents": [line]}
-    return {
-        "open a log stream": lambda: logs.create_log_stream(logGroupName=name, logStreamName=stream),
-        "write the log": lambda: logs.put_log_events(**put),
-    }
+def _download(world: World) -> None:
+    listed = world.get(f"/orders/{world.order_id}/attachments").json()["items"]
+    _expect(httpx.get(listed[0]["url"]), 200)
 
 
-@contextmanager
-def api_log(world: World) -> Iterator[dict[str, Step]]:
-    """Yield what the API's function does beside the API."""
-    yield _writes_log(world, "ApiLogGroup")
+def _fetch_receipt(world: World) -> None:
+    answer = world.api.get(f"/orders/{world.order_id}/receipt", headers=ALICE)
+    _expect(httpx.get(_expect(answer, 303).headers["location"]), 200)
 
 
-@contextmanager
-def relay(world: World) -> Iterator[dict[str, Step]]:
-    """Yield the steps of the relay."""
-    streams, sqs = world.client("dynamodbstreams"), world.client("sqs")
+def add_product(world: World) -> str:
+    """Add a product. Return its id."""
+    product = {"name": "Widget", "price_cents": 1999, "category": "tools"}
+    return str(_expect(world.api.post("/products", json=product, headers=ALICE), 201).json()["id"])
+
+
+def _publish(world: World) -> None:
     publisher = EventBridgePublisher(
         world.settings.event_bus_name, world.client("events"), sleep=lambda _: None
     )
+    if publisher.publish([placed(an_order())]):
+        raise Rejected("the bus took nothing")
 
-    def publish() -> None:
-        if publisher.publish([placed(an_order())]):
-            raise Rejected("the bus took nothing")
 
-    def shard() -> str:
-        described = world.root("dynamodbstreams").describe_stream(StreamArn=world.stream)["StreamDescription"]
-        return str(described["Shards"][0]["ShardId"])
+def _write_receipt(world: World) -> None:
+    world.loop.run_until_complete(world.documents.put_receipt(uuid.uuid4().hex, b"<p>"))
 
-    def iterator(client: Any) -> str:
-        asked = {"StreamArn": world.stream, "ShardId": shard(), "ShardIteratorType": "TRIM_HORIZON"}
-        return str(client.get_shard_iterator(**asked)["ShardIterator"])
 
-    yield {
-        "publish an event": publish,
-        "find the stream": lambda: streams.list_streams(TableName=world.settings.table_name),
-        "describe the stream": lambda: streams.describe_stream(StreamArn=world.stream),
-        "enter the stream": lambda: iterator(streams),
-        "read the stream": lambda: streams.get_records(ShardIterator=iterator(world.root("dynamodbstreams"))),
-        "set a failed batch aside": lambda: sqs.send_message(
-            QueueUrl=world.aws.outputs["RelayDeadLetterQueueUrl"], MessageBody="{}"
+def _read_image(world: World) -> None:
+    (asked,) = (each for each in resources_of().values() if each.type == "Custom::ImageVersion")
+    function = named(asked.properties["FunctionVersionArn"], "AWS::Serverless::Function")
+    world.client("lambda").get_function(FunctionName=world.names[function.path], Qualifier="1")
+
+
+# By the name of a policy, or by a function's handler. One that needs no permission of its own has no line:
+# the API's function does the work of AppPolicy, which its role carries.
+WORK = {
+    "AppPolicy": Work(
+        {
+            "place an order, twice with one key": place_order,
+            "get an order": lambda world: world.get(f"/orders/{world.order_id}"),
+            "change an order's status": _change_status,
+            "list one's own orders": lambda world: world.get("/orders"),
+            "list all orders": lambda world: world.get("/orders", ADMIN),
+            "list a customer's orders": lambda world: world.get("/orders?customer=John%20Doe", ADMIN),
+            "add a product": add_product,
+            "get a product": lambda world: world.get(f"/products/{world.product_id}"),
+            "list one's own products": lambda world: world.get("/products?category=tools"),
+            "list all products": lambda world: world.get("/products", ADMIN),
+            "turn to the next page": _next_page,
+            "upload an attachment": upload,
+            "list attachments": lambda world: world.get(f"/orders/{world.order_id}/attachments"),
+            "download an attachment": _download,
+            "fetch the receipt": _fetch_receipt,
+            "be ready": lambda world: world.get("/health/ready"),
+        },
+        (
+            Use("get an order", "kms:Decrypt", "OrdersTable"),
+            Use("download an attachment", "kms:Decrypt", "DocumentsBucket"),
+            Use("upload an attachment", "kms:GenerateDataKey", "DocumentsBucket"),
+            Use("turn to the next page", "kms:GenerateMac", "CursorKey"),
         ),
-        **_writes_log(world, "RelayLogGroup"),
-    }
+    ),
+    "app.entrypoints.lambda_relay.handler": Work({"publish an event": _publish}),
+    "app.orders.receipts.handler": Work(
+        {"write a receipt": _write_receipt},
+        (Use("write a receipt", "kms:GenerateDataKey", "DocumentsBucket"),),
+    ),
+    "app.entrypoints.custom_resources.handler": Work({"read a version's image": _read_image}),
+}
 
 
-@contextmanager
-def receipts(world: World) -> Iterator[dict[str, Step]]:
-    """Yield the steps of the receipts function."""
-    sqs, url = world.client("sqs"), world.aws.outputs["ReceiptsQueueUrl"]
-    yield {
-        "write a receipt": lambda: world.loop.run_until_complete(
-            world.documents.put_receipt(uuid.uuid4().hex, b"<p>")
+# Lambda's part.
+
+
+def functions() -> list[Resource]:
+    """Return the functions of the stack."""
+    return [each for each in resources_of().values() if each.type == "AWS::Serverless::Function"]
+
+
+def handler_of(function: Resource) -> str:
+    """Return what a function runs."""
+    return str(function.properties["ImageConfig"]["Command"][0])
+
+
+# What Lambda polls: the property of an event that names it, and its type.
+_POLLED = {"DynamoDB": ("Stream", "AWS::DynamoDB::Table"), "SQS": ("Queue", "AWS::SQS::Queue")}
+
+
+def events_of(function: Resource, event_type: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each source that Lambda polls for a function: its path, and the properties of the event."""
+    name, kind = _POLLED[event_type]
+    for event in function.properties.get("Events", {}).values():
+        if event["Type"] == event_type:
+            yield named(event["Properties"][name], kind).path, event["Properties"]
+
+
+def log_group_of(function: Resource) -> str:
+    """Return the path of a function's log group."""
+    return named(function.properties["LoggingConfig"]["LogGroup"], "AWS::Logs::LogGroup").path
+
+
+def _of_lambda(function: Resource) -> Work:
+    """Return what Lambda does with the rights of a function's role.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/iam-policy-example-lamda-process-dynamodb-streams.html
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
+    """
+    steps, uses = _log(log_group_of(function)), []
+    if function.properties.get("Tracing") == "Active":
+        uses += [Use("trace the call", f"xray:Put{what}") for what in ("TelemetryRecords", "TraceSegments")]
+    if "KmsKeyArn" in function.properties:
+        uses.append(Use("read the environment", "kms:Decrypt", function.path))
+    for table, mapping in events_of(function, "DynamoDB"):
+        steps |= _stream(table)
+        uses.append(Use("read the stream", "kms:Decrypt", table))
+        queue = named(mapping["DestinationConfig"]["OnFailure"]["Destination"], "AWS::SQS::Queue").path
+        steps["set a failed batch aside"] = partial(_send, queue=queue)
+        uses += [
+            Use("set a failed batch aside", action, queue)
+            for action in ("kms:GenerateDataKey", "kms:Decrypt")
+        ]
+    for queue, _ in events_of(function, "SQS"):
+        steps |= _queue(queue)
+        uses.append(Use("take a message", "kms:Decrypt", queue))
+    return Work(steps, tuple(uses))
+
+
+def _log(group: str) -> dict[str, Step]:
+    def open_stream(world: World) -> None:
+        world.client("logs").create_log_stream(
+            logGroupName=world.names[group], logStreamName=uuid.uuid4().hex
+        )
+
+    def write(world: World) -> None:
+        line = {"timestamp": int(time.time() * 1000), "message": "{}"}
+        world.client("logs").put_log_events(
+            logGroupName=world.names[group], logStreamName="ready", logEvents=[line]
+        )
+
+    return {"open a log stream": open_stream, "write the log": write}
+
+
+def stream_of(world: World, table: str) -> str:
+    """Return the ARN of a table's stream."""
+    described = world.root("dynamodb").describe_table(TableName=world.names[table])["Table"]
+    return str(described["LatestStreamArn"])
+
+
+def _stream(table: str) -> dict[str, Step]:
+    def iterator(world: World, client: Any) -> str:
+        stream = stream_of(world, table)
+        described = world.root("dynamodbstreams").describe_stream(StreamArn=stream)["StreamDescription"]
+        asked = {"ShardId": described["Shards"][0]["ShardId"], "ShardIteratorType": "TRIM_HORIZON"}
+        return str(client.get_shard_iterator(StreamArn=stream, **asked)["ShardIterator"])
+
+    def streams(world: World) -> Any:
+        return world.client("dynamodbstreams")
+
+    return {
+        "find the stream": lambda world: streams(world).list_streams(TableName=world.names[table]),
+        "describe the stream": lambda world: streams(world).describe_stream(
+            StreamArn=stream_of(world, table)
         ),
-        "look at the queue": lambda: sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]),
-        "take a message": lambda: sqs.receive_message(QueueUrl=url, VisibilityTimeout=0),
-        "delete a message": lambda: _delete(sqs, url),
-        **_writes_log(world, "ReceiptsLogGroup"),
+        "enter the stream": lambda world: iterator(world, streams(world)),
+        "read the stream": lambda world: streams(world).get_records(
+            ShardIterator=iterator(world, world.root("dynamodbstreams"))
+        ),
     }
 
 
-def _delete(sqs: Any, url: str) -> None:
-    with suppress(sqs.exceptions.ReceiptHandleIsInvalid):  # let in; there is no such message
-        sqs.delete_message(QueueUrl=url, ReceiptHandle="none")
+def _send(world: World, queue: str) -> None:
+    world.client("sqs").send_message(QueueUrl=world.names[queue], MessageBody="{}")
 
 
-@contextmanager
-def image_version(world: World) -> Iterator[dict[str, Step]]:
-    """Yield the steps of the custom resource."""
-    function = world.client("lambda")
-    name = world.aws.resources["RelayFunction"]
-    yield {
-        "read a version's image": lambda: function.get_function(FunctionName=name, Qualifier="1"),
-        **_writes_log(world, "ImageVersionLogGroup"),
+def _queue(queue: str) -> dict[str, Step]:
+    def call(world: World, operation: str, **request: Any) -> None:
+        getattr(world.client("sqs"), operation)(QueueUrl=world.names[queue], **request)
+
+    def delete(world: World) -> None:
+        with suppress(world.client("sqs").exceptions.ReceiptHandleIsInvalid):  # let in; there is no such one
+            call(world, "delete_message", ReceiptHandle="none")
+
+    return {
+        "look at the queue": lambda world: call(world, "get_queue_attributes", AttributeNames=["All"]),
+        "take a message": lambda world: call(world, "receive_message", VisibilityTimeout=0),
+        "delete a message": delete,
     }
+
+
+def work_of(role: Role) -> Work:
+    """Return what is done with a role of the deployed stack."""
+    nothing = Work({})
+    if not role.principal:
+        return WORK.get(role.path, nothing)
+    steps: dict[str, Step] = {}
+    uses: tuple[Use, ...] = ()
+    for function in functions_of(role):
+        for work in (WORK.get(handler_of(function), nothing), _of_lambda(function)):
+            steps |= work.steps
+            uses += work.uses
+    return Work(steps, uses)
+
+
+def tried() -> list[Role]:
+    """Return the roles whose steps run on the local AWS emulator: the policies, and those of functions."""
+    return [role for role in roles() if role.principal in ("", "lambda.amazonaws.com")]
+
+
+# Roles that only services of AWS take.
+
+_REPOSITORY = f"arn:aws:ecr:{REGION}:000000000000:repository/images"
+_GROUPS = f"arn:aws:logs:{REGION}:000000000000:log-group:"
+GROUP = f"{_GROUPS}/orders-local/any:*"  # as GetAtt gives it
+_LOG_STREAM = f"{_GROUPS}/orders-local/any:log-stream:1"
+_SECRET = f"arn:aws:secretsmanager:{REGION}:000000000000:secret:OriginSecret-1a2b"
+OURS = (_REPOSITORY, GROUP, _LOG_STREAM, _SECRET)
+# By who takes the role: the step, and the call that the service makes.
+SERVICE_CALLS: dict[str, list[tuple[str, str, str]]] = {
+    # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_execution_IAM_role.html
+    "ecs-tasks.amazonaws.com": [
+        ("log in to the registry", "ecr:GetAuthorizationToken", "*"),
+        ("look for the layers", "ecr:BatchCheckLayerAvailability", _REPOSITORY),
+        ("fetch the image", "ecr:BatchGetImage", _REPOSITORY),
+        ("fetch the layers", "ecr:GetDownloadUrlForLayer", _REPOSITORY),
+        ("open a log stream", "logs:CreateLogStream", _LOG_STREAM),
+        ("write the log", "logs:PutLogEvents", _LOG_STREAM),
+        ("read the origin secret", "secretsmanager:GetSecretValue", _SECRET),
+    ],
+    # https://docs.aws.amazon.com/vpc/latest/userguide/flow-logs-iam-role.html
+    "vpc-flow-logs.amazonaws.com": [
+        ("find the log group", "logs:DescribeLogGroups", f"{_GROUPS}:log-stream:"),
+        ("find a log stream", "logs:DescribeLogStreams", GROUP),
+        ("open a log stream", "logs:CreateLogStream", _LOG_STREAM),
+        ("write the log", "logs:PutLogEvents", _LOG_STREAM),
+    ],
+}
+
+
+def stand_in(resource: Any) -> str:
+    """Return an ARN for what the templates name, in statements that no emulator resolves.
+
+    Raises `ValueError` for what it does not know.
+    """
+    match resource:
+        case {"Fn::GetAtt": [_, "RepositoryArn"]}:
+            return _REPOSITORY
+        case {"Ref": "OriginSecretArn"}:
+            return _SECRET
+        case str():
+            return resource
+    named(resource, "AWS::Logs::LogGroup")
+    return GROUP
+
+
+def judged() -> list[Role]:
+    """Return the roles that only services take: an evaluator of policies judges them."""
+    taken = {role.path for role in tried()}
+    return [role for role in roles() if role.statements and role.path not in taken]
+
+
+def step_names() -> dict[str, list[str]]:
+    """Return the names of all steps by the path of a role."""
+    found = {}
+    for role in tried():
+        work = work_of(role)
+        found[role.path] = list(dict.fromkeys([*work.steps, *(use.step for use in work.uses)]))
+    for role in judged():
+        found[role.path] = [step for step, *_ in SERVICE_CALLS.get(role.principal, [])]
+    return found

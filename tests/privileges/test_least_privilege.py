@@ -1,13 +1,14 @@
 """Least privilege, proven: every permission is needed, and nothing beyond them is granted.
 
-The stack of template.yaml is deployed to the emulator with IAM enforced. Each role's real statements, as
-deployed, are put on a role of ours, whose session does what that role is for (`scenario.py`). Then they are
-taken away one action (and one resource) at a time, and a named step has to fail. The outcome is
-docs/security-mutations.md; `make permission-tests` writes it anew.
+The stack of template.yaml, with its nested ones, is deployed to the emulator with IAM enforced. Each role's
+real statements, as deployed, are put on a role of ours, whose session does what that role is for
+(`scenario.py`). Then they are taken away one action (and one resource) at a time, and a named step has to
+fail; `make permission-tests` prints which. Roles and statements are found in the templates: a new one needs
+no line here, but a step that fails without it.
 
 The emulator does not ask for KMS permissions when a service uses a key for a caller, and has no X-Ray. Those
-statements are judged by an evaluator of policies, against the calls that AWS documents; the table marks them.
-So are the roles that only AWS's own services take. The roles of bootstrap/ have tests/delivery.
+statements are judged by an evaluator of policies, against the calls that AWS documents. So are the roles that
+only AWS's own services take. The roles of bootstrap/ have tests/delivery.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +26,22 @@ import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from localcloud.running import REGION, ROOT, running_emulator
+from scripts.permissions import Role, functions_of, roles
+from scripts.whole_stack import choices, resources_of, text_of
 from tests.delivery.iam import allowed
 from tests.privileges import scenario
-from tests.privileges.scenario import Rejected, Step, World
-from tests.template.templates import template
+from tests.privileges.scenario import Rejected, Use, World
 
 from app.core.settings import Settings
 
 pytestmark = [pytest.mark.xdist_group("privileges"), pytest.mark.timeout(300)]
 
-TABLE = ROOT / "docs" / "security-mutations.md"
 # Conditions on what the local AWS emulator does not tell its policies; the evaluator judges them.
 UNKNOWN_THERE = {"kms:MacAlgorithm"}
+TRIED, JUDGED = scenario.tried(), scenario.judged()
 
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Role:
-    """Where a role's statements stand in the stack, and the scenario that needs them."""
-
-    resource: str
-    steps: Callable[[World], AbstractContextManager[dict[str, Step]]]
-
-
-ROLES = [
-    Role("AppPolicy", scenario.api),
-    Role("ApiFunctionRole", scenario.api_log),
-    Role("RelayFunctionRole", scenario.relay),
-    Role("ReceiptsFunctionRole", scenario.receipts),
-    Role("ImageVersionFunctionRole", scenario.image_version),
-]
-
-_IMAGES = f"arn:aws:ecr:{REGION}:000000000000:repository/images"
-_GROUPS = f"arn:aws:logs:{REGION}:000000000000:log-group:"
-_GROUP = f"{_GROUPS}/orders-local/any:*"  # as GetAtt gives it
-_STREAM = f"{_GROUPS}/orders-local/any:log-stream:1"
-_SECRET = f"arn:aws:secretsmanager:{REGION}:000000000000:secret:OriginSecret-1a2b"
-# Roles that only services of AWS take: the step, and the call that the service makes.
-SERVICE_ROLES: dict[tuple[str, str], list[tuple[str, str, str]]] = {
-    # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task_execution_IAM_role.html
-    ("fargate/template.yaml", "ExecutionRole"): [
-        ("log in to the registry", "ecr:GetAuthorizationToken", "*"),
-        ("look for the layers", "ecr:BatchCheckLayerAvailability", _IMAGES),
-        ("fetch the image", "ecr:BatchGetImage", _IMAGES),
-        ("fetch the layers", "ecr:GetDownloadUrlForLayer", _IMAGES),
-        ("open a log stream", "logs:CreateLogStream", _STREAM),
-        ("write the log", "logs:PutLogEvents", _STREAM),
-        ("read the origin secret", "secretsmanager:GetSecretValue", _SECRET),
-    ],
-    # https://docs.aws.amazon.com/vpc/latest/userguide/flow-logs-iam-role.html
-    ("fargate/network.yaml", "FlowLogRole"): [
-        ("find the log group", "logs:DescribeLogGroups", f"{_GROUPS}:log-stream:"),
-        ("find a log stream", "logs:DescribeLogStreams", _GROUP),
-        ("open a log stream", "logs:CreateLogStream", _STREAM),
-        ("write the log", "logs:PutLogEvents", _STREAM),
-    ],
-}
-# What those templates are given or make.
-_REFERENCES = {
-    "ImageRepositoryArn": _IMAGES,
-    "LogGroupArn": _GROUP,
-    "FlowLogGroup.Arn": _GROUP,
-    "OriginSecretArn": _SECRET,
-    "AWS::Partition": "aws",
-    "AWS::Region": REGION,
-    "AWS::AccountId": "000000000000",
-}
-# No statements of their own: CodeDeploy's and AWS Backup's have AWS's policies, the task's the application's.
-BARE_ROLES = {
-    ("template.yaml", "DeploymentRole"),
-    ("fargate/template.yaml", "TaskRole"),
-    ("backup/template.yaml", "BackupRole"),
-}
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
@@ -109,25 +51,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with running_emulator(template, auth=True) as aws, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "APP_"))]:
             patch.delenv(name)
-        world = World(aws, Settings.from_env(aws.environ | {"APP_AUTH_ISSUER": ""}))
+        world = World(aws, Settings.from_env(aws.environ | {"APP_AUTH_ISSUER": ""}), {})
+        world.names.update((path, name) for path, _, name in _deployed(world))
         world.tried = aws.environ | _session(world)
         for name, value in world.tried.items():
             patch.setenv(name, value)
-        _furnish(world)
-        yield world
-        world.close()
+        try:
+            _furnish(world)
+            yield world
+        finally:
+            world.close()
+
+
+def _deployed(world: World, stack: str = "orders-local", prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield path, type and physical name of every resource of a stack and of its nested stacks."""
+    described = world.root("cloudformation").describe_stack_resources(StackName=stack)
+    for each in described["StackResources"]:
+        path, kind, name = (
+            prefix + each["LogicalResourceId"],
+            each["ResourceType"],
+            each["PhysicalResourceId"],
+        )
+        yield path, kind, name
+        if kind == "AWS::CloudFormation::Stack":
+            yield from _deployed(world, name, f"{path}.")
 
 
 def _furnish(world: World) -> None:
-    described = world.root("dynamodb").describe_table(TableName=world.settings.table_name)["Table"]
-    world.stream = described["LatestStreamArn"]
     _grant(world, _document(world, "AppPolicy"))
-    with scenario.api(world) as steps:
-        world.order_id = steps["place an order, twice with one key"]()
-        steps["place an order, twice with one key"]()  # a second page
-        world.product_id = steps["add a product"]()
-    with scenario.api(world) as steps:
-        steps["upload an attachment"]()
+    world.order_id = scenario.place_order(world)
+    scenario.place_order(world)  # a second page
+    world.product_id = scenario.add_product(world)
+    scenario.upload(world)
     world.root("s3").put_object(
         Bucket=world.settings.bucket_name,
         Key=f"receipts/{world.order_id}.html",
@@ -135,22 +90,21 @@ def _furnish(world: World) -> None:
         ServerSideEncryption="aws:kms",
         SSEKMSKeyId=world.settings.kms_key_arn,
     )
-    for group in ("ApiLogGroup", "RelayLogGroup", "ReceiptsLogGroup", "ImageVersionLogGroup"):
-        world.root("logs").create_log_stream(
-            logGroupName=world.aws.resources[group], logStreamName=f"ready-{group}"
-        )
+    for group in {scenario.log_group_of(function) for function in scenario.functions()}:
+        world.root("logs").create_log_stream(logGroupName=world.names[group], logStreamName="ready")
 
 
 def _over_plain_http(directory: Path) -> Path:
-    """Copy the template without the rejection of plain HTTP, for the local AWS emulator has no TLS."""
+    """Copy the templates without the rejection of plain HTTP, for the local AWS emulator has no TLS."""
     rejection = re.compile(r"^( +)- Sid: RefusePlainHttp\n(?:\1 .*\n)+", re.MULTILINE)
-    text, found = rejection.subn("", (ROOT / "template.yaml").read_text())
-    assert found == 3, "documents, access logs, queues"
-    for nested in {path.parent for path in ROOT.glob("*/template.yaml")}:
-        (directory / nested.name).symlink_to(nested)
-    copied = directory / "template.yaml"
-    copied.write_text(text)
-    return copied
+    removed = 0
+    for path in {each.template for each in resources_of().values()}:
+        text, found = rejection.subn("", (ROOT / path).read_text())
+        removed += found
+        (directory / path).parent.mkdir(exist_ok=True)
+        (directory / path).write_text(text)
+    assert removed, "documents, access logs, queues"
+    return directory / "template.yaml"
 
 
 def _session(world: World) -> dict[str, str]:
@@ -166,15 +120,17 @@ def _session(world: World) -> dict[str, str]:
     }
 
 
-def _document(world: World, resource: str) -> Document:
+def _document(world: World, path: str) -> Document:
     """Return the statements as deployed: every reference resolved."""
-    iam, name = world.root("iam"), world.aws.resources[resource]
-    if resource.endswith("Policy"):
+    iam, name = world.root("iam"), world.names[path]
+    if resources_of()[path].type == "AWS::IAM::ManagedPolicy":
         version = iam.get_policy(PolicyArn=name)["Policy"]["DefaultVersionId"]
-        document = iam.get_policy_version(PolicyArn=name, VersionId=version)["PolicyVersion"]["Document"]
-        return dict(document)
-    (inline,) = iam.list_role_policies(RoleName=name)["PolicyNames"]
-    return dict(iam.get_role_policy(RoleName=name, PolicyName=inline)["PolicyDocument"])
+        documents = [iam.get_policy_version(PolicyArn=name, VersionId=version)["PolicyVersion"]["Document"]]
+    else:
+        inline = iam.list_role_policies(RoleName=name)["PolicyNames"]
+        documents = [iam.get_role_policy(RoleName=name, PolicyName=each)["PolicyDocument"] for each in inline]
+    statements = [each for document in documents for each in document["Statement"]]
+    return {"Version": "2012-10-17", "Statement": statements}
 
 
 def _grant(world: World, document: Document) -> None:
@@ -203,12 +159,11 @@ def _as_named_there(resource: str) -> str:
 
 def _failing(world: World, role: Role) -> list[str]:
     failed = []
-    with role.steps(world) as steps:
-        for name, step in steps.items():
-            try:
-                step()
-            except (Rejected, ClientError, BotoCoreError, httpx.HTTPError):
-                failed.append(name)
+    for name, step in scenario.work_of(role).steps.items():
+        try:
+            step(world)
+        except (Rejected, ClientError, BotoCoreError, httpx.HTTPError):
+            failed.append(name)
     return failed
 
 
@@ -231,195 +186,136 @@ def _without_each_permission(document: Document) -> Iterator[tuple[str, str, Doc
                 yield statement["Sid"], value, mutated
 
 
-def _uses_by_services(world: World, resource: str) -> list[tuple[str, str, str, dict[str, str]]]:
-    """List what AWS does with a role beyond its scenario: the step, then the call that a service makes.
-
-    With the data key, for whom it serves; to X-Ray, for a function that is traced.
+def _call(world: World, use: Use) -> tuple[str, str, dict[str, str]]:
+    """Return the action of a use, what it is on, and what IAM is told: for which resource the key is used.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-key.html
     https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
+    https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
     """
-    settings, key = world.settings, world.settings.kms_key_arn
-    account = key.split(":")[4]
-
-    def via(service: str, **context: str) -> dict[str, str]:
-        named = {
-            f"kms:EncryptionContext:aws:{name.replace('_', ':')}": value for name, value in context.items()
-        }
-        return {"kms:ViaService": f"{service}.{REGION}.amazonaws.com", **named}
-
-    def queue(output: str) -> dict[str, str]:
-        name = world.aws.outputs[output].rsplit("/", 1)[1]
-        return via("sqs", sqs_arn=f"arn:aws:sqs:{REGION}:{account}:{name}")
-
-    table = via("dynamodb", dynamodb_tableName=settings.table_name)
-    bucket = via("s3", s3_arn=f"arn:aws:s3:::{settings.bucket_name}")
-    # https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars-encryption.html
-    name = world.aws.resources["ApiFunction"]
-    arn = f"arn:aws:lambda:{REGION}:{account}:function:{name}"
-    function = {"kms:EncryptionContext:aws:lambda:FunctionArn": arn}
-    dead, waiting = queue("RelayDeadLetterQueueUrl"), queue("ReceiptsQueueUrl")
-    trace: list[tuple[str, str, str, dict[str, str]]] = [
-        ("trace the call", f"xray:Put{what}", "*", {}) for what in ("TelemetryRecords", "TraceSegments")
-    ]
-    uses: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
-        "AppPolicy": [
-            ("get an order", "kms:Decrypt", key, table),
-            ("download an attachment", "kms:Decrypt", key, bucket),
-            ("upload an attachment", "kms:GenerateDataKey", key, bucket),
-            (
-                "turn to the next page",
-                "kms:GenerateMac",
-                settings.cursor_key_arn,
-                {"kms:MacAlgorithm": "HMAC_SHA_256"},
-            ),
-        ],
-        "ApiFunctionRole": [*trace, ("read the environment", "kms:Decrypt", key, function)],
-        "RelayFunctionRole": [
-            *trace,
-            ("read the stream", "kms:Decrypt", key, table),
-            ("set a failed batch aside", "kms:GenerateDataKey", key, dead),
-            ("set a failed batch aside", "kms:Decrypt", key, dead),
-        ],
-        "ReceiptsFunctionRole": [
-            *trace,
-            ("take a message", "kms:Decrypt", key, waiting),
-            ("write a receipt", "kms:GenerateDataKey", key, bucket),
-        ],
-    }
-    return uses.get(resource, [])
+    if not use.on:
+        return use.action, "*", {}
+    key, name = world.settings.kms_key_arn, world.names[use.on]
+    prefix, _, _ = key.partition(":key/")
+    account = prefix.split(":")[4]
+    if resources_of()[use.on].type == "AWS::KMS::Key":
+        return use.action, f"{prefix}:key/{name}", {"kms:MacAlgorithm": "HMAC_SHA_256"}
+    service, context, value = {
+        "AWS::DynamoDB::Table": ("dynamodb", "dynamodb:tableName", name),
+        "AWS::S3::Bucket": ("s3", "s3:arn", f"arn:aws:s3:::{name}"),
+        "AWS::SQS::Queue": ("sqs", "sqs:arn", f"arn:aws:sqs:{REGION}:{account}:{name.rsplit('/', 1)[-1]}"),
+        "AWS::Serverless::Function": (  # which names itself in no kms:ViaService
+            "",
+            "lambda:FunctionArn",
+            f"arn:aws:lambda:{REGION}:{account}:function:{name}",
+        ),
+    }[resources_of()[use.on].type]
+    via = {"kms:ViaService": f"{service}.{REGION}.amazonaws.com"} if service else {}
+    return use.action, key, via | {f"kms:EncryptionContext:aws:{context}": value}
 
 
-def _of_service_role(path: str, name: str) -> Document:
+def _allowed(world: World, document: Document, use: Use) -> bool:
+    action, resource, context = _call(world, use)
+    return allowed(document["Statement"], action, resource, **context)
+
+
+def _of_service_role(role: Role) -> Document:
     """Return the statements of a role of AWS's own services, every reference resolved."""
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            ((function, argument),) = value.items()
-            if function == "Fn::Sub":
-                return re.sub(r"\$\{([\w:.]+)\}", lambda found: _REFERENCES[found[1]], argument)
-            return _REFERENCES[argument if function == "Ref" else ".".join(argument)]
-        return value
-
-    (policy,) = template(path)["Resources"][name]["Properties"]["Policies"]
-    document: Document = copy.deepcopy(policy["PolicyDocument"])
-    document["Statement"] = [
-        each["Fn::If"][1] if "Fn::If" in each else each for each in document["Statement"]
-    ]
-    for statement in document["Statement"]:
-        statement["Resource"] = [resolved(each) for each in _listed(statement["Resource"])]
-    return document
+    statements = copy.deepcopy(role.statements)
+    for statement in statements:
+        statement["Resource"] = [scenario.stand_in(each) for each in choices(statement["Resource"])]
+    return {"Statement": statements}
 
 
-def test_every_role_of_every_template_has_a_scenario_or_is_judged() -> None:
-    kinds = {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy"}
-    found = {}
-    for file in (ROOT / "template.yaml", *ROOT.glob("[a-z]*/*.yaml")):
-        path = file.relative_to(ROOT).as_posix()
-        resources = template(path).get("Resources", {}) if not path.startswith("bootstrap/") else {}
-        found |= {(path, name): each for name, each in resources.items() if each["Type"] in kinds}
-    assert found.keys() == {("template.yaml", r.resource) for r in ROLES} | SERVICE_ROLES.keys() | BARE_ROLES
-    for role in BARE_ROLES:
-        properties = found[role]["Properties"].keys() - {"PermissionsBoundary"}
-        assert properties == {"AssumeRolePolicyDocument", "ManagedPolicyArns"}
+def _path(role: Role) -> str:
+    return role.path
 
 
-@pytest.mark.parametrize("role", SERVICE_ROLES, ids=lambda role: role[1])
-def test_what_services_take_suffices_and_is_for_our_things_only(role: tuple[str, str]) -> None:
-    statements = _of_service_role(*role)["Statement"]
-    for step, action, resource in SERVICE_ROLES[role]:
+def test_every_role_of_the_stack_is_tried_or_judged_or_has_no_statements(world: World) -> None:
+    deployed = {path for path, kind, _ in _deployed(world) if kind.startswith("AWS::IAM::")}
+    assert deployed <= resources_of().keys(), "made by SAM: its statements stand in no template"
+    policies = {role.path for role in TRIED if not role.principal}
+    assert scenario.WORK.keys() <= policies | set(map(scenario.handler_of, scenario.functions()))
+    assert scenario.SERVICE_CALLS.keys() <= {role.principal for role in JUDGED}
+    for role in roles():
+        assert len({each["Sid"] for each in role.statements}) == len(role.statements)
+        if role not in TRIED + JUDGED:
+            properties = role.resource.properties
+            assert properties.keys() - {"PermissionsBoundary"} == {
+                "AssumeRolePolicyDocument",
+                "ManagedPolicyArns",
+            }
+            carried = set(map(text_of, properties["ManagedPolicyArns"]))
+            assert all(":iam::aws:policy/" in each or each == "AppPolicy" for each in carried)
+
+
+@pytest.mark.parametrize("role", JUDGED, ids=_path)
+def test_what_services_take_suffices_and_is_for_our_things_only(role: Role) -> None:
+    statements = _of_service_role(role)["Statement"]
+    for step, action, resource in scenario.SERVICE_CALLS.get(role.principal, []):
         assert allowed(statements, action, resource), step
-        if resource in (_IMAGES, _GROUP, _STREAM, _SECRET):
+        if resource in scenario.OURS:
             other = (
                 resource.replace("/images", "/other").replace("orders-local", "other").replace("1a2b", "3c4d")
             )
             assert not allowed(statements, action, other), step
 
 
-@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.resource)
+@pytest.mark.parametrize("role", TRIED, ids=_path)
 def test_the_real_statements_suffice(world: World, role: Role) -> None:
-    document = _document(world, role.resource)
+    document = _document(world, role.path)
     _grant(world, document)
     assert _failing(world, role) == []
-    for step, action, resource, context in _uses_by_services(world, role.resource):
-        assert allowed(document["Statement"], action, resource, **context), (step, action)
+    for use in scenario.work_of(role).uses:
+        assert _allowed(world, document, use), use
 
 
 def test_without_any_every_step_fails(world: World) -> None:
     _grant(world, {"Version": "2012-10-17", "Statement": []})
-    for role in ROLES:
-        with role.steps(world) as steps:
-            names = list(steps)
-        assert _failing(world, role) == names
+    for role in TRIED:
+        assert _failing(world, role) == list(scenario.work_of(role).steps)
 
 
-def test_every_permission_is_needed(world: World) -> None:
-    rows, unneeded = [], []
-    for role in ROLES:
-        for sid, removed, mutated in _without_each_permission(_document(world, role.resource)):
-            if removed.startswith(("kms:", "xray:")) and removed != "kms:GenerateMac":
-                how = "evaluated"
-                failed = [
-                    step
-                    for step, action, resource, context in _uses_by_services(world, role.resource)
-                    if not allowed(mutated["Statement"], action, resource, **context)
-                ]
-            else:
-                how = "enforced"
-                _grant(world, mutated)
-                failed = _failing(world, role)
-            rows.append((role.resource, sid, _short(world, removed), how, "; ".join(dict.fromkeys(failed))))
-            if not failed:
-                unneeded.append((role.resource, sid, removed))
-    for (path, name), calls in SERVICE_ROLES.items():
-        for sid, removed, mutated in _without_each_permission(_of_service_role(path, name)):
-            failed = [step for step, *call in calls if not allowed(mutated["Statement"], *call)]
-            rows.append((name, sid, removed, "evaluated", "; ".join(failed)))
-            if not failed:
-                unneeded.append((name, sid, removed))
-    assert not unneeded
-    table = _table(rows)
-    if os.environ.get("UPDATE_DOCS"):
-        TABLE.write_text(table)
-    assert TABLE.read_text() == table, "docs/security-mutations.md is stale: make permission-tests"
+@pytest.mark.parametrize("role", TRIED, ids=_path)
+def test_every_permission_is_needed(world: World, role: Role, record_property: Record) -> None:
+    for sid, removed, mutated in _without_each_permission(_document(world, role.path)):
+        if removed.startswith(("kms:", "xray:")) and removed != "kms:GenerateMac":
+            failed = [use.step for use in scenario.work_of(role).uses if not _allowed(world, mutated, use)]
+            record_property("removed", _line(role, sid, removed, "judged", failed))
+        else:
+            _grant(world, mutated)
+            failed = _failing(world, role)
+            record_property("removed", _line(role, sid, removed, "tried", failed))
+        assert failed, f"no step needs {removed} of {sid}"
 
 
-def _short(world: World, removed: str) -> str:
-    """Name a resource by its logical id: the table is the same for every deployment."""
-    for name in ("OrdersTable", "DocumentsBucket"):
-        removed = removed.replace(world.aws.resources[name], name)
-    return removed.rsplit(":", 1)[1] if removed.startswith("arn:") else removed
+@pytest.mark.parametrize("role", JUDGED, ids=_path)
+def test_every_permission_of_a_service_is_needed(role: Role, record_property: Record) -> None:
+    for sid, removed, mutated in _without_each_permission(_of_service_role(role)):
+        calls = scenario.SERVICE_CALLS.get(role.principal, [])
+        failed = [step for step, *call in calls if not allowed(mutated["Statement"], *call)]
+        record_property("removed", _line(role, sid, removed, "judged", failed))
+        assert failed, f"no step needs {removed} of {sid}"
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
-    enforced = sum(row[3] == "enforced" for row in rows)
-    lines = [
-        "# What fails when a permission is taken away",
-        "",
-        "Written by `make permission-tests` and kept current by `tests/privileges`. Each row is one action,",
-        "or one of several resources, removed from the statements as deployed; the last column names the",
-        f"steps that then fail. Of {len(rows)} removals {enforced} are tried on an emulator that enforces",
-        "IAM. The others are what a service does for its caller (KMS, X-Ray), or by a role that only it",
-        "takes (ECS, flow logs); the emulator does not ask for those: an evaluator of policies judges them",
-        "by the calls that AWS documents; only AWS can prove them. The roles of CodeDeploy and AWS Backup",
-        "have AWS's own policies.",
-        "",
-        "| policy or role | statement | removed | how | what fails |",
-        "| --- | --- | --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    return "\n".join([*lines, ""])
+def _line(role: Role, sid: str, removed: str, how: str, failed: list[str]) -> str:
+    return f"{role.path} {sid} without {removed} ({how}): {'; '.join(dict.fromkeys(failed))}"
 
 
-def _forbidden(world: World) -> dict[str, tuple[str, Step, Step]]:
+Call = Callable[[], Any]
+
+
+def _forbidden(world: World) -> dict[str, tuple[Call, Call]]:
     """Calls that nobody's statements may allow: by name, the same call as the role and as root."""
-    settings, resources = world.settings, world.aws.resources
+    settings, names = world.settings, world.names
+    consumer, queue = next(
+        (each, names[path]) for each in scenario.functions() for path, _ in scenario.events_of(each, "SQS")
+    )
     key = {"pk": {"S": "order#x"}}
 
-    def both(service: str, operation: str, **request: Any) -> tuple[str, Step, Step]:
+    def both(service: str, operation: str, **request: Any) -> tuple[Call, Call]:
         return (
-            service,
             lambda: getattr(world.client(service), operation)(**request),
             lambda: getattr(world.root(service), operation)(**request),
         )
@@ -441,29 +337,28 @@ def _forbidden(world: World) -> dict[str, tuple[str, Step, Step]]:
         "write outside the prefixes": both("s3", "put_object", Bucket=bucket, Key="other/x", Body=b"x"),
         "read outside the prefixes": both("s3", "get_object", Bucket=bucket, Key="other/x"),
         "change the bucket's policy": both("s3", "get_bucket_policy", Bucket=bucket),
-        "read the access logs": both("s3", "list_objects_v2", Bucket=resources["AccessLogsBucket"]),
+        "read the access logs": both("s3", "list_objects_v2", Bucket=names["AccessLogsBucket"]),
         "decrypt by itself": both("kms", "decrypt", KeyId=settings.kms_key_arn, CiphertextBlob=b"x"),
         "use another key": both("kms", "generate_data_key", KeyId="alias/other", KeySpec="AES_256"),
         "end a key": both("kms", "describe_key", KeyId=settings.kms_key_arn),
         "put to the default bus": both("events", "put_events", Entries=[event | {"EventBusName": "default"}]),
         "read the stack's roles": both("iam", "list_roles"),
-        "send to the receipts queue": both(
-            "sqs", "send_message", QueueUrl=world.aws.outputs["ReceiptsQueueUrl"], MessageBody="x"
-        ),
-        "empty a queue": both("sqs", "purge_queue", QueueUrl=world.aws.outputs["RelayDeadLetterQueueUrl"]),
+        "send to a consumer's queue": both("sqs", "send_message", QueueUrl=queue, MessageBody="x"),
+        "empty a queue": both("sqs", "purge_queue", QueueUrl=queue),
         "read the logs": both(
-            "logs", "get_log_events", logGroupName=resources["ApiLogGroup"], logStreamName="x"
+            "logs",
+            "get_log_events",
+            logGroupName=names[scenario.log_group_of(consumer)],
+            logStreamName="x",
         ),
-        "call a function": both(
-            "lambda", "invoke", FunctionName=resources["ReceiptsFunction"], Payload=b"{}"
-        ),
+        "call a function": both("lambda", "invoke", FunctionName=names[consumer.path], Payload=b"{}"),
         "delete the table": both("dynamodb", "delete_table", TableName=settings.table_name),
     }
 
 
-def _code(step: Step) -> str:
+def _code(call: Call) -> str:
     try:
-        step()
+        call()
     except ClientError as rejected:
         return str(rejected.response["Error"]["Code"])
     return ""
@@ -483,10 +378,10 @@ def others(world: World) -> None:
     world.root("kms").create_alias(AliasName="alias/other", TargetKeyId=key)
 
 
-@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.resource)
+@pytest.mark.parametrize("role", TRIED, ids=_path)
 def test_what_is_not_granted_is_rejected(world: World, others: None, role: Role) -> None:
-    _grant(world, _document(world, role.resource))
-    let_in = [name for name, (_, call, _) in _forbidden(world).items() if "AccessDenied" not in _code(call)]
+    _grant(world, _document(world, role.path))
+    let_in = [name for name, (call, _) in _forbidden(world).items() if "AccessDenied" not in _code(call)]
     assert let_in == []
 
 
@@ -494,7 +389,7 @@ def test_the_rejected_calls_are_rejected_for_the_lack_of_permission(world: World
     """A role with every permission is allowed each call: so the rejections above come from the statements."""
     rejected = [
         name
-        for name, (_, _, call) in _forbidden(world).items()
+        for name, (_, call) in _forbidden(world).items()
         if name not in {"call a function", "delete the table", "empty a queue"}
         and "AccessDenied" in _code(call)
     ]
@@ -504,8 +399,8 @@ def test_the_rejected_calls_are_rejected_for_the_lack_of_permission(world: World
 def test_the_data_key_serves_the_stacks_own_services_only(world: World) -> None:
     """KMS: by the evaluator, for the local AWS emulator does not ask."""
     key, other = world.settings.kms_key_arn, f"arn:aws:kms:{REGION}:000000000000:key/{uuid.uuid4()}"
-    for role in ROLES:
-        statements = _document(world, role.resource)["Statement"]
+    for role in TRIED:
+        statements = _document(world, role.path)["Statement"]
         for action in (
             "kms:Decrypt",
             "kms:GenerateDataKey",
@@ -513,24 +408,32 @@ def test_the_data_key_serves_the_stacks_own_services_only(world: World) -> None:
             "kms:CreateGrant",
             "kms:PutKeyPolicy",
         ):
-            assert not allowed(statements, action, key), (role.resource, action)
+            assert not allowed(statements, action, key), (role.path, action)
             assert not allowed(statements, action, key, **{"kms:ViaService": f"ec2.{REGION}.amazonaws.com"})
-        for _, action, _, context in _uses_by_services(world, role.resource):
+        for use in scenario.work_of(role).uses:
+            action, own, context = _call(world, use)
             if not context:
                 continue
             assert not allowed(statements, action, other, **context)
             for name in context:
-                assert not allowed(statements, action, key, **context | {name: "other"}), (
-                    role.resource,
-                    name,
-                )
+                changed = context | {name: "other"}
+                assert not allowed(statements, action, own, **changed), (role.path, name)
 
 
 def test_what_the_local_aws_cannot_tell_apart(world: World) -> None:
-    relay = _document(world, "RelayFunctionRole")["Statement"]
-    table, label = world.stream.split("/stream/")
+    (relay,), (name,) = zip(
+        *(
+            (_document(world, role.path)["Statement"], name)
+            for role in TRIED
+            for function in functions_of(role)
+            for name, _ in scenario.events_of(function, "DynamoDB")
+        ),
+        strict=True,
+    )
+    stream = scenario.stream_of(world, name)
+    table, label = stream.split("/stream/")
     for action in ("DescribeStream", "GetRecords", "GetShardIterator"):
-        assert allowed(relay, f"dynamodb:{action}", world.stream)
+        assert allowed(relay, f"dynamodb:{action}", stream)
         assert not allowed(relay, f"dynamodb:{action}", f"{table}-other/stream/{label}")
     assert not allowed(relay, "dynamodb:ListStreams", f"{table}-other/stream/{label}")
     bus = next(s["Resource"] for s in relay if s["Sid"] == "PublishOrderEvents")

@@ -1,8 +1,8 @@
-"""The cost model, against sums done by hand, and the page that it writes."""
+"""The cost model, against sums done by hand and against the templates."""
 
 from __future__ import annotations
 
-import itertools
+import fnmatch
 import json
 import re
 import subprocess
@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from costs import services
 from costs.__main__ import main
 from costs.model import (
     ACCESS_LOG_KB,
@@ -22,6 +23,7 @@ from costs.model import (
     CUSTOM_METRICS,
     FARGATE_SIZES,
     INTERFACE_ENDPOINTS,
+    RUNTIME_COSTS,
     TARGET_REQUESTS,
     TARGET_UTILIZATION,
     Measured,
@@ -32,11 +34,12 @@ from costs.model import (
     fargate_costs,
     lambda_costs,
     load_measured,
+    monthly,
     shared,
     tasks_for,
 )
-from costs.report import page, plot
 from fastapi import FastAPI
+from scripts.whole_stack import all_resources
 from tests.builders import AN_ORDER, METRICS, a_settings, an_app
 from tests.template.templates import PSEUDO, Evaluator, of_type, template
 from tests.template.test_alarms import alarms
@@ -116,13 +119,13 @@ class TestFargate:
         assert tasks_for(125, Setup(), MEASURED) == 2
         assert tasks_for(250, Setup(), MEASURED) == 2
         assert tasks_for(251, Setup(), MEASURED) == 3
-        assert tasks_for(1500, Setup(fargate_cpu_units=1024, fargate_memory_mb=2048), MEASURED) == 3
+        assert tasks_for(1500, Setup(fargate_cpu_units=1024), MEASURED) == 3
 
     def test_however_fast_a_task_is_it_is_given_no_more_than_its_share(self) -> None:
         fast = replace(MEASURED, server_cpu_ms=0.1)
         assert tasks_for(600, Setup(), fast) == 3
         assert tasks_for(601, Setup(), fast) == 4
-        assert tasks_for(2400, Setup(fargate_cpu_units=1024, fargate_memory_mb=2048), fast) == 3
+        assert tasks_for(2400, Setup(fargate_cpu_units=1024), fast) == 3
 
     def test_spot_spares_all_but_the_first_task(self) -> None:
         full = fargate_costs(FLAT, Setup(), MEASURED, PRICES)["Compute: Fargate"]
@@ -232,7 +235,6 @@ class TestCommand:
             (["--egress", "pigeon"], "network_egress"),
             (["--arch", "z80"], "architecture"),
             (["--cpu", "2048"], "fargate_cpu_units"),
-            (["--cpu", "1024"], "fargate_memory_mb"),
             (["--prices", "nowhere.toml"], "nowhere.toml"),
             (["--prices", "pyproject.toml"], "no table of prices"),
             (["--item-kb", "-1"], "item_kb"),
@@ -262,29 +264,32 @@ class TestCommand:
         assert "Break-even: " in done.stdout
 
 
-def test_the_page_in_docs_is_what_the_command_writes() -> None:
-    arguments: tuple[Any, ...] = (
-        Traffic(requests=0),
-        Setup(),
-        load_measured(),
-        PRICES,
-    )
-    assert (ROOT / "docs/costs.md").read_text() == page(*arguments), "run make cost"
-    assert (ROOT / "docs/costs.svg").read_text() == plot(*arguments), "run make cost"
-
-
 class TestAgainstTheTemplates:
     """What the model takes from the templates is what they say."""
 
-    def test_a_task_has_a_size_that_the_stack_accepts(self) -> None:
-        source = template()
-        names = "FargateCpuUnits", "FargateMemoryMb"
-        for cpu, memory in itertools.product(
-            *(source["Parameters"][name]["AllowedValues"] for name in names)
-        ):
-            rejected = Evaluator(source, FargateCpuUnits=cpu, FargateMemoryMb=memory).rejections()
-            assert (memory in FARGATE_SIZES[cpu]) is not bool(rejected), (cpu, memory)
-        assert list(FARGATE_SIZES) == source["Parameters"]["FargateCpuUnits"]["AllowedValues"]
+    def test_every_resource_type_has_its_cost_and_every_line_item_a_resource(self) -> None:
+        used = {each.type for each in all_resources().values()}
+        assert all(map(services.cost_of, used))
+        patterns = {pattern for types in services.WITHOUT_PRICE.values() for pattern in types}
+        assert all(fnmatch.filter(used, name) for name in services.COUNTED.keys() | patterns)
+        assert services.NOT_COUNTED.keys() <= used
+        setups = (Setup(), Setup(cloudfront=True), Setup(network_egress="endpoints"))
+        items = {
+            item
+            for setup in setups
+            for runtime in RUNTIME_COSTS
+            for item in monthly(runtime, FLAT, setup, MEASURED, PRICES)
+        }
+        assert {item for named in services.COUNTED.values() for item in named} | services.BESIDE == items
+
+    def test_a_new_resource_type_has_to_be_named(self) -> None:
+        with pytest.raises(services.UnknownCost, match="AWS::RDS::DBInstance"):
+            services.cost_of("AWS::RDS::DBInstance")
+
+    def test_a_task_has_the_size_of_the_stack(self) -> None:
+        sizes = template("fargate/template.yaml")["Mappings"]["TaskSizes"]
+        assert {int(cpu): int(size["MemoryMb"]) for cpu, size in sizes.items()} == FARGATE_SIZES
+        assert list(FARGATE_SIZES) == template()["Parameters"]["FargateCpuUnits"]["AllowedValues"]
 
     def test_scaling_holds_tasks_where_the_model_does(self) -> None:
         source = template("fargate/template.yaml")
@@ -316,9 +321,10 @@ class TestAgainstTheTemplates:
         assert {len(endpoint["SubnetIds"]) for endpoint in endpoints} == {Setup().zones}
 
     def test_functions_are_traced_and_tasks_are_not(self) -> None:
-        functions = of_type(template()["Resources"], "AWS::Serverless::Function")
-        traced = {name for name, of in functions.items() if of["Properties"].get("Tracing") == "Active"}
-        assert traced == {"ApiFunction", "RelayFunction", "ReceiptsFunction"}
+        found = all_resources().items()
+        traced = {name for name, each in found if each.properties.get("Tracing") == "Active"}
+        names = ("LambdaStack.ApiFunction", "RelayStack.RelayFunction", "ReceiptsConsumer.ConsumerFunction")
+        assert traced == {*names}
         assert "xray" not in (ROOT / "fargate/template.yaml").read_text().lower()
 
     def test_tasks_are_watched_by_container_insights(self) -> None:
@@ -372,7 +378,8 @@ def test_a_line_of_the_log_is_as_long_as_counted(
 
 
 def test_a_line_of_the_http_api_is_as_long_as_counted() -> None:
-    line = template()["Resources"]["HttpApi"]["Properties"]["AccessLogSettings"]["Format"]
+    api = template("lambda/template.yaml")["Resources"]["HttpApi"]["Properties"]
+    line = api["AccessLogSettings"]["Format"]
     values = {
         "requestId": "JKJaXmPLvHcESHA=",
         "requestTimeEpoch": "1767323045678",
