@@ -1,9 +1,12 @@
 """`make dlq`: the messages in the dead-letter queues, why they failed, and how to deliver them again.
 
     list                            the messages in each queue and why they failed (changes nothing)
-    redrive [--queue relay]         deliver them again; says what it would do, does it with --yes
+    redrive [--queue receipts]      deliver them again; says what it would do, does it with --yes
     replay --from T --to T          deliver every event of a time window again, from the archive;
                                     says what it would do, does it with --yes
+
+`--queue` takes `relay` or a consumer's name. `--from-queue` takes messages from a queue outside the stack
+instead, one that an earlier version left: they go to the consumer that `--queue` names, or onto the bus.
 
 Everything is safe to repeat: consumers drop what they have seen, a message is deleted only once it
 is delivered, and a replay that is under way is followed, not started again.
@@ -13,10 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,12 +30,10 @@ from scripts.aws import messages_in, session
 from scripts.cli import Arguments, CliError, batches, moment_of, run_command, stack_of
 from scripts.stack import Stack
 
-from app.core.events.consumer import MalformedEvent
+from app.core.events.consumer import Consumer, MalformedEvent
 from app.core.events.stream import MalformedRecord
 from app.entrypoints.lambda_relay import event_reader
-from app.orders.receipts import write_receipt
 
-QUEUES = {"relay": "RelayDeadLetterQueue", "receipts": "ReceiptsDeadLetterQueue"}
 # Messages that this command received and did not delete become visible to others after this time.
 _HIDDEN_SECONDS = 120
 _REPLAY_POLL_SECONDS = 2.0
@@ -57,19 +59,50 @@ class Message:
     attributes: dict[str, str]
 
 
+@dataclass(frozen=True)
+class DeadLetterQueue:
+    """A queue to take messages from; with the consumer that its events are for, if that is one."""
+
+    name: str
+    url: str
+    handler: str = ""
+    consumer_url: str = ""
+
+
 class DeadLetterQueues:
     """The commands, on one stack."""
 
-    def __init__(self, resources: dict[str, str], say: Say = print) -> None:
+    def __init__(self, stack: Stack, say: Say = print) -> None:
         self._say = say
         self._sqs: Any = boto3.client("sqs")
-        self._ids = resources
+        self._ids = stack.ids()
+        self._queues = {"relay": DeadLetterQueue("relay", self._id("RelayDeadLetterQueue"))} | {
+            name: DeadLetterQueue(name, of["DeadLetterQueueUrl"], of["Handler"], of["QueueUrl"])
+            for name, of in stack.consumers().items()
+        }
 
-    def show(self, queues: list[str], limit: int) -> None:
+    def chosen(self, names: list[str] | None, source: str = "") -> list[DeadLetterQueue]:
+        """Return the queues of these names, or all; with `source` that queue, as if it had the name.
+
+        Raises CliError.
+        """
+        if unknown := set(names or ()) - set(self._queues):
+            raise CliError(f"no queue {', '.join(sorted(unknown))}: there are {', '.join(self._queues)}")
+        queues = [self._queues[name] for name in names or self._queues]
+        if not source:
+            return queues
+        url = source if "/" in source else self._sqs.get_queue_url(QueueName=source)["QueueUrl"]
+        if not names:
+            return [DeadLetterQueue(source, url)]
+        if len(names) > 1:
+            raise CliError("--from-queue goes with one --queue at most")
+        return [replace(queues[0], name=source, url=url)]
+
+    def show(self, queues: list[DeadLetterQueue], limit: int) -> None:
         """Say what is in the queues and why, and leave it there."""
         for queue in queues:
-            count = messages_in(self._sqs, self._id(QUEUES[queue]))
-            self._say(f"{QUEUES[queue]}: {count or 'no'} message{'' if count == 1 else 's'}")
+            count = messages_in(self._sqs, queue.url)
+            self._say(f"{queue.name}: {count or 'no'} message{'' if count == 1 else 's'}")
             taken: list[Message] = []
             for batch in self._batches(queue, limit) if count else ():
                 taken += batch
@@ -79,26 +112,25 @@ class DeadLetterQueues:
             if count > limit:
                 self._say(f"  ... and more (--limit {limit})")
 
-    def redrive(self, queues: list[str], really: bool) -> bool:
+    def redrive(self, queues: list[DeadLetterQueue], really: bool) -> bool:
         """Deliver what is in the queues again; return whether all of it went."""
         complete = True
         for queue in queues:
-            count = messages_in(self._sqs, self._id(QUEUES[queue]))
+            count = messages_in(self._sqs, queue.url)
             if not really or not count:
-                self._say(f"{QUEUES[queue]}: {f'would deliver {count}' if count else 'nothing to deliver'}")
+                self._say(f"{queue.name}: {f'would deliver {count}' if count else 'nothing to deliver'}")
                 continue
-            deliver = self._to_relay if queue == "relay" else self._to_where_it_was_bound
             done, kept = 0, list[Message]()
             for batch in self._batches(queue):
-                delivered = deliver(batch)
+                delivered = self._deliver(queue, batch)
                 self._by_handle("delete_message_batch", queue, delivered)
                 done += len(delivered)
                 kept += [message for message in batch if message not in delivered]
-                self._say(f"{QUEUES[queue]}: {done} of {max(count, done + len(kept))} delivered")
+                self._say(f"{queue.name}: {done} of {max(count, done + len(kept))} delivered")
             self._put_back(queue, kept)
             if kept:
                 complete = False
-                self._say(f"{QUEUES[queue]}: {len(kept)} kept, see above")
+                self._say(f"{queue.name}: {len(kept)} kept, see above")
         if not really:
             self._say("Nothing was changed. Add --yes to do it.")
         return complete
@@ -152,12 +184,12 @@ class DeadLetterQueues:
             raise CliError(f"the stack has no {logical_id}")
         return self._ids[logical_id]
 
-    def _batches(self, queue: str, limit: int | None = None) -> Iterator[list[Message]]:
+    def _batches(self, queue: DeadLetterQueue, limit: int | None = None) -> Iterator[list[Message]]:
         """Take the messages, each once, hiding them from others for a while."""
         seen: set[str] = set()
         while limit is None or len(seen) < limit:
             answer = self._sqs.receive_message(
-                QueueUrl=self._id(QUEUES[queue]),
+                QueueUrl=queue.url,
                 MaxNumberOfMessages=10 if limit is None else min(10, limit - len(seen)),
                 VisibilityTimeout=_HIDDEN_SECONDS,
                 WaitTimeSeconds=1,  # asks every server of the queue, so that empty means empty
@@ -170,38 +202,40 @@ class DeadLetterQueues:
             seen |= {message.id for message in batch}
             yield batch
 
-    def _put_back(self, queue: str, messages: list[Message]) -> None:
+    def _put_back(self, queue: DeadLetterQueue, messages: list[Message]) -> None:
         self._by_handle("change_message_visibility_batch", queue, messages, VisibilityTimeout=0)
 
-    def _by_handle(self, operation: str, queue: str, messages: list[Message], **more: Any) -> None:
+    def _by_handle(
+        self, operation: str, queue: DeadLetterQueue, messages: list[Message], **more: Any
+    ) -> None:
         for ten in batches(messages, 10):
             entries = [{"Id": str(n), "ReceiptHandle": each.handle, **more} for n, each in enumerate(ten)]
-            getattr(self._sqs, operation)(QueueUrl=self._id(QUEUES[queue]), Entries=entries)
+            getattr(self._sqs, operation)(QueueUrl=queue.url, Entries=entries)
 
-    def _reason(self, queue: str, message: Message) -> str:
-        if queue == "receipts":
-            return _receipt_reason(message)
+    def _reason(self, queue: DeadLetterQueue, message: Message) -> str:
         try:
-            context, batch = _failure(message)
+            if failure := _failure(message):
+                context, batch = failure
+                tries = f"{context['condition']} after {context['approximateInvokeCount']} tries"
+                return f"{batch['batchSize']} record(s), {tries}: {self._record_reasons(batch)}"
+            return _event_reason(queue, message)
         except CliError as problem:
             return str(problem)
-        tries = f"{context['condition']} after {context['approximateInvokeCount']} tries"
-        try:
-            problems = [_record_reason(record) for record in self._records(batch)]
-        except CliError as gone:
-            problems = [str(gone)]
-        return f"{batch['batchSize']} record(s), {tries}: {'; '.join(problems)}"
 
-    def _to_where_it_was_bound(self, messages: list[Message]) -> list[Message]:
-        """Deliver what the receipts gave up, or never got, to their queue; the rest to the bus again."""
-        url = self._id("ReceiptsQueue")
-        found = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
-        arn = found["Attributes"]["QueueArn"]
-        # What the bus sets aside says so in attributes, and for which target, if it had come to one.
-        # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.html
-        receipts = [m for m in messages if not m.attributes or m.attributes.get("TARGET_ARN") == arn]
-        others = [message for message in messages if message not in receipts]
-        return (self._to_receipts(receipts) if receipts else []) + self._to_bus(others)
+    def _record_reasons(self, batch: dict[str, Any]) -> str:
+        try:
+            return "; ".join(_record_reason(record) for record in self._records(batch))
+        except CliError as gone:
+            return str(gone)
+
+    def _deliver(self, queue: DeadLetterQueue, messages: list[Message]) -> list[Message]:
+        """Deliver changes to the relay, and events to the queue's consumer or else to the bus."""
+        changes = [message for message in messages if _failure(message)]
+        events = [message for message in messages if message not in changes]
+        to_consumer = queue.consumer_url and events
+        return self._to_relay(changes) + (
+            self._to_consumer(queue.consumer_url, events) if to_consumer else self._to_bus(events)
+        )
 
     def _to_bus(self, messages: list[Message]) -> list[Message]:
         """Put events on the bus again: every rule gets them, and consumers drop what they have seen."""
@@ -220,9 +254,9 @@ class DeadLetterQueues:
                 delivered.append(message)
         return delivered
 
-    def _to_receipts(self, messages: list[Message]) -> list[Message]:
+    def _to_consumer(self, url: str, messages: list[Message]) -> list[Message]:
         answer = self._sqs.send_message_batch(
-            QueueUrl=self._id("ReceiptsQueue"),
+            QueueUrl=url,
             Entries=[{"Id": str(n), "MessageBody": message.body} for n, message in enumerate(messages)],
         )
         for failed in answer.get("Failed", []):
@@ -234,7 +268,7 @@ class DeadLetterQueues:
         delivered = []
         for message in messages:
             try:
-                records = self._records(_failure(message)[1])
+                records = self._records(json.loads(message.body)["DDBStreamBatchInfo"])
                 for some in batches(records, _RECORDS):
                     self._relay(some)
             except CliError as problem:
@@ -246,7 +280,6 @@ class DeadLetterQueues:
     def _relay(self, records: Sequence[dict[str, Any]]) -> None:
         answer = boto3.client("lambda").invoke(
             FunctionName=self._id("RelayFunction"),
-            Qualifier="live",
             Payload=json.dumps({"Records": records}, default=_plain).encode(),
         )
         outcome = json.loads(answer["Payload"].read() or "null")
@@ -316,16 +349,17 @@ def _message(raw: dict[str, Any]) -> Message:
     )
 
 
-def _failure(message: Message) -> tuple[dict[str, Any], dict[str, Any]]:
+def _failure(message: Message) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Read what Lambda writes of a batch that it gave up: how it was tried, and where it is.
 
+    Of any other message that is None.
     https://docs.aws.amazon.com/lambda/latest/dg/services-dynamodb-errors.html
     """
     try:
         failure = json.loads(message.body)
         return failure["requestContext"], failure["DDBStreamBatchInfo"]
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CliError("it does not say which record it is about") from problem
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _entry(message: Message) -> dict[str, Any]:
@@ -339,24 +373,38 @@ def _entry(message: Message) -> dict[str, Any]:
             "Time": event["time"],
         }
     except (KeyError, TypeError, ValueError) as problem:
-        raise CliError("it is no event") from problem
+        raise CliError("it is neither an event nor a batch of the relay") from problem
 
 
-def _receipt_reason(message: Message) -> str:
-    if "ERROR_CODE" in message.attributes:  # the bus sent it here, and says why
+def _event_reason(queue: DeadLetterQueue, message: Message) -> str:
+    # What EventBridge could not deliver says so in attributes, and for which target, if it had come to one.
+    # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-rule-dlq.html
+    if "ERROR_CODE" in message.attributes:
         attributes = message.attributes
         target = attributes.get("TARGET_ARN", "any target")
         reason = f"{attributes['ERROR_CODE']} {attributes.get('ERROR_MESSAGE', '')}"
         return f"not delivered by the bus to {target}: {reason}"
     try:
-        write_receipt.read(message.body)
+        if queue.handler:
+            _consumer(queue.handler).read(message.body)
     except MalformedEvent as problem:
         return f"unreadable: {problem}"
-    event = json.loads(message.body)
-    detail = event["detail"]
+    entry = _entry(message)
+    detail = json.loads(entry["Detail"])
     event_id = detail.get("event_id") if isinstance(detail, dict) else None
-    named = f"{event['detail-type']} {event_id or 'without an id'}"
+    named = f"{entry['DetailType']} {event_id or 'without an id'}"
     return f"{named}: readable with the code here; the function's log says what went wrong"
+
+
+def _consumer(handler: str) -> Consumer[Any]:
+    """Return the consumer whose handler a function of the stack runs."""
+    try:
+        found = getattr(pkgutil.resolve_name(handler), "__self__", None)
+    except (ImportError, AttributeError):
+        found = None
+    if not isinstance(found, Consumer):
+        raise CliError(f"the code here has no consumer {handler}: check out the commit that is deployed")
+    return found
 
 
 def _record_reason(record: dict[str, Any]) -> str:
@@ -392,14 +440,22 @@ def main(arguments: list[str] | None = None) -> int:
     listing.add_argument("--limit", type=int, default=50, help="messages of each queue (%(default)s)")
     again = commands.add_parser("redrive", help="deliver it again")
     for command in (listing, again):
-        command.add_argument("--queue", choices=QUEUES, action="append", help="only this one")
+        command.add_argument(
+            "--queue", metavar="NAME", action="append", help="only relay, or this consumer's"
+        )
+        command.add_argument(
+            "--from-queue",
+            metavar="URL",
+            default="",
+            help="from this queue, by its URL or name, to the consumer of --queue, or else onto the bus",
+        )
     replay = commands.add_parser("replay", help="archived events again")
     utc = "ISO 8601; UTC if it names no zone"
     replay.add_argument("--from", dest="start", type=_moment, required=True, help=utc)
     replay.add_argument("--to", dest="end", type=_moment, required=True)
     for command in (again, replay):
         command.add_argument("--yes", action="store_true", help="do it, and do not only say so")
-    parser.set_defaults(command="list", limit=50, queue=None)
+    parser.set_defaults(command="list", limit=50, queue=None, from_queue="")
     asked = parser.parse_args(arguments)
     return run_command("make dlq", lambda: _run(asked))
 
@@ -408,13 +464,14 @@ def _run(asked: argparse.Namespace) -> int:
     if asked.command == "replay" and (asked.start >= asked.end or asked.end > datetime.now(UTC)):
         raise CliError("--from must be before --to, and --to not in the future")
     stack = Stack(session().client("cloudformation"), asked.stack)
-    dead, queues = DeadLetterQueues(stack.ids()), asked.queue or list(QUEUES)
-    if asked.command == "list":
-        dead.show(queues, asked.limit)
-        return 0
+    dead = DeadLetterQueues(stack)
+    if asked.command == "replay":
+        return 0 if dead.replay(asked.start, asked.end, asked.yes) else 1
+    queues = dead.chosen(asked.queue, asked.from_queue)
     if asked.command == "redrive":
         return 0 if dead.redrive(queues, asked.yes) else 1
-    return 0 if dead.replay(asked.start, asked.end, asked.yes) else 1
+    dead.show(queues, asked.limit)
+    return 0
 
 
 if __name__ == "__main__":

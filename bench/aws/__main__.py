@@ -236,9 +236,9 @@ class Bench:
             bill.setup_of(self.target),
             [entry_point.name for entry_point in self.target.entry_points],
         )
-        sizes: dict[str, Any] = {"Architecture": setup.architecture, "LambdaMemoryMb": setup.lambda_memory_mb}
+        sizes: dict[str, Any] = {"Architecture": setup.architecture}
         if "fargate" in names:
-            sizes |= {"FargateCpuUnits": setup.fargate_cpu_units, "FargateMemoryMb": setup.fargate_memory_mb}
+            sizes["FargateCpuUnits"] = setup.fargate_cpu_units
         return sizes
 
     def _tried(self, what: str, attempt: Callable[[], Any]) -> Any:

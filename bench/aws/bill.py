@@ -22,10 +22,10 @@ from costs.model import (
     task_hour,
 )
 
+from app.core.dynamodb.repository import INDEXES
 from bench.aws.callers import ENDPOINTS, percentile
-from bench.aws.target import WORKERS, Target
+from bench.aws.target import Target
 
-INDEXES = ("by-shard", "by-filter", "by-owner")
 _PERIOD = 60  # of every metric that is read; the measured interval is whole minutes
 _METRICS_A_CALL = (
     500  # https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_GetMetricData.html
@@ -67,11 +67,8 @@ def setup_of(target: Target) -> Setup:
         return int(float(given.get(name) or otherwise))
 
     return Setup(
-        lambda_memory_mb=number("LambdaMemoryMb", default.lambda_memory_mb),
         fargate_cpu_units=number("FargateCpuUnits", default.fargate_cpu_units),
-        fargate_memory_mb=number("FargateMemoryMb", default.fargate_memory_mb),
         fargate_min_tasks=number("FargateMinTasks", default.fargate_min_tasks),
-        fargate_spot_percent=number("FargateSpotPercent", default.fargate_spot_percent),
         network_egress=given.get("NetworkEgress") or default.network_egress,
         architecture=given.get("Architecture") or default.architecture,
     )
@@ -129,24 +126,24 @@ def estimate(
 def metrics(target: Target, entry_point: str) -> dict[str, Metric]:
     """Return what is read of CloudWatch for one entry point's interval."""
     service, table = {"service": target.stack}, target.resources.get("OrdersTable", "")
-    queue = target.resources.get("ReceiptsQueue", "").rpartition("/")[2]
     found: dict[str, Metric] = {}
-    workers = [each for each in WORKERS if each in target.functions]
-    for logical_id in [*(["ApiFunction"] if entry_point == "lambda" else []), *workers]:
-        function = {"FunctionName": target.functions[logical_id]}
-        found[f"{logical_id}.calls"] = Metric("AWS/Lambda", "Invocations", function)
-        found[f"{logical_id}.ms"] = Metric("AWS/Lambda", "Duration", function)
+    for each, name in (target.functions if entry_point == "lambda" else target.workers).items():
+        function = {"FunctionName": name}
+        found[f"{each}.calls"] = Metric("AWS/Lambda", "Invocations", function)
+        found[f"{each}.ms"] = Metric("AWS/Lambda", "Duration", function)
     for index in ("", *INDEXES):
         of_index = {"TableName": table} | ({"GlobalSecondaryIndexName": index} if index else {})
         for kind in ("Write", "Read"):
             found[f"{kind}.{index}"] = Metric("AWS/DynamoDB", f"Consumed{kind}CapacityUnits", of_index)
-    for name in ("Sent", "Received", "Deleted"):
-        found[f"queue.{name}"] = Metric("AWS/SQS", f"NumberOfMessages{name}", {"QueueName": queue})
-    groups = {"log.api": "api", "log.relay": "relay", "log.receipts": "receipts"}
-    for key, group in groups.items():
-        found[key] = Metric("AWS/Logs", "IncomingBytes", {"LogGroupName": f"/{target.stack}/{group}"})
-    for name in ("EventsRelayed", "ReceiptsWritten"):
-        found[name] = Metric("Orders", name, service)
+    for consumer, url in target.consumers.items():
+        queue = {"QueueName": url.rpartition("/")[2]}
+        for name in ("Sent", "Received", "Deleted"):
+            found[f"queue.{consumer}.{name}"] = Metric("AWS/SQS", f"NumberOfMessages{name}", queue)
+        found[f"consumed.{consumer}"] = Metric("Orders", "ConsumedEvents", service | {"location": consumer})
+    for group in ("api", "functions"):
+        of_group = {"LogGroupName": f"/{target.stack}/{group}"}
+        found[f"log.{group}"] = Metric("AWS/Logs", "IncomingBytes", of_group)
+    found["EventsRelayed"] = Metric("Orders", "EventsRelayed", service)
     found["lag.p50"] = Metric("Orders", "RelayLag", service, "p50")
     found["lag.p99"] = Metric("Orders", "RelayLag", service, "p99")
     for endpoint in ENDPOINTS:
@@ -159,10 +156,10 @@ def metrics(target: Target, entry_point: str) -> dict[str, Metric]:
 
 def _entry_point_metrics(target: Target, entry_point: str) -> dict[str, Metric]:
     if entry_point == "lambda":
-        group = f"/aws/vendedlogs/{target.stack}/http-api"
+        group = f"/aws/vendedlogs/{target.stack}/api-gateway"
         return {
             "requests": Metric("AWS/ApiGateway", "Count", {"ApiId": target.resources.get("HttpApi", "")}),
-            "log.http-api": Metric("AWS/Logs", "IncomingBytes", {"LogGroupName": group}),
+            "log.api-gateway": Metric("AWS/Logs", "IncomingBytes", {"LogGroupName": group}),
         }
     # The last three parts of its ARN: app/<name>/<id>
     balancer = {"LoadBalancer": "/".join(target.resources.get("LoadBalancer", "").split("/")[-3:])}
@@ -260,7 +257,7 @@ def lines(
         calls = total["ApiFunction.calls"]
         line("Compute: Lambda requests", calls, "requests", prices["lambda_million_requests"] / 1e6)
         line("Compute: Lambda GB-seconds", gb_seconds("ApiFunction"), "GB-s", gb_second)
-        line("Logs of the HTTP API", total["log.http-api"] / 1024**3, "GB", prices["logs_gb"])
+        line("Logs of the HTTP API", total["log.api-gateway"] / 1024**3, "GB", prices["logs_gb"])
         line(
             "X-Ray: API function", traces.get("ApiFunction", 0), "traces", prices["xray_million_traces"] / 1e6
         )
@@ -289,15 +286,15 @@ def lines(
     line("DynamoDB: reads", reads, "units", prices["dynamodb_million_reads"] / 1e6)
     events = total["EventsRelayed"]
     line("EventBridge: bus", events, "events", prices["eventbridge_million_events"] / 1e6)
-    messages = sum(total[f"queue.{each}"] for each in ("Sent", "Received", "Deleted"))
+    messages = sum(count for name, count in total.items() if name.startswith("queue."))
     line("SQS", messages, "requests", prices["sqs_million_requests"] / 1e6)
-    calls = sum(total[f"{each}.calls"] for each in WORKERS)
-    line("Lambda: relay and receipts, requests", calls, "requests", prices["lambda_million_requests"] / 1e6)
-    line("Lambda: relay and receipts, GB-seconds", gb_seconds(*WORKERS), "GB-s", gb_second)
-    line("S3: receipts", total["ReceiptsWritten"], "PUTs", prices["s3_thousand_puts"] / 1e3)
-    behind = sum(traces.get(each, 0) for each in WORKERS)
-    line("X-Ray: relay and receipts", behind, "traces", prices["xray_million_traces"] / 1e6)
-    logged = sum(total[f"log.{each}"] for each in ("api", "relay", "receipts"))
+    calls = sum(total[f"{each}.calls"] for each in target.workers)
+    line("Lambda: relay and consumers, requests", calls, "requests", prices["lambda_million_requests"] / 1e6)
+    line("Lambda: relay and consumers, GB-seconds", gb_seconds(*target.workers), "GB-s", gb_second)
+    line("S3: receipts", total.get("consumed.receipts", 0.0), "PUTs", prices["s3_thousand_puts"] / 1e3)
+    behind = sum(traces.get(each, 0) for each in target.workers)
+    line("X-Ray: relay and consumers", behind, "traces", prices["xray_million_traces"] / 1e6)
+    logged = total["log.api"] + total["log.functions"]
     line("CloudWatch: logs", logged / 1024**3, "GB", prices["logs_gb"])
     # What the client received, for no metric counts the transfer alone; all callers' share of it.
     sent_out = interval.received_bytes / interval.sent * requests
@@ -324,21 +321,21 @@ def assumptions(
     """Return what the cost model takes for granted: its name, as counted here, as the model has it."""
     total = {name: sum(values) for name, values in counted.items()}
     memory = setup_of(target).lambda_memory_mb
-    worker_ms = sum(total[f"{each}.ms"] for each in WORKERS)
-    handled = total["EventsRelayed"] + total["ReceiptsWritten"]
-    logged = sum(total[f"log.{each}"] for each in ("api", "relay", "receipts"))
+    worker_ms = sum(total[f"{each}.ms"] for each in target.workers)
+    handled = total["EventsRelayed"] + sum(total[f"consumed.{each}"] for each in target.consumers)
+    logged = total["log.api"] + total["log.functions"]
     writes = sum(total[f"Write.{index}"] for index in ("", *INDEXES))
     found = [
         ("write units of an order placed or changed", writes / (interval.placed + interval.changed), 4.0),
         (
-            "KB of log for a request, event or receipt",
+            "KB of log for a request or event",
             logged / (total["requests"] + handled) / 1024,
             Traffic(0).log_kb,
         ),
     ]
     if handled:
         found.append(
-            ("ms of relay and receipts for an event", worker_ms / handled, measured.worker_billed_ms)
+            ("ms of relay and consumers for an event", worker_ms / handled, measured.worker_billed_ms)
         )
     if entry_point == "lambda" and total["ApiFunction.calls"]:
         mean = total["ApiFunction.ms"] / total["ApiFunction.calls"]

@@ -4,11 +4,12 @@ Each call of a function ends with a report: a line of text, or the record `platf
 format is JSON (https://docs.aws.amazon.com/lambda/latest/dg/telemetry-schema-reference.html#platform-report).
 The templates set the system log level to WARN, at which Lambda writes it of failed calls only: the report of a
 good call is INFO, that of an initialization DEBUG
-(https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html). So `$LATEST`, which
-nobody calls (the alias `live` serves), is set to INFO and DEBUG in turn and put back. Each change also makes
-Lambda start `$LATEST` anew, and the tail of the log comes with the answer, so nothing is read from the log group.
+(https://docs.aws.amazon.com/lambda/latest/dg/monitoring-cloudwatchlogs-log-level.html). So `$LATEST` is set to INFO and
+DEBUG in turn and put back. Callers of the API do not notice, for its alias `live` serves them; relay and consumers run
+`$LATEST`, and what they do meanwhile starts anew too. Each change makes Lambda start `$LATEST` anew, and the tail of the
+log comes with the answer, so nothing is read from the log group.
 
-X-Ray has the cold starts that callers of `live` saw during the run, for the calls that it sampled.
+X-Ray has the cold starts that callers saw during the run, for the calls that it sampled.
 """
 
 from __future__ import annotations
@@ -81,25 +82,23 @@ def cold_starts(functions: Any, target: Target, rounds: int, token: str) -> dict
     return found
 
 
-# A removed item, of which no event is made, and an event that no receipt is written of.
-_NOTHING_TO_DO: dict[str, dict[str, Any]] = {
-    "RelayFunction": {
-        "eventSource": "aws:dynamodb",
-        "eventName": "REMOVE",
-        "dynamodb": {"SequenceNumber": "1", "Keys": {"pk": {"S": "order#bench"}}},
-    },
-    "ReceiptsFunction": {
-        "eventSource": "aws:sqs",
-        "messageId": "bench",
-        "body": json.dumps({"detail-type": "Bench", "detail": {}}),
-    },
+# A removed item, of which no event is made, and an event that is for no consumer.
+_REMOVED = {
+    "eventSource": "aws:dynamodb",
+    "eventName": "REMOVE",
+    "dynamodb": {"SequenceNumber": "1", "Keys": {"pk": {"S": "order#bench"}}},
+}
+_OF_NO_TYPE = {
+    "eventSource": "aws:sqs",
+    "messageId": "bench",
+    "body": json.dumps({"detail-type": "Bench", "detail": {}}),
 }
 
 
-def event_for(logical_id: str, target: Target, token: str) -> dict[str, Any]:
+def event_for(function: str, target: Target, token: str) -> dict[str, Any]:
     """Return what a function is called with: a read of one order, or a record that it has nothing to do for."""
-    if logical_id in _NOTHING_TO_DO:
-        return {"Records": [_NOTHING_TO_DO[logical_id]]}
+    if function in target.workers:
+        return {"Records": [_OF_NO_TYPE if function in target.consumers else _REMOVED]}
     event: dict[str, Any] = event_of("get", "v2")
     entry_point = target.entry_point("lambda")
     headers = event["headers"] | (dict(entry_point.headers) if entry_point else {})

@@ -11,7 +11,6 @@ from scripts.aws import origin_secret
 from scripts.cli import CliError
 from scripts.stack import Stack, outputs_of, parameters_of
 
-WORKERS = ("RelayFunction", "ReceiptsFunction")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -36,6 +35,7 @@ class Target:
     parameters: Mapping[str, str]
     resources: Mapping[str, str]
     entry_points: tuple[EntryPoint, ...]
+    consumers: Mapping[str, str] = field(default_factory=dict, hash=False)  # URL of its queue by its name
 
     @property
     def stage(self) -> str:
@@ -43,9 +43,16 @@ class Target:
         return self.parameters.get("Stage", "")
 
     @property
+    def workers(self) -> dict[str, str]:
+        """The names of the functions behind the API: the relay's by its logical id, a consumer's by the consumer's name."""
+        relay = {each: self.resources[each] for each in ("RelayFunction",) if each in self.resources}
+        return relay | {each: f"{self.stack}-{each}" for each in self.consumers}
+
+    @property
     def functions(self) -> dict[str, str]:
-        """The function's name by its logical id, as far as the stack has them."""
-        return {each: self.resources[each] for each in ("ApiFunction", *WORKERS) if each in self.resources}
+        """The API's function, if there is one, and the workers."""
+        api = {each: self.resources[each] for each in ("ApiFunction",) if each in self.resources}
+        return api | self.workers
 
     def entry_point(self, name: str) -> EntryPoint | None:
         """Return the address of that name, if there is one."""
@@ -70,6 +77,7 @@ def find(session: Any, name: str) -> Target:
         parameters_of(found),
         stack.ids(),
         _entry_points(session, parameters_of(found), outputs, edge.describe() or {}),
+        {each: of["QueueUrl"] for each, of in stack.consumers().items()},
     )
 
 

@@ -396,7 +396,7 @@ class Account:
     def _state(self, what: str, stack: str, removal: str) -> Row:
         """Return whether a stack can be deployed to."""
         status = self._status(stack)
-        action = decide(status, holds_data=True).action
+        action = decide(status).action
         found = f"{stack} is {status}" if status else f"there is no {stack} yet"
         if action is Action.REJECT:
             return Row(FIX, what, found, _BLOCKED_STACKS.get(str(status), removal).format(name=stack))
@@ -439,10 +439,9 @@ class Account:
         limit = self._ask("lambda", "get_account_settings")["AccountLimit"]
         total, free = limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]
         batches = int(self._parameter("EventConcurrency"))
-        background = batches + max(2, batches)  # as template.yaml has them
+        background = batches + max(2, batches)  # as lambda/relay.yaml and lambda/consumer.yaml have them
         found = f"{total}, {free} of them not reserved; relay (a shard) and receipts may take {background}"
         if free <= 2 * background or total < _LEAST_CONCURRENCY:
-            found += f"; until then LambdaConcurrencyAlarm={max(1, total * 4 // 5)}"
             return Row(NOTE, what, found, _more(LAMBDA_CONCURRENCY, 1000))
         return Row(OK, what, found)
 
@@ -513,7 +512,9 @@ class Account:
         subnets = self._ask("ec2", "describe_subnets", Filters=default)["Subnets"]
         ids = {zone["ZoneName"]: zone["ZoneId"] for zone in found}
         given = sorted({subnet["AvailabilityZone"] for subnet in subnets} & set(ids)) or sorted(ids)
-        chosen = self._parameter("AvailabilityZones")
+        chosen = default_of(
+            (self._root / "fargate" / "template.yaml").read_text(encoding="utf-8"), "AvailabilityZones"
+        )
         taken = [zone for zone in chosen.split(",") if zone in ids] if chosen else given[:2]
         # "constrained" zones take no new NAT gateway (NotAvailableInZone).
         # https://docs.aws.amazon.com/vpc/latest/userguide/nat-gateway-troubleshooting.html
@@ -527,7 +528,7 @@ class Account:
             fix = "export AWS_DEFAULT_REGION=eu-central-1"
             return Row(self._blocks_fargate, "zones", f"{text}; the region has no two that carry it all", fix)
         if bad or len(taken) < 2:
-            fix = f"make deploy STAGE={self.stage} PARAMETERS=AvailabilityZones={','.join(fit)}"
+            fix = f"Default of AvailabilityZones in fargate/template.yaml: {','.join(fit)}"
             return Row(self._blocks_fargate, "zones", "; ".join([text, *bad]), fix)
         return Row(OK, "zones", f"{text} carry Fargate and NAT gateways")
 

@@ -17,9 +17,8 @@ from typing import Any
 import httpx
 from localcloud.engine import architecture
 from scripts.cli import CliError
-from scripts.delivery.__main__ import Delivery
-from scripts.delivery.artifact import ROOT, SOURCES
-from scripts.delivery.stacks import SERVICE
+from scripts.delivery.artifact import ROOT, sources
+from scripts.delivery.stacks import SERVICE, Stacks
 from scripts.first_hour.left import Left, Leftovers
 from scripts.stack import Stack
 
@@ -28,7 +27,7 @@ NAME = f"{SERVICE}-{STAGE}"
 BOOTSTRAP = f"{SERVICE}-bootstrap-{STAGE}"
 # One task is enough, its processor this machine's own, so that no image is built by emulation.
 PARAMETERS = ("FargateMinTasks=1", "LogRetentionDays=1", f"Architecture={architecture()}")
-_COPIED = (*SOURCES, "bootstrap", "console", "edge", "waf", "scripts", "samconfig.toml", "pyproject.toml")
+_COPIED = (*sources(), "bootstrap", "console", "edge", "waf", "scripts", "samconfig.toml", "pyproject.toml")
 # What Terraform's users set, and what a workflow does: this run has a bootstrap of its own.
 _UNSET = (
     *("ARTIFACT_BUCKET", "HISTORY_BUCKET", "IMAGE_REPOSITORY", "EXECUTION_ROLE", "PERMISSIONS_BOUNDARY"),
@@ -146,7 +145,7 @@ class Stage:
         return self.target.client(service, region)
 
     def stack(self, name: str, region: str | None = None) -> Stack:
-        return Delivery(self.target.session, {}, self._poll).stack(name, region)
+        return Stacks(self.target.session, {}, self._poll).stack(name, region)
 
     def stacks(self) -> list[Left]:
         """Return the stacks of the stage; of nested ones nothing."""

@@ -68,10 +68,10 @@ def package(stage: Stage) -> str:
     stage.facts["artifact"] = name = _artifact(said)
     key = name.partition("@")[0]
     made = stage.stack(BOOTSTRAP).outputs()
-    found = stage.client("s3").get_object(
-        Bucket=made["ArtifactBucketName"], Key=f"artifacts/{key}/template.yaml"
-    )
-    images = set(re.findall(r"ImageUri: (\S+)", found["Body"].read().decode()))
+    s3, bucket = stage.client("s3"), made["ArtifactBucketName"]
+    keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix=f"artifacts/{key}/")["Contents"]]
+    texts = [s3.get_object(Bucket=bucket, Key=each)["Body"].read().decode() for each in keys]
+    images = {image for text in texts for image in re.findall(r"(?m)^ +ImageUri: (\w\S+)$", text)}
     digest = re.escape(made["ImageRepositoryUri"]) + r"@sha256:[0-9a-f]{64}"
     expect(len(images) == 1, f"every function and the task run one image, not {sorted(images)}")
     expect(re.fullmatch(digest, *images), f"{images} is not named by its digest")
@@ -220,23 +220,19 @@ def receipt(stage: Stage) -> str:
 
 
 def _where_events_are(stage: Stage) -> str:
-    """Tell how far events came: what the rule could not deliver, and what lies in each queue."""
-    sqs = stage.client("sqs")
+    """Tell how far events came: what the rules could not deliver, and what lies in each queue."""
+    sqs, cloudwatch = stage.client("sqs"), stage.client("cloudwatch")
     said = [f"{url.rsplit('/', 1)[1]}: {messages_in(sqs, url)}" for url in stage.kinds("queue")]
-    now = time.time()
-    failed = stage.client("cloudwatch").get_metric_statistics(
-        Namespace="AWS/Events", MetricName="FailedInvocations", Period=3600, Statistics=["Sum"],
-        StartTime=now - 3600, EndTime=now, Dimensions=_rule(stage),
-    )["Datapoints"]  # fmt: skip
-    said.append(f"the rule's FailedInvocations: {sum(point['Sum'] for point in failed):.0f}")
-    return ", ".join(said)
-
-
-def _rule(stage: Stage) -> list[dict[str, str]]:
     (bus,) = stage.kinds("bus")
-    rules = stage.client("events").list_rules(EventBusName=bus)["Rules"]
-    (rule,) = (r["Name"] for r in rules if "ReceiptsRule" in r["Name"])
-    return [{"Name": "EventBusName", "Value": bus}, {"Name": "RuleName", "Value": rule}]
+    now, failed = time.time(), 0.0
+    for rule in stage.client("events").list_rules(EventBusName=bus)["Rules"]:
+        points = cloudwatch.get_metric_statistics(
+            Namespace="AWS/Events", MetricName="FailedInvocations", Period=3600, Statistics=["Sum"],
+            StartTime=now - 3600, EndTime=now,
+            Dimensions=[{"Name": "EventBusName", "Value": bus}, {"Name": "RuleName", "Value": rule["Name"]}],
+        )["Datapoints"]  # fmt: skip
+        failed += sum(point["Sum"] for point in points)
+    return ", ".join([*said, f"the rules' FailedInvocations: {failed:.0f}"])
 
 
 def retry(stage: Stage) -> str:

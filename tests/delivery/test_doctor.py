@@ -234,7 +234,7 @@ LACKING: dict[str, tuple[Any, ...]] = {
             }
         },
         # The queue takes two at least: https://docs.aws.amazon.com/lambda/latest/api/API_ScalingConfig.html
-        *("Lambda concurrency", NOTE, "receipts may take 3; until then LambdaConcurrencyAlarm=8"),
+        *("Lambda concurrency", NOTE, "receipts may take 3"),
         "--service-code lambda --quota-code L-B99A9384 --desired-value 1000",
     ),
     "vCPUs for a start, not for scaling": (
@@ -341,6 +341,20 @@ class TestAccount:
         assert ("ap-northeast-1b carries no Fargate" in seen.found) == (state == NOTE)
         assert ("ap-northeast-1a,ap-northeast-1d" in seen.fix) == (state == NOTE)
 
+    def test_zones_are_those_that_the_template_names(self, tmp_path: Path) -> None:
+        for name in ("template.yaml", "samconfig.toml"):
+            (tmp_path / name).symlink_to(ROOT / name)
+        (tmp_path / "fargate").mkdir()
+        text = (ROOT / "fargate" / "template.yaml").read_text()
+        start, name, rest = text.partition("  AvailabilityZones:\n")
+        named = rest.replace('Default: ""', 'Default: "eu-central-1c,eu-central-1d"', 1)
+        (tmp_path / "fargate" / "template.yaml").write_text(start + name + named)
+        four = zones(*((f"eu-central-1{letter}", f"euc1-az{n}") for n, letter in enumerate("abcd")))
+        aws = Recorded({"ec2:DescribeAvailabilityZones": four})
+        seen = row(Account(aws.session, ENVIRON, REGION, tmp_path).rows(), "zones")
+        assert "eu-central-1c" in seen.found
+        assert "eu-central-1a" not in seen.found
+
     @pytest.mark.parametrize("operation", sorted(set(HEALTHY) - {"sts:GetCallerIdentity"}))
     def test_a_right_that_is_missing_costs_the_rows_that_need_it(self, operation: str) -> None:
         changes = {operation: a_rejection("AccessDenied")}
@@ -394,7 +408,8 @@ class TestAccount:
 
     @pytest.mark.parametrize(("status", "state"), [("ROLLBACK_COMPLETE", FIX), ("CREATE_COMPLETE", OK)])
     def test_sam_may_deploy_to_a_stack_of_its_own(self, status: str, state: str, tmp_path: Path) -> None:
-        (tmp_path / "template.yaml").symlink_to(ROOT / "template.yaml")
+        for name in ("template.yaml", "fargate"):
+            (tmp_path / name).symlink_to(ROOT / name)
         given = '[default.global.parameters]\nstack_name = "orders-own"\n'
         (tmp_path / "samconfig.toml").write_text(given)
         aws = Recorded({"cloudformation:DescribeStacks": stacks(orders_own=status)})
@@ -504,7 +519,7 @@ class TestAccount:
         assert f"until {ends:%H:%M} UTC" in seen.found
 
     def test_what_the_templates_are_made_of_is_looked_for(self) -> None:
-        names = [ROOT / "template.yaml", *ROOT.glob("fargate/*.yaml"), ROOT / "monitoring" / "template.yaml"]
+        names = [ROOT / "template.yaml", *ROOT.glob("fargate/*.yaml"), *ROOT.glob("monitoring/*.yaml")]
         resources = [each for path in names for each in load_template(path.read_text())["Resources"].values()]
         used = {each["Type"].split("::")[1] for each in resources if each["Type"].startswith("AWS::")}
         assert used <= set(doctor.SERVICES) | set(doctor.FARGATE_SERVICES) | doctor.EVERYWHERE

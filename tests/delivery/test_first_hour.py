@@ -278,13 +278,13 @@ class TestOnAws:
         events = stage.client("events")
         events.create_event_bus(Name=f"{NAME}-bus")
         events.put_rule(
-            Name=f"{NAME}-ReceiptsRule-1", EventBusName=f"{NAME}-bus", EventPattern='{"source": ["orders"]}'
+            Name=f"{NAME}-rule", EventBusName=f"{NAME}-bus", EventPattern='{"source": ["orders"]}'
         )
-        url = stage.client("sqs").create_queue(QueueName=f"{NAME}-ReceiptsQueue-1")["QueueUrl"]
+        url = stage.client("sqs").create_queue(QueueName=f"{NAME}-receipts-1")["QueueUrl"]
         stage.client("sqs").send_message(QueueUrl=url, MessageBody="stuck")
         said = steps._where_events_are(stage)
-        assert said == f"{NAME}-ReceiptsQueue-1: 1, the rule's FailedInvocations: 0"
-        events.delete_rule(Name=f"{NAME}-ReceiptsRule-1", EventBusName=f"{NAME}-bus")
+        assert said == f"{NAME}-receipts-1: 1, the rules' FailedInvocations: 0"
+        events.delete_rule(Name=f"{NAME}-rule", EventBusName=f"{NAME}-bus")
 
     def test_names_that_spread_are_waited_for(self) -> None:
         answers = iter([httpx.ConnectError("no such name"), None, "there"])

@@ -37,7 +37,6 @@ def rejection(path: str, given: dict[str, str], region: str, partition: str = "a
         ("template.yaml", {}, "eu-central-1", "aws", ""),
         ("template.yaml", {"Stage": "prod"}, "eu-central-1", "aws", "needs AuthIssuer"),
         ("template.yaml", CLOSED, "eu-central-1", "aws", ""),
-        ("template.yaml", {"FargateMemoryMb": "8192"}, "eu-central-1", "aws", "does not offer"),
     ],
 )
 def test_what_the_rules_reject(

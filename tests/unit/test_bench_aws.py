@@ -40,11 +40,9 @@ PRICES = Prices.load()
 MEASURED = Measured(2, 5, 1000, 1, 25, "a test")
 BALANCER = "arn:aws:elasticloadbalancing:eu-central-1:111122223333:loadbalancer/app/orders/0123456789abcdef"
 RESOURCES = {
-    "ApiFunction": "orders-dev-ApiFunction-1",
-    "RelayFunction": "orders-dev-RelayFunction-1",
-    "ReceiptsFunction": "orders-dev-ReceiptsFunction-1",
+    "ApiFunction": "orders-dev-api",
+    "RelayFunction": "orders-dev-relay",
     "OrdersTable": "orders-dev-OrdersTable-1",
-    "ReceiptsQueue": "https://sqs.eu-central-1.amazonaws.com/111122223333/orders-dev-ReceiptsQueue-1",
     "HttpApi": "abcdefghij",
     "LoadBalancer": BALANCER,
     "Cluster": "cluster",
@@ -53,7 +51,10 @@ RESOURCES = {
 LAMBDA = EntryPoint("lambda", "https://abcdefghij.execute-api.eu-central-1.amazonaws.com")
 FARGATE = EntryPoint("fargate", "http://orders.elb.amazonaws.com")
 EDGE = EntryPoint("edge", "https://d1.cloudfront.net", limited=True)
-TARGET = Target("orders-dev", "eu-central-1", False, {"Stage": "dev"}, RESOURCES, (LAMBDA, FARGATE))
+CONSUMERS = {"receipts": "https://sqs.eu-central-1.amazonaws.com/111122223333/orders-dev-receipts-0f1e2d3c"}
+TARGET = Target(
+    "orders-dev", "eu-central-1", False, {"Stage": "dev"}, RESOURCES, (LAMBDA, FARGATE), CONSUMERS
+)
 PROD = replace(TARGET, stack="orders-prod", parameters={"Stage": "prod"})
 BEGAN = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 INTERVAL = bill.Interval(BEGAN, BEGAN + timedelta(minutes=2), 2000, 200, 200, 2_000_000)
@@ -156,7 +157,7 @@ class Functions:
         "LogGroup": "/o/api",
     }
 
-    def __init__(self, name: str = "orders-dev-ApiFunction-1") -> None:
+    def __init__(self, name: str = "orders-dev-api") -> None:
         self.client = client("lambda")
         self.stub, self.name = Stubber(self.client), name
 
@@ -190,7 +191,7 @@ class Functions:
 
 
 class TestColdStarts:
-    target = replace(TARGET, resources={"ApiFunction": "orders-dev-ApiFunction-1"})
+    target = replace(TARGET, resources={"ApiFunction": "orders-dev-api"}, consumers={})
 
     def ends(self, functions: Functions, error: type[BaseException], why: str | None = None) -> None:
         """All that is expected of Lambda comes, and then the error."""
@@ -297,7 +298,7 @@ class TestTraces:
         ]
         ids = [f"1-58406520-{number:024d}" for number in range(7)]
         xray = client("xray")
-        target = replace(TARGET, resources={"ApiFunction": name})
+        target = replace(TARGET, resources={"ApiFunction": name}, consumers={})
         with Stubber(xray) as stub:
             stub.add_response(
                 "get_trace_summaries",
@@ -393,11 +394,10 @@ class TestMetrics:
         for each in own:
             assert tuple(each.dimensions) in metric_definition(each.name)[1]
         source = template()
-        table = source["Resources"]["OrdersTable"]["Properties"]
-        assert [each["IndexName"] for each in table["GlobalSecondaryIndexes"]] == list(bill.INDEXES)
         groups = {
-            each["Properties"]["LogGroupName"]["Fn::Sub"].replace("${AWS::StackName}", "orders-dev")
-            for each in source["Resources"].values()
+            re.sub(r"\$\{\S+?\}", "orders-dev", each["Properties"]["LogGroupName"]["Fn::Sub"])
+            for resources in (source["Resources"], template("lambda/template.yaml")["Resources"])
+            for each in resources.values()
             if each["Type"] == "AWS::Logs::LogGroup"
         }
         logged = [each for each in wanted.values() if each.namespace == "AWS/Logs"]
@@ -418,22 +418,21 @@ def counted(entry_point: str) -> dict[str, list[float]]:
         "ApiFunction.ms": [9000.0, 6000.0],
         "RelayFunction.calls": [200.0],
         "RelayFunction.ms": [3900.0],
-        "ReceiptsFunction.calls": [100.0],
-        "ReceiptsFunction.ms": [5950.0],
+        "receipts.calls": [100.0],
+        "receipts.ms": [5950.0],
         "Write.": [400.0],
         "Write.by-shard": [400.0],
         "Write.by-filter": [400.0],
         "Read.": [1400.0],
         "Read.by-shard": [600.0],
-        "queue.Sent": [200.0],
-        "queue.Received": [200.0],
-        "queue.Deleted": [200.0],
+        "queue.receipts.Sent": [200.0],
+        "queue.receipts.Received": [200.0],
+        "queue.receipts.Deleted": [200.0],
         "EventsRelayed": [400.0],
-        "ReceiptsWritten": [200.0],
+        "consumed.receipts": [200.0],
         "log.api": [2048.0 * 1024],
-        "log.relay": [300.0 * 1024],
-        "log.receipts": [252.0 * 1024],
-        "log.http-api": [600.0 * 1024],
+        "log.functions": [552.0 * 1024],
+        "log.api-gateway": [600.0 * 1024],
         "connections.new": [30.0, 30.0],
         "connections.active": [60.0, 60.0],
         "balancer.bytes": [1024.0**3 / 60],
@@ -445,7 +444,7 @@ def counted(entry_point: str) -> dict[str, list[float]]:
 
 class TestBill:
     def lines(self, entry_point: str, borne: float | None = None) -> dict[str, tuple[float, float]]:
-        traces = {"ApiFunction": 215, "RelayFunction": 120, "ReceiptsFunction": 100}
+        traces = {"ApiFunction": 215, "RelayFunction": 120, "receipts": 100}
         found = bill.lines(counted(entry_point), INTERVAL, TARGET, entry_point, traces, borne, PRICES)
         return {title: (amount, usd) for title, amount, _, usd in found}
 
@@ -484,8 +483,8 @@ class TestBill:
             for each in bill.assumptions(counted("lambda"), INTERVAL, TARGET, "lambda", MEASURED)
         }
         assert found["write units of an order placed or changed"] == (3.0, 4.0)
-        assert found["KB of log for a request, event or receipt"] == (1.0, 0.92)
-        assert found["ms of relay and receipts for an event"] == (pytest.approx(9850 / 600), 25.0)
+        assert found["KB of log for a request or event"] == (1.0, 0.92)
+        assert found["ms of relay and consumers for an event"] == (pytest.approx(9850 / 600), 25.0)
         assert found["ms of the API function for a request"][0] == 7.5
 
     def test_the_log_says_how_fast_the_server_was(self) -> None:
@@ -767,7 +766,7 @@ class TestTarget:
                     "LogicalResourceId": logical,
                     "PhysicalResourceId": physical,
                     "ResourceType": "AWS::CloudFormation::Stack"
-                    if logical.endswith("Stack")
+                    if physical.startswith("arn:")
                     else "AWS::X::Y",
                     "LastUpdatedTimestamp": BEGAN,
                     "ResourceStatus": "CREATE_COMPLETE",
@@ -779,12 +778,21 @@ class TestTarget:
             )
 
         described("orders-dev", stack)
-        resources(
-            "orders-dev", ApiFunction="function", FargateStack="arn:nested", MonitoringStack="arn:other"
-        )
+        root = {
+            "FargateStack": "arn:nested",
+            "ReceiptsConsumer": "arn:receipts",
+            "CarriersConsumer": "arn:carriers",
+        }
+        resources("orders-dev", **root)
         resources("arn:nested", Cluster="cluster")
-        resources("arn:other", Dashboard="dashboard")
+        resources("arn:receipts", Queue="https://sqs/1/orders-dev-receipts-1")
+        resources("arn:carriers", Queue="https://sqs/1/orders-dev-carriers-1")
         described("orders-dev-edge", edge)
+        resources("orders-dev", **root)
+        described("arn:nested", self.stack(outputs={"Url": "https://f"}))
+        for name in ("receipts", "carriers"):
+            urls = {"QueueUrl": f"https://sqs/1/orders-dev-{name}-1", "DeadLetterQueueUrl": "d"}
+            described(f"arn:{name}", self.stack(outputs={"Name": name, "Handler": "h", **urls}))
         secret_stub.add_response(
             "get_secret_value", {"SecretString": '{"current": "s3cret"}'}, {"SecretId": "arn"}
         )
@@ -800,6 +808,8 @@ class TestTarget:
         found = self.find(self.stack(outputs=self.OUTPUTS, Stage="dev", DomainName="orders.example.com"))
         assert [entry_point.name for entry_point in found.entry_points] == ["lambda", "fargate"]
         assert found.resources["Cluster"] == "cluster"
+        assert found.functions == {"receipts": "orders-dev-receipts", "carriers": "orders-dev-carriers"}
+        assert found.consumers["carriers"].endswith("orders-dev-carriers-1")
         assert (found.stage, found.local) == ("dev", False)
         assert found.entry_points[1].server_name == "orders.example.com"  # what the certificate names
 
@@ -954,7 +964,7 @@ def found(**changes: Any) -> dict[str, Any]:
             "minutes": 11.2,
             "requests": 31_234,
             "orders": 941,
-            "sizes": {"Architecture": "x86_64", "LambdaMemoryMb": 1024},
+            "sizes": {"Architecture": "x86_64"},
             "nearest_ms": 8.2,
             "mix_minutes": 2,
             "rate": 20.0,

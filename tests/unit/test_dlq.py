@@ -22,6 +22,7 @@ from app.orders.models import OrderStatus
 from app.products.events import ProductCreated
 
 QUEUES = ("ReceiptsQueue", "ReceiptsDeadLetterQueue", "RelayDeadLetterQueue")
+HANDLER = "app.orders.receipts.handler"
 REGION = "eu-central-1"
 
 
@@ -60,6 +61,12 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queues]:
         a_bus(queues)
         others = {name: name for name in ("OrdersEventBus", "OrdersArchive", "RelayFunction")}
         monkeypatch.setattr(Stack, "ids", lambda _: queues.urls | others)
+        receipts = {
+            "Handler": HANDLER,
+            "QueueUrl": queues.urls["ReceiptsQueue"],
+            "DeadLetterQueueUrl": queues.urls["ReceiptsDeadLetterQueue"],
+        }
+        monkeypatch.setattr(Stack, "consumers", lambda _: {"receipts": receipts})
         yield queues
 
 
@@ -87,18 +94,20 @@ def test_without_a_command_it_lists_and_leaves_everything_there(
     queues.send("ReceiptsDeadLetterQueue", *messages)
     assert main([]) == 0
     said = capsys.readouterr().out
-    assert "RelayDeadLetterQueue: no messages" in said
-    assert "ReceiptsDeadLetterQueue: 23 messages" in said
+    assert "relay: no messages" in said
+    assert "receipts: 23 messages" in said
     assert said.count("readable with the code here") == 23
     assert sorted(queues.bodies("ReceiptsDeadLetterQueue")) == sorted(messages)
 
 
 def test_names_events_of_any_type(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
-    """The bus may leave any event here: every rule has this dead-letter queue."""
+    """The bus may leave any event here, and so may the rule of the event log."""
     product = a_product()
     created = ProductCreated(product=product).about(product, "", "")
-    odd = json.dumps({"detail-type": "Odd", "source": "orders", "detail": [1]})
-    queues.send("ReceiptsDeadLetterQueue", an_envelope(created), *events(1), odd)
+    odd = json.dumps(
+        {"detail-type": "Odd", "source": "orders", "detail": [1], "time": "2026-01-02T03:04:05Z"}
+    )
+    queues.send("RelayDeadLetterQueue", an_envelope(created), *events(1), odd)
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert f"ProductCreated {product.id}:1: readable" in said
@@ -116,12 +125,39 @@ def test_lists_no_more_than_asked_for(queues: Queues, capsys: pytest.CaptureFixt
 
 def test_says_why_the_bus_could_not_deliver(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
     why = {"ERROR_CODE": "NO_PERMISSIONS", "ERROR_MESSAGE": "Access denied"}
-    queues.send("ReceiptsDeadLetterQueue", *events(1), TARGET_ARN="arn:aws:logs:a-log", **why)
-    queues.send("ReceiptsDeadLetterQueue", *events(1), **why)
+    queues.send("RelayDeadLetterQueue", *events(1), TARGET_ARN="arn:aws:logs:a-log", **why)
+    queues.send("RelayDeadLetterQueue", *events(1), **why)
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert "not delivered by the bus to arn:aws:logs:a-log: NO_PERMISSIONS Access denied" in said
     assert "not delivered by the bus to any target: NO_PERMISSIONS Access denied" in said
+
+
+def test_reads_an_event_as_its_consumer_does(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = json.loads(events(1)[0])
+    broken["detail"]["order"]["quantity"] = 0
+    for queue in ("ReceiptsDeadLetterQueue", "RelayDeadLetterQueue"):
+        queues.send(queue, json.dumps(broken))
+    assert main(["list", "--queue", "receipts"]) == 0
+    assert "unreadable: Expected" in capsys.readouterr().out
+    assert main(["list", "--queue", "relay"]) == 0
+    assert "readable with the code here" in capsys.readouterr().out
+
+
+def test_names_a_consumer_that_the_code_here_lacks(
+    queues: Queues, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Stack.consumers(Stack(None, ""))["receipts"]
+    for handler in ("app.gone.handler", "app.orders.receipts.gone", "app.entrypoints.lambda_relay.handler"):
+        monkeypatch.setattr(Stack, "consumers", lambda _, of=handler: {"receipts": known | {"Handler": of}})
+        queues.send("ReceiptsDeadLetterQueue", *events(1))
+        assert main(["list"]) == 0
+        assert f"the code here has no consumer {handler}" in capsys.readouterr().out
+
+
+def test_names_the_queues_that_there_are(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--queue", "receipt"]) == 1
+    assert "no queue receipt: there are relay, receipts" in capsys.readouterr().err
 
 
 def test_redrives_every_message_once(queues: Queues, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +170,7 @@ def test_redrives_every_message_once(queues: Queues, capsys: pytest.CaptureFixtu
     assert main(["redrive", "--yes"]) == 0
     said = capsys.readouterr().out
     for progress in ("10 of 23", "20 of 23", "23 of 23"):
-        assert f"ReceiptsDeadLetterQueue: {progress} delivered" in said
+        assert f"receipts: {progress} delivered" in said
     assert sorted(queues.bodies("ReceiptsQueue")) == sorted(messages)
     assert queues.bodies("ReceiptsDeadLetterQueue") == []
 
@@ -145,12 +181,12 @@ def test_keeps_what_it_cannot_deliver_and_says_why(
     queues.send("RelayDeadLetterQueue", "not from Lambda")
     for arguments in (["list"], ["redrive", "--yes"]):
         assert main(arguments) == (1 if "redrive" in arguments else 0)
-        assert "it does not say which record it is about" in capsys.readouterr().out
+        assert "it is neither an event nor a batch of the relay" in capsys.readouterr().out
     assert queues.bodies("RelayDeadLetterQueue") == ["not from Lambda"]
 
 
 class TestWhatTheBusSetAside:
-    def test_goes_to_the_receipts_when_it_was_for_them(self, queues: Queues) -> None:
+    def test_goes_to_the_consumer_that_its_rule_is_for(self, queues: Queues) -> None:
         [message] = events(1)
         attributes = {"ERROR_CODE": "NO_PERMISSIONS", "TARGET_ARN": queues.arn("ReceiptsQueue")}
         queues.send("ReceiptsDeadLetterQueue", message, **attributes)
@@ -161,18 +197,18 @@ class TestWhatTheBusSetAside:
     @pytest.mark.parametrize(
         "attributes",
         [
-            pytest.param({"TARGET_ARN": "arn:aws:logs:a-log"}, id="another rule's"),
+            pytest.param({"TARGET_ARN": "arn:aws:logs:a-log"}, id="of the event log's rule"),
             pytest.param({}, id="the bus's own"),
         ],
     )
-    def test_goes_onto_the_bus_again_when_it_was_for_others(
+    def test_goes_onto_the_bus_again_when_it_was_for_no_consumer(
         self, queues: Queues, attributes: dict[str, str]
     ) -> None:
         shipped = an_order(status=OrderStatus.SHIPPED, version=2)
         message = an_envelope(status_changed(shipped, OrderStatus.PENDING))
-        queues.send("ReceiptsDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR", **attributes)
+        queues.send("RelayDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR", **attributes)
         assert main(["redrive", "--yes"]) == 0
-        assert queues.bodies("ReceiptsQueue") == queues.bodies("ReceiptsDeadLetterQueue") == []
+        assert queues.bodies("ReceiptsQueue") == queues.bodies("RelayDeadLetterQueue") == []
         [again] = map(json.loads, queues.bodies("Probe"))
         sent = json.loads(message)
         for part in ("source", "detail-type", "detail"):
@@ -181,17 +217,61 @@ class TestWhatTheBusSetAside:
     @pytest.mark.parametrize(
         ("message", "why"),
         [
-            ("not an event", "it is no event"),
+            ("not an event", "it is neither an event"),
             (json.dumps(json.loads(events(1)[0]) | {"detail-type": ""}), "rejects it: InvalidArgument"),
         ],
     )
     def test_stays_when_the_bus_does_not_take_it(
         self, queues: Queues, capsys: pytest.CaptureFixture[str], message: str, why: str
     ) -> None:
-        queues.send("ReceiptsDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR")
+        queues.send("RelayDeadLetterQueue", message, ERROR_CODE="SDK_CLIENT_ERROR")
         assert main(["redrive", "--yes"]) == 1
         assert why in capsys.readouterr().out
-        assert queues.bodies("ReceiptsDeadLetterQueue") == [message]
+        assert queues.bodies("RelayDeadLetterQueue") == [message]
+
+
+class TestAQueueOutsideTheStack:
+    """A stack of an earlier version left its queues of receipts in the account."""
+
+    LEFT = "orders-dev-ReceiptsQueue-1A2B"
+
+    @pytest.fixture
+    def messages(self, queues: Queues) -> list[str]:
+        queues.urls[self.LEFT] = boto3.client("sqs").create_queue(QueueName=self.LEFT)["QueueUrl"]
+        messages = events(2)
+        queues.send(self.LEFT, *messages)
+        queues.send("ReceiptsDeadLetterQueue", *events(1))
+        return messages
+
+    def test_is_listed_alone(
+        self, queues: Queues, messages: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["list", "--from-queue", self.LEFT]) == 0
+        said = capsys.readouterr().out
+        assert f"{self.LEFT}: 2 messages" in said
+        assert "receipts: " not in said
+
+    @pytest.mark.parametrize("by", ["url", "name"])
+    def test_goes_to_the_consumer_that_is_named(self, queues: Queues, messages: list[str], by: str) -> None:
+        source = queues.urls[self.LEFT] if by == "url" else self.LEFT
+        assert main(["redrive", "--from-queue", source, "--queue", "receipts", "--yes"]) == 0
+        assert sorted(queues.bodies("ReceiptsQueue")) == sorted(messages)
+        assert queues.bodies(self.LEFT) == queues.bodies("Probe") == []
+        assert len(queues.bodies("ReceiptsDeadLetterQueue")) == 1
+
+    def test_goes_onto_the_bus_when_none_is_named(self, queues: Queues, messages: list[str]) -> None:
+        assert main(["redrive", "--from-queue", self.LEFT, "--yes"]) == 0
+        details = [json.loads(body)["detail"]["event_id"] for body in queues.bodies("Probe")]
+        assert sorted(details) == [json.loads(message)["detail"]["event_id"] for message in messages]
+        assert queues.bodies("ReceiptsQueue") == queues.bodies(self.LEFT) == []
+
+    def test_goes_to_one_consumer_at_most(
+        self, queues: Queues, messages: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        both = ("--queue", "receipts", "--queue", "relay")
+        assert main(["redrive", "--from-queue", self.LEFT, *both, "--yes"]) == 1
+        assert "--from-queue goes with one --queue at most" in capsys.readouterr().err
+        assert len(queues.bodies(self.LEFT)) == 2
 
 
 class Stream:
@@ -214,7 +294,8 @@ class Stream:
         records = [a_record(an_order(), sequence=str(n)) for n in self._pages[page]]
         return {"Records": records, "NextShardIterator": str(page + 1)}
 
-    def invoke(self, *, Payload: bytes, **_: Any) -> dict[str, Any]:  # noqa: N803  # boto3's name
+    def invoke(self, *, Payload: bytes, **request: Any) -> dict[str, Any]:  # noqa: N803  # boto3's name
+        assert request == {"FunctionName": "RelayFunction"}, "it has no alias"
         records = json.loads(Payload)["Records"]
         self.relayed.append([record["dynamodb"]["SequenceNumber"] for record in records])
         return {"Payload": io.BytesIO(b'{"batchItemFailures": []}')}
