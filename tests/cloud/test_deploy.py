@@ -106,8 +106,28 @@ def test_lambda_serves_the_api_and_the_event_flow(deployment: Deployment) -> Non
     assert deployment.tasks() == []
 
 
+def test_sync_brings_code_to_every_function(deployment: Deployment) -> None:
+    functions = deployment.client("lambda")
+
+    def images() -> dict[str, str]:
+        names = (f"{_STACK}-{name}" for name in ("api", "relay", "receipts", "custom-resources"))
+        return {
+            n: functions.get_function(FunctionName=n)["Code"]["ImageUri"].rpartition(":")[2] for n in names
+        }
+
+    before = images()
+    cloud.sync(deployment.endpoint, _STACK)
+    # `sam deploy` names the one image after one function, and `sam sync` after each.
+    assert len(set(before.values())) == 1
+    assert len(set(images().values())) == 4
+    assert (
+        httpx.get(f"{deployment.url}/orders/{deployment.order['id']}", timeout=60).json() == deployment.order
+    )
+
+
 def test_functions_have_their_roles_rights_and_no_others(deployment: Deployment) -> None:
-    _rejects_without_its_policy(deployment, deployment.resource(_STACK, "ApiFunctionRole"))
+    role = deployment.resource(deployment.resource(_STACK, "LambdaStack"), "ApiFunctionRole")
+    _rejects_without_its_policy(deployment, role)
 
 
 def _rejects_without_its_policy(deployment: Deployment, role: str) -> None:
@@ -127,8 +147,7 @@ def test_fargate_serves_the_same_orders_from_the_same_image(deployment: Deployme
     order = _walk(deployment.url)
     _receipt(deployment.url, order["id"])
 
-    relay = deployment.resource(_STACK, "RelayFunction")
-    code = deployment.client("lambda").get_function(FunctionName=relay)["Code"]
+    code = deployment.client("lambda").get_function(FunctionName=f"{_STACK}-relay")["Code"]
     assert deployment.outputs["ImageUri"] == code["ResolvedImageUri"]
     wanted = deployment.outputs["ImageUri"]
     (tasks,) = {tuple(_digests(name)) for name in until(deployment.tasks, "the tasks")}
@@ -165,7 +184,7 @@ def test_tasks_have_their_roles_rights_and_no_others(deployment: Deployment) -> 
 def test_image_that_cannot_start_is_taken_back(deployment: Deployment, tmp_path: Path) -> None:
     image = deployment.outputs["ImageUri"]
     (tmp_path / "Dockerfile").write_text(f'FROM {image}\nCMD ["python", "-c", "raise SystemExit(1)"]\n')
-    broken = "relayfunction:broken"
+    broken = "customresourcesfunction:broken"
     _docker("build", "--quiet", "--tag", broken, str(tmp_path))
     try:
         with pytest.raises(CliError):

@@ -100,10 +100,7 @@ def test_lambda_holds_it_while_a_new_version_takes_over(
 ) -> None:
     endpoint, outputs = stack
     functions = cloud.client(endpoint, "lambda")
-    found = cloud.client(endpoint, "cloudformation").describe_stack_resource(
-        StackName=_STACK, LogicalResourceId="ApiFunction"
-    )
-    live = {"FunctionName": found["StackResourceDetail"]["PhysicalResourceId"], "Name": "live"}
+    live = {"FunctionName": f"{_STACK}-api", "Name": "live"}
     old = functions.get_alias(**live)["FunctionVersion"]
 
     def take_over() -> str:

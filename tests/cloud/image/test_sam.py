@@ -32,7 +32,7 @@ def built(reachable_aws: Emulator) -> Path:
 
 
 def function_of(event: str) -> str:
-    return {"relay": "RelayFunction", "receipts": "ReceiptsFunction"}.get(event.split("-")[0], "ApiFunction")
+    return {"relay": "RelayFunction", "receipts": "ConsumerFunction"}.get(event.split("-")[0], "ApiFunction")
 
 
 @pytest.mark.parametrize("name", events())
