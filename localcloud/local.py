@@ -157,12 +157,14 @@ def sam_build(endpoint: str) -> Path:
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CliError(f"sam build failed:\n{done.stderr[-3000:]}")
-    # `sam local` hands over only variables that the template declares.
+    # `sam local` hands over only variables that the template declares; one function declares none.
+    variable = f"AWS_ENDPOINT_URL: {endpoint}"
     for template in BUILD.glob("*/template.yaml"):
-        added = re.sub(
-            r"(?m)^( +)(APP_SETTINGS:)", rf"\1AWS_ENDPOINT_URL: {endpoint}\n\1\2", template.read_text()
-        )
-        template.write_text(added)
+        text, found = re.subn(r"(?m)^( +)(APP_SETTINGS:)", rf"\1{variable}\n\1\2", template.read_text())
+        if not found:
+            alone = rf"\1Environment: {{ Variables: {{ {variable} }} }}\n\1\2"
+            text = re.sub(r"(?m)^( +)(PackageType: Image)$", alone, text)
+        template.write_text(text)
     return BUILD / "template.yaml"
 
 
