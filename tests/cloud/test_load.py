@@ -14,8 +14,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import boto3
+import httpx
 import pytest
 from bench.aws.__main__ import Bench, Plan
 from bench.aws.starts import cold_starts
@@ -23,6 +25,7 @@ from bench.aws.target import find
 from costs.model import Prices
 from localcloud import cloud
 from localcloud.running import ROOT, aws_environ
+from tests.local.running import until
 from tests.unit.test_bench_aws import MEASURED
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(600), pytest.mark.xdist_group("load")]
@@ -137,15 +140,29 @@ def test_bench_aws_reads_the_reports_of_both_runtimes(
     """Report lines of cold starts come from containers only; the rest is in tests/local/test_bench_aws.py."""
     for name, value in aws_environ(stack[0]).items():
         monkeypatch.setenv(name, value)
+    # The relay and the consumers serve from `$LATEST` too: what the load left for them has to be done first.
+    with httpx.Client(base_url=stack[1]["FargateApiUrl"], timeout=60) as api:
+        newest = api.get("orders", params={"limit": 1}).json()["items"][0]["id"]
+        until(lambda: api.get(f"orders/{newest}/receipt").status_code == 303, "the last receipt", 400)
     target = find(boto3.Session(), _STACK)
+    waiting = {"QueueUrl": target.consumers["receipts"], "AttributeNames": ["All"]}
+    sqs = cloud.client(stack[0], "sqs")
+    until(lambda: not _messages(sqs.get_queue_attributes(**waiting)), "an empty queue", 100)
     assert [entry_point.name for entry_point in target.entry_points] == ["lambda", "fargate"]
     bench = Bench(boto3.Session(), target, Plan(), "", Prices.load(), MEASURED)
     assert bench._running_tasks() > 0
     reported = cold_starts(boto3.client("lambda"), target, 1, "")
     assert len(reported) == 3
-    for figures in reported.values():
-        assert (figures["calls"], figures["cold"]) == (2, 1)
-        assert figures["cold_billed_ms"]["median"] >= figures["cold_duration_ms"]["median"] > 0
+    for name, figures in reported.items():
+        # The emulator keeps the containers of `$LATEST` that events of relay and consumer have started.
+        assert figures["cold"] == 1 or name in target.workers
+        assert figures["calls"] == 2
+        if figures["cold"]:
+            assert figures["cold_billed_ms"]["median"] >= figures["cold_duration_ms"]["median"] > 0
+
+
+def _messages(queue: dict[str, Any]) -> int:
+    return sum(int(number) for name, number in queue["Attributes"].items() if "NumberOfMessages" in name)
 
 
 def versions_in_containers(endpoint: str, function: str) -> set[str]:
