@@ -74,9 +74,7 @@ def deploy(
     }
     outputs = {o["OutputKey"]: o["OutputValue"] for o in described.get("Outputs", [])}
     environment = {}
-    if (
-        "RelayStack" in resources
-    ):  # of another template's stack, as tests have them, nobody runs the application
+    if "RelayStack" in resources:  # tests deploy other templates, too
         functions = session.create_client("lambda", **connect)
         relay = functions.get_function_configuration(FunctionName=f"{stack}-relay")
         environment["APP_SETTINGS"] = relay["Environment"]["Variables"]["APP_SETTINGS"]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from scripts.templates import whole_templates
+
 from localcloud.cloud import client, create_stack
 from localcloud.coverage import COVERAGE
 from localcloud.running import ROOT, Emulator, running_emulator
@@ -87,15 +89,9 @@ def _types_of(endpoint: str, stack: str) -> set[str]:
 def named_in_templates() -> set[str]:
     """Return the types that our templates write out, without those that SAM replaces."""
     found: set[str] = set()
-    for path in templates():
-        found |= set(re.findall(r"(?m)^    Type: (AWS::\S+)", path.read_text()))
+    for path in whole_templates():
+        found |= set(re.findall(r"(?m)^    Type: (AWS::\S+)", (ROOT / path).read_text()))
     return {name for name in found if not name.startswith("AWS::Serverless::")}
-
-
-def templates() -> list[Path]:
-    """Return every CloudFormation template of the project."""
-    found = [*ROOT.glob("*.yaml"), *ROOT.glob("*/*.yaml")]
-    return sorted(path for path in found if "AWSTemplateFormatVersion" in path.read_text())
 
 
 def written(text: str, new: str) -> str:

@@ -230,8 +230,12 @@ class DeadLetterQueues:
 
     def _deliver(self, queue: DeadLetterQueue, messages: list[Message]) -> list[Message]:
         """Deliver changes to the relay, and events to the queue's consumer or else to the bus."""
-        changes = [message for message in messages if _failure(message)]
-        events = [message for message in messages if message not in changes]
+        changes, events = list[tuple[Message, dict[str, Any]]](), list[Message]()
+        for message in messages:
+            if failure := _failure(message):
+                changes.append((message, failure[1]))
+            else:
+                events.append(message)
         to_consumer = queue.consumer_url and events
         return self._to_relay(changes) + (
             self._to_consumer(queue.consumer_url, events) if to_consumer else self._to_bus(events)
@@ -263,12 +267,12 @@ class DeadLetterQueues:
             self._say(f"  {messages[int(failed['Id'])].id}: {failed['Code']}")
         return [messages[int(sent["Id"])] for sent in answer.get("Successful", [])]
 
-    def _to_relay(self, messages: list[Message]) -> list[Message]:
+    def _to_relay(self, changes: list[tuple[Message, dict[str, Any]]]) -> list[Message]:
         """Let the relay function itself publish the records: what it takes then is delivered."""
         delivered = []
-        for message in messages:
+        for message, batch in changes:
             try:
-                records = self._records(json.loads(message.body)["DDBStreamBatchInfo"])
+                records = self._records(batch)
                 for some in batches(records, _RECORDS):
                     self._relay(some)
             except CliError as problem:

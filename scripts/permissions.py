@@ -67,9 +67,9 @@ def page(steps: Mapping[str, Sequence[str]]) -> str:
         "An evaluator of policies judges these by the calls that AWS documents; only AWS can prove them.\n"
         "A role without statements has managed policies.\n"
         "The roles of the delivery have [their own table](../delivery-boundaries.md).",
-        _table(["role or policy", "principal", "statement", "actions", "resources", "only if"], _rows()),
+        table(["role or policy", "principal", "statement", "actions", "resources", "only if"], _rows()),
         "## The steps that need them",
-        _table(["role or policy", "steps"], [[path, "; ".join(names)] for path, names in steps.items()]),
+        table(["role or policy", "steps"], [[path, "; ".join(names)] for path, names in steps.items()]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,6 +91,7 @@ def _rows() -> Iterator[list[str]]:
             yield [role.path, principal, statement["Sid"], *cells]
 
 
-def _table(head: Sequence[str], rows: Any) -> str:
+def table(head: Sequence[str], rows: Any) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

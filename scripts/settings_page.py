@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
-from scripts.permissions import BANNER
+from scripts.permissions import BANNER, table
 from scripts.templates import template
 from scripts.whole_stack import text_of
 
@@ -18,7 +18,7 @@ _BOUNDS = {"ge": "from", "le": "to"}
 def page() -> str:
     """Return docs/generated/settings.md."""
     given = template()["Resources"]["Settings"]["Properties"]["Values"]
-    lines = ["| setting | what | type | default | in the stack |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     hints = type_hints(Settings)
     for field in msgspec.structs.fields(Settings):
         kind, notes, _ = split(hints[field.name])
@@ -34,7 +34,7 @@ def page() -> str:
             else "none"
         )
         stack = f"`{text_of(given[field.name])}`" if field.name in given else ""
-        lines.append(f"| `{field.name}` | {_note(notes, 'description')} | {what} | {default} | {stack} |")
+        rows.append([f"`{field.name}`", _note(notes, "description"), what, default, stack])
     return "\n\n".join(
         [
             "# Settings",
@@ -44,7 +44,7 @@ def page() -> str:
             "a variable `APP_` with the setting's name wins over it.\n"
             "To change another one for a stack, add its line there: "
             "a value that the application does not take fails the deployment.",
-            "\n".join(lines) + "\n",
+            table(["setting", "what", "type", "default", "in the stack"], rows) + "\n",
         ]
     )
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import boto3
 import httpx
@@ -25,6 +24,7 @@ from bench.aws.target import find
 from costs.model import Prices
 from localcloud import cloud
 from localcloud.running import ROOT, aws_environ
+from scripts.aws import messages_in
 from tests.local.running import until
 from tests.unit.test_bench_aws import MEASURED
 
@@ -145,9 +145,8 @@ def test_bench_aws_reads_the_reports_of_both_runtimes(
         newest = api.get("orders", params={"limit": 1}).json()["items"][0]["id"]
         until(lambda: api.get(f"orders/{newest}/receipt").status_code == 303, "the last receipt", 400)
     target = find(boto3.Session(), _STACK)
-    waiting = {"QueueUrl": target.consumers["receipts"], "AttributeNames": ["All"]}
-    sqs = cloud.client(stack[0], "sqs")
-    until(lambda: not _messages(sqs.get_queue_attributes(**waiting)), "an empty queue", 100)
+    sqs, queue = cloud.client(stack[0], "sqs"), target.consumers["receipts"]
+    until(lambda: not messages_in(sqs, queue), "an empty queue", 100)
     assert [entry_point.name for entry_point in target.entry_points] == ["lambda", "fargate"]
     bench = Bench(boto3.Session(), target, Plan(), "", Prices.load(), MEASURED)
     assert bench._running_tasks() > 0
@@ -159,10 +158,6 @@ def test_bench_aws_reads_the_reports_of_both_runtimes(
         assert figures["calls"] == 2
         if figures["cold"]:
             assert figures["cold_billed_ms"]["median"] >= figures["cold_duration_ms"]["median"] > 0
-
-
-def _messages(queue: dict[str, Any]) -> int:
-    return sum(int(number) for name, number in queue["Attributes"].items() if "NumberOfMessages" in name)
 
 
 def versions_in_containers(endpoint: str, function: str) -> set[str]:

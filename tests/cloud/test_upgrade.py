@@ -24,14 +24,12 @@ from localcloud.running import ROOT, aws_environ
 from scripts.stack import Stack
 from tests.builders import AN_ORDER
 from tests.local.running import until
+from tests.template.templates import STATEFUL
 
 pytestmark = [pytest.mark.cloud, pytest.mark.timeout(900), pytest.mark.xdist_group("upgrade")]
 
 BEFORE = "265e9867651ed8a67fd6e954feab7ff5935f3045"
-STATEFUL = (
-    *("DataKey", "CursorKey", "OrdersTable", "DocumentsBucket", "AccessLogsBucket"),
-    *("OrdersEventBus", "OrdersArchive", "RelayDeadLetterQueue"),
-)
+ROOT_DATA = [name for path, name in STATEFUL if path == "template.yaml"]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def test_nothing_is_lost_and_no_stateful_resource_is_replaced(
     orders += meanwhile
     cloud.wait_until_healthy(outputs["ApiUrl"])
     new = {each["LogicalResourceId"]: each["PhysicalResourceId"] for each in stack.resources()}
-    assert {each: new[each] for each in STATEFUL} == {each: old[each] for each in STATEFUL}
+    assert {each: new[each] for each in ROOT_DATA} == {each: old[each] for each in ROOT_DATA}
     with httpx.Client(base_url=outputs["ApiUrl"], timeout=60) as api:
         assert [api.get(f"orders/{order['id']}").json() for order in orders] == orders
         found = api.get("orders", params={"limit": 100}).json()["items"]
